@@ -1,0 +1,66 @@
+"""Write a file or a folder whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write text to a neighbouring temporary file and move it into place.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
+    return path
+
+
+@contextmanager
+def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
+    """Fill a temporary folder; it takes the place of `path` only when the block ends well.
+
+    An existing folder is replaced only if it is empty or holds `marker`, a file that this package
+    writes there, so that a slip of the keyboard deletes nobody's data.
+
+    Raises:
+        OutputError: the place cannot be written, or holds something else.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
+            raise OutputError(f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None
+    try:
+        yield temporary
+        _move_into_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    try:
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None

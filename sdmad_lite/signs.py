@@ -1,0 +1,207 @@
+"""What to look for: a sign bank says which radiological signs speak for which category.
+
+A bank is a JSON file that people can read and audit:
+
+    {"name": ..., "modality": ..., "categories": [...],
+     "signs": [{"text": ..., "categories": [...]}, ...],
+     "normal_signs": [{"text": ...}, ...],
+     "provenance": {"author": ..., "kind": ..., "date": ..., "reviewed": ..., ...}}
+
+A sign may belong to several categories [paper: categories share signs, their combination differs].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from .errors import BankError
+from .files import write_text
+
+BANKS = Path(__file__).parent / "banks"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+def _key(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+
+
+def _duplicate(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if _key(name) in seen:
+            return name
+        seen.add(_key(name))
+    return None
+
+
+class Sign(_Strict):
+    """One visible finding in words, e.g. "blunted costophrenic angle"."""
+
+    text: str
+    categories: tuple[str, ...] = ()
+    id: str | None = None
+    """Short name by which a generator or a figure refers to the sign."""
+
+    @field_validator("text")
+    @classmethod
+    def _not_empty(cls, text: str) -> str:
+        if not _key(text):
+            raise ValueError("is empty: write what is visible in the image, or remove the sign")
+        return text
+
+
+class Provenance(_Strict):
+    """Who or what wrote the bank, when, and whether an expert has read it."""
+
+    author: str
+    kind: Literal["person", "language model", "generator"]
+    date: date
+    reviewed: bool
+    reviewer: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    note: str | None = None
+
+
+class SignBank(_Strict):
+    """Signs, the categories they speak for, and the signs of a normal image.
+
+    Order is fixed: `texts` lists the signs of the categories first, then the normal signs; every
+    matrix of the package uses this order, and `categories` is the order of label columns.
+    """
+
+    name: str
+    modality: str
+    categories: tuple[str, ...]
+    signs: tuple[Sign, ...]
+    normal_signs: tuple[Sign, ...]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SignBank:
+        if not self.categories:
+            raise ValueError("categories is empty: name at least one anomaly category")
+        if not self.normal_signs:
+            raise ValueError("normal_signs is empty: scores are measured against normal signs, write at least one")
+        if twice := _duplicate(list(self.categories)):
+            raise ValueError(f"category {twice!r} is listed twice: remove one")
+        if twice := _duplicate([s.text for s in self.signs + self.normal_signs]):
+            raise ValueError(f"sign {twice!r} is listed twice: keep one and name all its categories there")
+        for number, sign in enumerate(self.signs, 1):
+            if not sign.categories:
+                raise ValueError(f"sign {number} {sign.text!r} names no category: add one or remove the sign")
+            for category in sign.categories:
+                if category not in self.categories:
+                    raise ValueError(
+                        f"sign {number} {sign.text!r} names the unknown category {category!r}: "
+                        f"use one of {', '.join(self.categories)}"
+                    )
+        for sign in self.normal_signs:
+            if sign.categories:
+                raise ValueError(f"normal sign {sign.text!r} names categories: leave them out or move it to signs")
+        owned = {c for sign in self.signs for c in sign.categories}
+        for category in self.categories:
+            if category not in owned:
+                raise ValueError(f"category {category!r} has no sign: write at least one, or remove the category")
+        return self
+
+    @property
+    def texts(self) -> list[str]:
+        """All S sign texts, category signs first, then the normal ones."""
+        return [sign.text for sign in self.signs + self.normal_signs]
+
+    def membership(self) -> np.ndarray:
+        """M: (C+1, S) in {0, 1}; row 0 is normal, row c+1 is category c."""
+        member = np.zeros((len(self.categories) + 1, len(self.texts)), dtype=np.float32)
+        for s, sign in enumerate(self.signs):
+            for category in sign.categories:
+                member[self.categories.index(category) + 1, s] = 1
+        member[0, len(self.signs) :] = 1
+        return member
+
+    def signs_of(self, category: str) -> list[str]:
+        """Sign texts of one category, or of "normal"."""
+        if category == "normal":
+            return [sign.text for sign in self.normal_signs]
+        if category not in self.categories:
+            raise BankError(f"unknown category {category!r}: the bank {self.name!r} has {', '.join(self.categories)}")
+        return [sign.text for sign in self.signs if category in sign.categories]
+
+    def restricted(self, categories: list[str]) -> SignBank:
+        """The same bank for some of its categories, in the order given."""
+        for category in categories:
+            self.signs_of(category)  # raises on an unknown name
+        signs = tuple(
+            sign.model_copy(update={"categories": tuple(c for c in sign.categories if c in categories)})
+            for sign in self.signs
+            if set(sign.categories) & set(categories)
+        )
+        return parse_bank({**self.model_dump(), "categories": categories, "signs": [s.model_dump() for s in signs]})
+
+    def with_wrong_signs(self, fraction: float, seed: int = 0) -> SignBank:
+        """A dirty copy: signs of other categories are added until `fraction` of each list is wrong.
+
+        For lessons and tests on selection (our choice; a language model's bank is never clean).
+        """
+        if not 0 <= fraction < 1:
+            raise BankError(f"fraction is {fraction}: it must be at least 0 and below 1")
+        rng = np.random.default_rng(seed)
+        owners = [list(sign.categories) for sign in self.signs]
+        for category in self.categories:
+            others = [s for s, sign in enumerate(self.signs) if category not in sign.categories]
+            right = len(self.signs) - len(others)
+            wrong = min(round(right * fraction / (1 - fraction)), len(others))
+            for s in rng.choice(others, size=wrong, replace=False):
+                owners[s].append(category)
+        signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True)]
+        return parse_bank({**self.model_dump(), "name": f"{self.name}+{fraction:.0%} wrong", "signs": signs})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank as JSON, whole or not at all."""
+        return write_text(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+
+
+def parse_bank(data: object, source: str = "sign bank") -> SignBank:
+    """Validate a bank given as plain data. Raises BankError that names the entry and the remedy."""
+    try:
+        return SignBank.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {message}" if where else message)
+        raise BankError(f"{source}: " + "; ".join(problems)) from None
+
+
+def load_bank(name_or_path: str | Path) -> SignBank:
+    """Load a shipped bank by name (see `shipped_banks`) or any bank by its path.
+
+    Raises:
+        BankError: the file is missing, not JSON, or not a valid bank.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json" and (BANKS / f"{name_or_path}.json").is_file():
+        path = BANKS / f"{name_or_path}.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BankError(
+            f"{path}: cannot be read as a sign bank ({error}); give a JSON file, or one of {', '.join(shipped_banks())}"
+        ) from None
+    return parse_bank(data, source=str(path))
+
+
+def shipped_banks() -> list[str]:
+    """Names of the banks in the package."""
+    return sorted(path.stem for path in BANKS.glob("*.json"))
