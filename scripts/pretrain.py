@@ -28,9 +28,17 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import open_clip
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from sklearn.metrics import roc_auc_score
+from sdmad_lite.alignment import augment
+from sdmad_lite.backbone import EMBEDDED, Backbone, load_clip
 from sdmad_lite.phantoms import KEPT_OUT, chest_bank, sample_phantoms
 
 WORK = Path("build/pretrain")
+CHECKPOINT, LOG = WORK / "checkpoint.safetensors", WORK / "log.jsonl"
 CHUNK = 2048
 SEED = 20261122
 SEEN = [c for c in chest_bank().categories if c not in KEPT_OUT]
@@ -72,6 +80,269 @@ def draw(args: argparse.Namespace) -> None:
         list(tqdm(pool.imap_unordered(partial(draw_chunk, folder=WORK), range(count)), total=count, unit="chunk"))
 
 
+class Phrases:
+    """What can be said of an image (a fact) and the words for it.
+
+    Facts are: every sign and normal sign, every sign on a given side, every category, and "nothing".
+    """
+
+    def __init__(self):
+        data = json.loads((Path(__file__).parent / "phrases.json").read_text())
+        self.templates, self.sides = data["templates"], data["sides"]
+        texts = {s.id: s.text for s in SIGNS + NORMAL}
+        self.words = [[texts[name], *data["signs"][name][:-1]] for name in NAMES]
+        self.unseen = [data["signs"][name][-1] for name in NAMES]
+        count = len(SIGNS)
+        self.side_facts = [(s, side) for s in range(count) for side in ("right", "left")]
+
+    def truth(self, true: np.ndarray, side: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """(N, facts) in {0, 1}."""
+        on_side = [true[:, s] & (side[:, s] == (-1 if name == "right" else 1)) for s, name in self.side_facts]
+        nothing = ~category.any(1, keepdims=True)
+        return np.concatenate([true, np.stack(on_side, 1), category, nothing], 1)
+
+    def say(self, fact: int, rng: np.random.Generator) -> str:
+        """A phrase for one fact."""
+        if fact < len(self.words):
+            return str(rng.choice(self.words[fact]))
+        fact -= len(self.words)
+        if fact < len(self.side_facts):
+            s, side = self.side_facts[fact]
+            return str(rng.choice(self.sides[side])).format(rng.choice(self.words[s]))
+        fact -= len(self.side_facts)
+        if fact < len(SEEN):
+            return SEEN[fact].lower()
+        return str(rng.choice(["normal chest radiograph", "no finding", "healthy chest", "unremarkable chest x-ray"]))
+
+    def sentence(self, facts: list[int], rng: np.random.Generator) -> str:
+        """One to three facts in one sentence."""
+        said = [self.say(f, rng) for f in facts]
+        joined = said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
+        return str(rng.choice(self.templates)).format(joined)
+
+
+class Pool:
+    """The drawn chunks, in memory."""
+
+    def __init__(self, phrases: Phrases):
+        chunks = [np.load(path) for path in sorted(WORK.glob("chunk_????.npz"))]
+        if not chunks:
+            raise SystemExit("no pool: run `python scripts/pretrain.py draw` first")
+        column = {k: np.concatenate([c[k] for c in chunks]) for k in ("images", "true", "where", "side", "category")}
+        self.images, self.where = column["images"], column["where"]
+        self.facts = phrases.truth(column["true"], column["side"], column["category"])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Student(torch.nn.Module):
+    """The open_clip model with a scale and a bias for each loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED}", load_weights=False)
+        self.clip.visual.output_tokens = True
+        self.scale = torch.nn.Parameter(torch.full((3,), math.log(10.0)))
+        self.bias = torch.nn.Parameter(torch.tensor([-3.0, -3.0, -4.0]))
+        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{EMBEDDED}", bpe_path=str(EMBEDDED / "bpe.txt.gz"))
+        config = self.clip.visual.preprocess_cfg
+        self.mean, self.std = config["mean"][0], config["std"][0]
+
+    def images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 1, H, W) in [0, 1] to unit embeddings (B, D) and patches (B, P, D)."""
+        pooled, tokens = self.clip.visual(((images - self.mean) / self.std).expand(-1, 3, -1, -1))
+        return F.normalize(pooled, dim=-1), F.normalize(tokens @ self.clip.visual.proj, dim=-1)
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        return F.normalize(self.clip.encode_text(self.tokenizer(texts)), dim=-1)
+
+    def loss(self, cosine: torch.Tensor, target: torch.Tensor, kind: int, weight: float) -> torch.Tensor:
+        logit = cosine * self.scale[kind].exp() + self.bias[kind]
+        return F.binary_cross_entropy_with_logits(logit, target, pos_weight=torch.tensor(weight))
+
+
+def losses(student: Student, pool: Pool, phrases: Phrases, step: int, batch: int) -> dict[str, torch.Tensor]:
+    """The three losses of one step; everything random follows from SEED and the step."""
+    rng, generator = np.random.default_rng([SEED, step]), torch.Generator().manual_seed(SEED + step)
+    epoch, place = divmod(step * batch, len(pool) - batch + 1)
+    rows = np.sort(np.random.default_rng([SEED, 7, epoch]).permutation(len(pool))[place : place + batch])
+    facts = torch.from_numpy(pool.facts[rows]).float()
+    images = torch.from_numpy(pool.images[rows])[:, None].float() / 255
+    where = torch.from_numpy(pool.where[rows]).float() / 255
+    grid = student.clip.visual.grid_size
+    where = (F.adaptive_avg_pool2d(where, grid) * 4).clamp(max=1).flatten(2)  # (B, signs, P)
+
+    plain = len(NAMES)
+    sides = plain + rng.permutation(len(phrases.side_facts))[:14]
+    last = np.arange(plain + len(phrases.side_facts), facts.shape[1])
+    named = np.concatenate([np.arange(plain), sides, last])
+    spoken = [str(rng.choice(phrases.templates)).format(phrases.say(int(f), rng)) for f in named]
+    captions, meant = [], []
+    for row in rng.permutation(batch)[:24]:
+        true = np.flatnonzero(pool.facts[rows[row]])
+        told = rng.permutation(true)[: rng.integers(1, 4)]
+        captions.append(phrases.sentence(told.tolist(), rng))
+        meant.append(facts[:, told].prod(1))
+    u, patches = student.images(augment(images, generator))
+    v = student.texts(spoken + captions)
+    words, sentences = v[: len(spoken)], v[len(spoken) :]
+    return {
+        "signs": student.loss(u @ words.T, facts[:, named], 0, 2.0),
+        "captions": student.loss(u @ sentences.T, torch.stack(meant, 1), 1, 2.0),
+        "patches": student.loss(patches @ words[: len(SIGNS)].T, where.transpose(1, 2), 2, 4.0),
+    }
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(SEED)
+    phrases, student = Phrases(), Student()
+    pool = Pool(phrases)
+    decay = [p for p in student.parameters() if p.ndim > 1]
+    rest = [p for p in student.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
+    steps = args.images // args.batch
+    start, spent = load_checkpoint(student, optimizer) if CHECKPOINT.exists() else (0, 0.0)
+    began = time.monotonic() - spent
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc="pretraining", unit="step", mininterval=10)
+    for step in bar:
+        warm, cool = min(1.0, (step + 1) / 200), 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * warm * max(cool, 0.01)
+        with sdpa_kernel(SDPBackend.MATH):
+            parts = losses(student, pool, phrases, step, args.batch)
+            total = parts["signs"] + 0.5 * parts["captions"] + parts["patches"]
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            row = {"step": step + 1, "images": (step + 1) * args.batch, "seconds": round(time.monotonic() - began)}
+            row |= {name: round(value.item(), 5) for name, value in parts.items()}
+            with LOG.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            bar.set_postfix({k: v for k, v in row.items() if k in parts})
+        if (step + 1) % args.every == 0 or step + 1 == steps:
+            save_checkpoint(student, optimizer, step + 1, time.monotonic() - began)
+
+
+def save_checkpoint(student: Student, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
+    """Weights and AdamW moments in one safetensors file, moved into place when it is whole."""
+    state = {f"model.{k}": v.contiguous() for k, v in student.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{k}": v for k, v in moments.items()}
+    part = CHECKPOINT.with_suffix(".part")
+    save_file(state, part, metadata={"step": str(step), "seconds": str(seconds)})
+    part.rename(CHECKPOINT)
+
+
+def load_checkpoint(student: Student, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Restore a run; returns the step to go on from and the seconds already spent."""
+    with safe_open(CHECKPOINT, "pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
+    student.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
+    saved = optimizer.state_dict()
+    for key, value in state.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            saved["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(saved)
+    return step, seconds
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the CLIP weights in half precision beside its config."""
+    student = Student()
+    with safe_open(CHECKPOINT, "pt") as file:
+        prefix = "model.clip."
+        state = {k.removeprefix(prefix): file.get_tensor(k).half() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+        state["logit_scale"] = file.get_tensor("model.scale")[0].half()
+    state = {k: v.contiguous() for k, v in state.items()}
+    save_file(state, args.out, metadata={"format": "pt"})
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+def bootstrap_auroc(truth: np.ndarray, score: np.ndarray, seed: int, rounds: int = 200) -> np.ndarray:
+    """AUROC of each column (S,) for each of `rounds` resamplings of the images: (rounds, S)."""
+    rng = np.random.default_rng(seed)
+    out = np.full((rounds, truth.shape[1]), np.nan)
+    for r in range(rounds):
+        rows = rng.integers(0, len(truth), len(truth))
+        for s in range(truth.shape[1]):
+            if 0 < truth[rows, s].sum() < len(rows):
+                out[r, s] = roc_auc_score(truth[rows, s], score[rows, s])
+    return out
+
+
+def interval(samples: np.ndarray) -> list[float]:
+    """95 % bootstrap interval."""
+    return [round(float(q), 4) for q in np.nanquantile(samples, [0.025, 0.975])]
+
+
+def pointing(backbone: Backbone, images: list, masks: list[dict], texts: dict[str, str]) -> list[float]:
+    """For each drawn sign with a place: does the patch nearest to its text touch its mask?"""
+    names = list(texts)
+    v = backbone.encode_texts([texts[n] for n in names])
+    hits = []
+    for start in range(0, len(images), 64):
+        with torch.no_grad():
+            patches = backbone.patch_features(backbone.prepare(images[start : start + 64])).cpu()
+        maps = (patches @ v.T).flatten(1, 2)
+        for i, mask in enumerate(masks[start : start + 64]):
+            for name, region in mask.items():
+                best = int(maps[i, :, names.index(name)].argmax())
+                row, column = divmod(best, patches.shape[2])
+                cell = region.shape[0] // patches.shape[1]
+                hits.append(float(region[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell].any()))
+    return hits
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Zero-shot sign detection on phantoms drawn anew; the last line is one JSON object."""
+    torch.set_num_threads(args.threads)
+    backbone, phrases = load_clip(args.model, device="cpu"), Phrases()
+    bank = chest_bank()
+    seed = 10_000_000 + args.seed  # pretraining draws from SEED + chunk number
+    seen = list(sample_phantoms(args.images, seed, SEEN, images_per_patient=1))
+    u = backbone.encode_images([p.image for p in seen], progress=True)
+    truth = np.array([[s.id in p.signs for s in SIGNS] for p in seen])
+    known = (u @ backbone.encode_texts([s.text for s in SIGNS]).T).numpy()
+    unseen = (u @ backbone.encode_texts(phrases.unseen[: len(SIGNS)]).T).numpy()
+    boot, boot_unseen = bootstrap_auroc(truth, known, seed), bootstrap_auroc(truth, unseen, seed)
+    each = {s.id: round(float(roc_auc_score(truth[:, i], known[:, i])), 4) for i, s in enumerate(SIGNS)}
+    for i, s in enumerate(SIGNS):
+        other = roc_auc_score(truth[:, i], unseen[:, i])
+        print(f"{s.id:20s} AUROC {each[s.id]:.3f} {interval(boot[:, i])}  unseen phrasing {other:.3f}  positives {truth[:, i].sum()}")
+    every = list(sample_phantoms(args.images, seed + 1, images_per_patient=1))
+    w = backbone.encode_images([p.image for p in every], progress=True)
+    new = [s for s in bank.signs if s not in SIGNS]
+    new_truth = np.array([[s.id in p.signs for s in new] for p in every])
+    new_score = (w @ backbone.encode_texts([s.text for s in new]).T).numpy()
+    new_boot = bootstrap_auroc(new_truth, new_score, seed)
+    for i, s in enumerate(new):
+        print(f"{s.id:20s} AUROC {roc_auc_score(new_truth[:, i], new_score[:, i]):.3f} {interval(new_boot[:, i])}  kept out  positives {new_truth[:, i].sum()}")
+    hits = np.array(pointing(backbone, [p.image for p in seen], [p.masks for p in seen], {s.id: s.text for s in SIGNS}))
+    rng = np.random.default_rng(seed)
+    hit_boot = np.array([rng.choice(hits, len(hits)).mean() for _ in range(200)])
+    mean = float(np.mean(list(each.values())))
+    drop = mean - float(np.mean([roc_auc_score(truth[:, i], unseen[:, i]) for i in range(len(SIGNS))]))
+    kept = float(np.mean([roc_auc_score(new_truth[:, i], new_score[:, i]) for i in range(len(new))]))
+    print("For teaching and research on phantoms; not for clinical use.")
+    result = {
+        "sign_auroc_mean": [round(mean, 4), interval(boot.mean(1))],
+        "sign_auroc_min": [min(each.values()), interval(boot.min(1))],
+        "unseen_phrasing_drop": [round(drop, 4), interval(boot.mean(1) - boot_unseen.mean(1))],
+        "pointing_game": [round(float(hits.mean()), 4), interval(hit_boot)],
+        "kept_out_auroc_mean": [round(kept, 4), interval(new_boot.mean(1))],
+        "images": args.images,
+        "seed": args.seed,
+    }
+    print(json.dumps(result))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -79,5 +350,21 @@ if __name__ == "__main__":
     sub.add_argument("--images", type=int, default=60000)
     sub.add_argument("--workers", type=int, default=1)
     sub.set_defaults(run=draw)
+    sub = commands.add_parser("train", help="train on the pool, or go on from the last checkpoint")
+    sub.add_argument("--images", type=int, default=150_000, help="images seen in all")
+    sub.add_argument("--batch", type=int, default=96)
+    sub.add_argument("--lr", type=float, default=1.2e-3)
+    sub.add_argument("--threads", type=int, default=1)
+    sub.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    sub.set_defaults(run=train)
+    sub = commands.add_parser("export", help="write the weights into the package")
+    sub.add_argument("--out", type=Path, default=EMBEDDED / "open_clip_model.safetensors")
+    sub.set_defaults(run=export)
+    sub = commands.add_parser("evaluate", help="zero-shot AUROC per sign on phantoms drawn anew")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--images", type=int, default=1500)
+    sub.add_argument("--model", default="embedded", help="name of the model, as in load_clip")
+    sub.add_argument("--threads", type=int, default=1)
+    sub.set_defaults(run=evaluate)
     arguments = parser.parse_args()
     arguments.run(arguments)

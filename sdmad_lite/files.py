@@ -19,6 +19,7 @@ def write_text(path: str | Path, text: str) -> Path:
         OutputError: the place cannot be written.
     """
     path = Path(path)
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -28,6 +29,9 @@ def write_text(path: str | Path, text: str) -> Path:
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
     return path
 
 

@@ -32,7 +32,7 @@ class _Strict(BaseModel):
 
 
 def _key(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
 def _duplicate(names: list[str]) -> str | None:
@@ -82,6 +82,7 @@ class SignBank(_Strict):
 
     name: str
     modality: str
+    color: bool = False
     categories: tuple[str, ...]
     signs: tuple[Sign, ...]
     normal_signs: tuple[Sign, ...]
@@ -93,10 +94,15 @@ class SignBank(_Strict):
             raise ValueError("categories is empty: name at least one anomaly category")
         if not self.normal_signs:
             raise ValueError("normal_signs is empty: scores are measured against normal signs, write at least one")
+        for category in self.categories:
+            if _key(category) in ("", "normal"):
+                raise ValueError(f"category {category!r} cannot be used: name an anomaly (normal has normal_signs)")
         if twice := _duplicate(list(self.categories)):
             raise ValueError(f"category {twice!r} is listed twice: remove one")
         if twice := _duplicate([s.text for s in self.signs + self.normal_signs]):
             raise ValueError(f"sign {twice!r} is listed twice: keep one and name all its categories there")
+        if twice := _duplicate([s.id for s in self.signs + self.normal_signs if s.id is not None]):
+            raise ValueError(f"sign id {twice!r} is used twice: give each sign its own")
         for number, sign in enumerate(self.signs, 1):
             if not sign.categories:
                 raise ValueError(f"sign {number} {sign.text!r} names no category: add one or remove the sign")

@@ -1,0 +1,57 @@
+# `make demo` and `make test` work on a fresh clone: they need make and Python 3.11 or newer, nothing else.
+# Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Jupyter starts the kernel of the Python that runs it; the path is for commands that a notebook calls by name.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test lab samples pretrain backbone-eval results clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## create .venv with the versions in constraints.txt
+
+# The mark is set last, so an install that stopped half-way is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is missing or older than 3.11: name a newer one, as in make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(INSTALLED) ## detect on generated chest images, 16 shots, and write a report to build/demo
+	$(BIN)/python -m sdmad_lite run --data data_samples/chest --signs chest_phantoms --shots 16 --seed 0 --out build/demo
+
+test: $(INSTALLED) ## check style, run the tests, then run every notebook
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find notebooks -name .ipynb_checkpoints -prune -o -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
+	MPLBACKEND=Agg $(BIN)/python -m pytest tests
+	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	$(IN_VENV) $(BIN)/jupyter lab notebooks
+
+samples: $(INSTALLED) ## draw data_samples/chest again
+	$(BIN)/python -m sdmad_lite.phantoms.samples
+
+pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (hours on a CPU)
+	$(BIN)/python scripts/pretrain.py draw
+	$(BIN)/python scripts/pretrain.py train
+	$(BIN)/python scripts/pretrain.py export
+
+backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
+	$(BIN)/python scripts/pretrain.py evaluate
+
+results: $(INSTALLED) ## measure the method on the categories kept out of pretraining
+	$(BIN)/python scripts/kept_out.py
+
+clean: ## remove what a run leaves behind; .venv and build/pretrain stay
+	rm -rf build/demo .pytest_cache .ruff_cache
+	find . \( -name .venv -o -name .git \) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,211 @@
+"""Shift Adapters: small bottlenecks beside the transformer layers of both towers of a frozen CLIP.
+
+[paper] Beside layer i stands `a_i = act(W2 act(W1 h_i))`, and the layer's output becomes
+`lam * layer_i(h_i) + (1 - lam) * a_i`.
+[ours] W2 starts at zero, so the first output is exactly `lam * layer_i(h_i)`; GELU keeps a gradient
+there, where ReLU would have none. With `lam = 1` the model is bit for bit the frozen one.
+
+    adapters = build_adapters(backbone, AdapterConfig())
+    with installed(backbone, adapters):
+        backbone.encode_images(images)  # as the adapters shift it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbone import Backbone
+from .errors import BackboneError
+
+NAME = "shift_adapter"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Where adapters stand and how strong they are (values are our choice, from trials on phantoms)."""
+
+    lam: float = 0.9
+    """[paper] lambda in [0, 1], the share of the frozen layer's output; 1 switches the adapters off."""
+    reduction: int = 4
+    """The bottleneck is the tower's width divided by this."""
+    vision_share: float = 0.5
+    """Share of the image tower's layers that get adapters, counted from the last; 0 for none."""
+    text_share: float = 1.0
+    """The same for the text tower."""
+
+    def __post_init__(self):
+        for name in ("lam", "vision_share", "text_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BackboneError(f"{name} is {getattr(self, name)}: it must be between 0 and 1")
+        if self.reduction < 1:
+            raise BackboneError(f"reduction is {self.reduction}: it must be at least 1")
+
+
+class ShiftAdapter(nn.Module):
+    """a = act(W2 act(W1 h)) on tokens h (..., width)."""
+
+    def __init__(self, width: int, bottleneck: int, lam: float):
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)
+        self.up = nn.Linear(bottleneck, width)
+        self.lam = lam
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, h: Tensor, layer_output: Tensor) -> Tensor:
+        """Mix the layer's output with the adapter's; both (..., width)."""
+        if self.lam == 1:
+            return layer_output
+        shift = F.gelu(self.up(F.gelu(self.down(h.to(self.down.weight.dtype)))))
+        return self.lam * layer_output + (1 - self.lam) * shift.to(layer_output.dtype)
+
+
+def _mix(block: nn.Module, args: tuple, kwargs: dict, output):
+    """Forward hook; a module-level function, so that a deep copy of the model uses its own adapters."""
+    h = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
+    adapter = getattr(block, NAME)
+    if isinstance(output, tuple):  # Hugging Face layers return a tuple
+        return (adapter(h, output[0]), *output[1:])
+    return adapter(h, output)
+
+
+def vision_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """Transformer layers of the image tower, first to last."""
+    return _find(model, "image", ("visual.transformer.resblocks", "visual.trunk.blocks"))
+
+
+def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """Transformer layers of the text tower, first to last."""
+    paths = ("transformer.resblocks", "text.transformer.resblocks", "text.transformer.encoder.layer")
+    return _find(model, "text", paths)
+
+
+def _find(model: nn.Module, tower: str, paths: tuple[str, ...]) -> nn.ModuleList | nn.Sequential:
+    for path in paths:
+        try:
+            blocks = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
+            return blocks
+    raise BackboneError(
+        f"the {tower} tower ({type(getattr(model, 'visual' if tower == 'image' else 'text', model)).__name__}) has no list "
+        "of transformer layers to stand beside; choose a model with transformers in both towers, such as a ViT"
+    )
+
+
+def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed: int = 0) -> nn.ModuleDict:
+    """Make new adapters for the last layers of both towers; they have no effect until `installed`.
+
+    Args:
+        backbone: gives the widths; it is not changed.
+        config: places and strength.
+        seed: of the adapters' random start.
+
+    Returns:
+        The adapters by tower and layer: "image_3", "text_0", ...
+
+    Raises:
+        BackboneError: a tower has no transformer layers.
+    """
+    config = config or AdapterConfig()
+    adapters = nn.ModuleDict()
+    towers = (("image", vision_blocks, config.vision_share), ("text", text_blocks, config.text_share))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for tower, find, share in towers:
+            blocks = find(backbone.model)
+            for i in range(len(blocks) - round(share * len(blocks)), len(blocks)):
+                width = _width(blocks[i])
+                adapter = ShiftAdapter(width, max(1, width // config.reduction), config.lam)
+                adapters[f"{tower}_{i}"] = adapter.to(backbone.device)
+    return adapters
+
+
+def _width(block: nn.Module) -> int:
+    return next(m.normalized_shape[-1] for m in block.modules() if isinstance(m, nn.LayerNorm))
+
+
+@contextmanager
+def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[None]:
+    """Inside the block the adapters stand in the model; outside it is the frozen one, bit for bit.
+
+    Raises:
+        BackboneError: other adapters are installed already, or these do not fit the model.
+    """
+    blocks = {"image": vision_blocks(backbone.model), "text": text_blocks(backbone.model)}
+    handles = []
+    try:
+        for name, adapter in adapters.items():
+            tower, number = name.split("_")
+            if int(number) >= len(blocks[tower]):
+                raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {len(blocks[tower])} layers")
+            block = blocks[tower][int(number)]
+            if hasattr(block, NAME):
+                raise BackboneError("other adapters are installed in this model; leave their block first")
+            setattr(block, NAME, adapter)
+            handles.append((block, block.register_forward_hook(_mix, with_kwargs=True)))
+        yield
+    finally:
+        for block, handle in handles:
+            handle.remove()
+            delattr(block, NAME)
+
+
+def first_adapted(model: nn.Module) -> int | None:
+    """Number of the first image layer with an adapter installed."""
+    return next((i for i, block in enumerate(vision_blocks(model)) if hasattr(block, NAME)), None)
+
+
+class _Captured(Exception):
+    """Stops a forward pass once the wanted activation is known."""
+
+
+
+def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Split the image tower where the first adapter stands, so that what lies below is computed once.
+
+    Returns two functions: `below`, from pixels (N, 3, H, W) to activations, and `embed`, from those to
+    unit embeddings u (N, D). Without image adapters `below` gives u itself.
+    """
+    blocks, start = vision_blocks(backbone.model), first_adapted(backbone.model)
+    if start is None:
+        return backbone.image_features, lambda u: u
+    native = hasattr(backbone.model.visual, "transformer")
+    parent = backbone.model.visual.transformer if native else backbone.model.visual.trunk
+    attribute = "resblocks" if native else "blocks"
+    current: list[Tensor] = []
+
+    def stop(block, args):
+        current[:] = [args[0]]
+        raise _Captured
+
+    def put_back(block, args):
+        return (current[0], *args[1:])
+
+    def below(pixels: Tensor) -> Tensor:
+        handle = blocks[start].register_forward_pre_hook(stop)
+        try:
+            backbone.model.encode_image(pixels.to(backbone.device))
+        except _Captured:
+            return current[0]
+        finally:
+            handle.remove()
+
+    def embed(activations: Tensor) -> Tensor:
+        current[:] = [activations]
+        handle = blocks[start].register_forward_pre_hook(put_back)
+        setattr(parent, attribute, blocks[start:])
+        try:
+            return backbone.image_features(activations.new_zeros(len(activations), 3, *backbone.model.visual.image_size))
+        finally:
+            setattr(parent, attribute, blocks)
+            handle.remove()
+
+    return below, embed

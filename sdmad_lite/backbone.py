@@ -1,0 +1,168 @@
+"""CLIP to look with: any open_clip model behind one small class, and the embedded default.
+
+    load_clip()                                   # ships with the package, nothing is downloaded
+    load_clip("ViT-B-32", pretrained="openai")    # any open_clip name and tag
+    load_clip("ViT-B-32", pretrained="weights.safetensors")
+    load_clip("local-dir:my_clip") or load_clip("hf-hub:org/name")
+
+Preprocessing, tokenizer and widths come from open_clip; nothing of CLIP is written again here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .data import read_image
+from .errors import BackboneError, BankError
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+class Backbone:
+    """A frozen CLIP with its preprocessing and tokenizer.
+
+    Attributes:
+        name, pretrained: what `load_clip` was called with.
+        model: the open_clip model, its own weights frozen.
+        color: whether images are read in colour.
+    """
+
+    def __init__(self, model: nn.Module, preprocess, tokenizer, name: str, pretrained: str | None):
+        self.model = model.eval().requires_grad_(False)
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self.name, self.pretrained = name, pretrained
+        self.color = False
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def prepare(self, images: Sequence) -> Tensor:
+        """Images (paths, arrays or PIL) to model input (N, 3, H, W)."""
+        return torch.stack([self.preprocess(read_image(image, self.color)) for image in images])
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts to tokens (S, L).
+
+        Raises:
+            BankError: a text is empty or longer than the text tower reads.
+        """
+        limit = self.tokenizer.context_length
+        for text in texts:
+            if not text.strip():
+                raise BankError("a sign is empty; write what is visible, or remove it")
+            length = self._token_count(text)
+            if length > limit:
+                raise BankError(
+                    f"sign {text!r} has {length} tokens, but the text tower of {self.name} reads {limit}; shorten it"
+                )
+        return self.tokenizer(list(texts)).to(self.device)
+
+    def _token_count(self, text: str) -> int:
+        if hasattr(self.tokenizer, "encode"):
+            return len(self.tokenizer.encode(text)) + 2  # start and end
+        return len(self.tokenizer.tokenizer(text)["input_ids"])
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
+        return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """v: unit-length embeddings (S, D) of tokens."""
+        return F.normalize(self.model.encode_text(tokens), dim=-1)
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence, batch_size: int = 64, progress: bool = False) -> Tensor:
+        """u: (N, D) unit-length embeddings on the CPU, in batches."""
+        if not len(images):
+            raise BackboneError("images: the list is empty; give at least one image")
+        starts = tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False)
+        parts = [self.image_features(self.prepare(images[i : i + batch_size])).cpu() for i in starts]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """v: (S, D) unit-length embeddings on the CPU."""
+        return self.text_features(self.tokenize(texts)).cpu()
+
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share.
+
+        The last layer's patch tokens go through the projection of the pooled token; the embedded model
+        was pretrained so that this is meaningful, for others it is a common heuristic.
+
+        Raises:
+            BackboneError: the image tower is not one of open_clip's own vision transformers.
+        """
+        visual = self.model.visual
+        if not hasattr(visual, "output_tokens") or not hasattr(visual, "grid_size") or visual.attn_pool is not None:
+            raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need an open_clip ViT")
+        before = visual.output_tokens
+        visual.output_tokens = True
+        try:
+            _, tokens = visual(pixels.to(self.device))
+        finally:
+            visual.output_tokens = before
+        tokens = tokens if visual.proj is None else tokens @ visual.proj
+        return F.normalize(tokens, dim=-1).unflatten(1, visual.grid_size)
+
+
+def load_clip(name: str = "embedded", pretrained: str | None = None, device: str | torch.device | None = None) -> Backbone:
+    """Load a CLIP model by name.
+
+    Args:
+        name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
+        pretrained: open_clip tag or weights file; "random" for untrained weights. Not used for
+            "embedded" and names with a schema, which carry their weights.
+        device: where it runs; an accelerator if there is one when left out.
+
+    Raises:
+        BackboneError: unknown name or tag, missing file, weights that do not fit, or no network.
+    """
+    import open_clip  # takes seconds, so only when a model is wanted
+
+    source, kwargs, tokenizer_kwargs = name, {}, {}
+    if name == "embedded":
+        source = f"local-dir:{EMBEDDED}"
+        tokenizer_kwargs["bpe_path"] = str(EMBEDDED / "bpe.txt.gz")
+    elif ":" not in name:
+        if name.replace("/", "-") not in open_clip.list_models():
+            raise BackboneError(f"unknown model {name!r}: use 'embedded' or a name of open_clip.list_models()")
+        if pretrained is None:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            raise BackboneError(f"{name}: say which weights with pretrained=...: a file, 'random', or a tag ({tags})")
+        kwargs = {"pretrained_text": False} if pretrained == "random" else {}
+    tag = None if pretrained == "random" or ":" in source else pretrained
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)  # open_clip warns on the root logger about what we asked for
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=tag, device="cpu", **kwargs)
+        tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
+    except Exception as error:
+        raise BackboneError(
+            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name and the file; weights that are "
+            "not on this machine need the network once. load_clip('embedded') needs nothing"
+        ) from error
+    finally:
+        logging.root.setLevel(level)
+    return Backbone(model.to(device or default_device()), preprocess, tokenizer, name, pretrained)
+
+
+def pixels_to_image(pixels: Tensor, backbone: Backbone) -> np.ndarray:
+    """Undo the normalisation of one prepared image (3, H, W), for display: (H, W, 3) uint8."""
+    config = backbone.model.visual.preprocess_cfg
+    mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
+    return ((pixels.cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

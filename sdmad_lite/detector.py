@@ -1,0 +1,324 @@
+"""SDMAD: both stages behind `fit`, `predict_proba`, `explain`, `save` and `load`.
+
+    detector = SDMAD("chest_phantoms").fit(images, labels)
+    detector.predict_proba(more_images)
+
+For teaching and research; not for clinical use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.special import expit
+
+from .adapters import AdapterConfig, build_adapters, installed
+from .alignment import AlignmentConfig, align
+from .backbone import Backbone, load_clip
+from .data import ImageTable
+from .errors import BackboneError, DataError, NotFittedError, SDMADError
+from .files import new_folder
+from .selection import SelectionConfig, SignSelector, best_f1_thresholds, equal_weights
+from .signs import SignBank, load_bank, parse_bank
+
+STATE, WEIGHTS = "detector.json", "adapters.safetensors"
+
+
+@dataclass(frozen=True)
+class SignEvidence:
+    """One sign's part in one category's score."""
+
+    text: str
+    weight: float
+    """Selection weight, 0 for a dropped sign; negative for a normal sign, which speaks against."""
+    cosine: float
+    contribution: float
+    """Part of the logit: scale * weight * cosine."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class CategoryExplanation:
+    """Why one image got its score for one category; contributions and bias sum to the logit."""
+
+    category: str
+    probability: float
+    threshold: float
+    logit: float
+    bias: float
+    signs: tuple[SignEvidence, ...]
+
+
+class SDMAD:
+    """Sign-driven few-shot multi-anomaly detector.
+
+    Args:
+        bank: a SignBank, the name of a shipped bank, or the path of one.
+        backbone: a Backbone, "embedded", or another open_clip name.
+        pretrained: weights for another open_clip name, see `load_clip`.
+        device: where to run; an accelerator if there is one when left out.
+        adapters, alignment, selection: settings. `AlignmentConfig(steps=0)` is the training-free mode.
+        seed: of everything random; the same seed gives the same result on a CPU.
+
+    After `fit`: weights_ (C+1, S), thresholds_ (C,), selector_, scale_, bias_ (C,), history_.
+    """
+
+    def __init__(
+        self,
+        bank: SignBank | str | Path,
+        backbone: Backbone | str = "embedded",
+        pretrained: str | None = None,
+        device: str | torch.device | None = None,
+        adapters: AdapterConfig | None = None,
+        alignment: AlignmentConfig | None = None,
+        selection: SelectionConfig | None = None,
+        seed: int = 0,
+    ):
+        self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
+        self.backbone = backbone if isinstance(backbone, Backbone) else load_clip(backbone, pretrained, device)
+        self.backbone.color = self.bank.color
+        self.adapter_config = adapters or AdapterConfig()
+        self.alignment_config = alignment or AlignmentConfig()
+        self.selection_config = selection or SelectionConfig()
+        self.seed = seed
+        self.membership = self.bank.membership()
+        self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
+
+    def fit(self, images: Sequence, labels: np.ndarray, progress: bool = False) -> SDMAD:
+        """Run both stages on the support set.
+
+        Args:
+            images: N paths, arrays or PIL images.
+            labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
+
+        Raises:
+            DataError: wrong shape or values, no normal image, or a category without a positive.
+        """
+        labels = self._checked(images, labels)
+        self.adapters_ = build_adapters(self.backbone, self._effective_adapters(), self.seed)
+        aligned = align(
+            self.backbone,
+            self.adapters_,
+            images,
+            labels,
+            self.bank.texts,
+            torch.from_numpy(self.membership),
+            self.alignment_config,
+            self.seed,
+            progress,
+        )
+        self.text_features_, self.history_ = aligned.v, aligned.history
+        z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
+        self.scale_, bias = aligned.scale, aligned.bias.double().numpy()
+        equal = equal_weights(self.membership.astype(np.float64))
+        if not self.alignment_config.steps:
+            self.scale_, bias = 10.0, self._midway(z[0] @ (equal[1:] - equal[:1]).T, labels)
+        self.selector_ = SignSelector(self.selection_config, self.seed).fit(z, labels, self.membership)
+        self.weights_ = self.selector_.weights_
+        # keep each category's mean logit on the support set where stage 1 put it
+        change = z[0] @ (equal[1:] - self.weights_[1:]).T
+        self.bias_ = bias + self.scale_ * change.mean(0)
+        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0])), labels)
+        return self
+
+    def _effective_adapters(self) -> AdapterConfig:
+        if self.alignment_config.steps:
+            return self.adapter_config
+        return AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
+
+    def _midway(self, margin: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Bias that puts logit 0 midway between the mean positive and the mean negative of the support set."""
+        columns = range(labels.shape[1])
+        middle = [(margin[labels[:, c] == 1, c].mean() + margin[labels[:, c] == 0, c].mean()) / 2 for c in columns]
+        return -self.scale_ * np.array(middle)
+
+    def _checked(self, images: Sequence, labels: np.ndarray) -> np.ndarray:
+        labels = np.asarray(labels)
+        expected = (len(images), len(self.bank.categories))
+        if labels.shape != expected:
+            raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")
+        if not np.isin(labels, (0, 1)).all():
+            raise DataError("labels: only 0 and 1 are allowed")
+        for name, count in zip(self.bank.categories, labels.sum(0), strict=True):
+            if count == 0:
+                raise DataError(f"labels: category {name!r} has no positive image; add one or restrict the bank")
+        if not (labels.sum(1) == 0).any():
+            raise DataError("labels: no normal image (a row of zeros); add at least one, scores are measured against it")
+        return labels.astype(np.int64)
+
+    def fit_table(self, table: ImageTable, progress: bool = False) -> SDMAD:
+        """`fit` on the rows of a table with the bank's categories."""
+        if tuple(table.categories) != tuple(self.bank.categories):
+            raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
+        return self.fit(table.images, table.labels, progress)
+
+    def _fitted(self) -> None:
+        if not hasattr(self, "weights_"):
+            raise NotFittedError("SDMAD: call fit(images, labels) or SDMAD.load(folder) first")
+
+    def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
+        """z: (N, S) cosines of images and signs after stage 1."""
+        self._fitted()
+        with installed(self.backbone, self.adapters_):
+            return (self.backbone.encode_images(images, progress=progress) @ self.text_features_.T).double().numpy()
+
+    def logits(self, z: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Logits (N, C) from cosines z (N, S), with the selected weights or others of shape (C+1, S)."""
+        weights = self.weights_ if weights is None else weights
+        return self.scale_ * z @ (weights[1:] - weights[:1]).T + self.bias_
+
+    def decision_function(self, images: Sequence, progress: bool = False) -> np.ndarray:
+        """Logits (N, C)."""
+        return self.logits(self.cosines(images, progress))
+
+    def predict_proba(self, images: Sequence, progress: bool = False) -> np.ndarray:
+        """Probabilities (N, C), one for each category; they need not sum to 1, anomalies co-occur."""
+        return expit(self.decision_function(images, progress))
+
+    def predict(self, images: Sequence) -> np.ndarray:
+        """Decisions (N, C) in {0, 1}, by the thresholds of best F1 on the support set."""
+        return (self.predict_proba(images) >= self.thresholds_).astype(np.int64)
+
+    def explain(self, image) -> list[CategoryExplanation]:
+        """For each category: every sign's weight, cosine and part of the logit.
+
+        The contributions and the bias sum to the logit.
+        """
+        z = self.cosines([image])[0]
+        logits = self.logits(z[None])[0]
+        out = []
+        for c, category in enumerate(self.bank.categories):
+            difference = self.weights_[c + 1] - self.weights_[0]
+            evidence = tuple(
+                SignEvidence(
+                    text=self.bank.texts[s],
+                    weight=float(difference[s]),
+                    cosine=float(z[s]),
+                    contribution=float(self.scale_ * difference[s] * z[s]),
+                    reason=self.selector_reasons()[c].get(int(s), "normal sign: speaks against every category"),
+                )
+                for s in np.flatnonzero(self.membership[c + 1] + self.membership[0])
+            )
+            out.append(
+                CategoryExplanation(
+                    category=category,
+                    probability=float(expit(logits[c])),
+                    threshold=float(self.thresholds_[c]),
+                    logit=float(logits[c]),
+                    bias=float(self.bias_[c]),
+                    signs=evidence,
+                )
+            )
+        return out
+
+    def selector_reasons(self) -> list[dict[int, str]]:
+        """For each category, sign number to why it was kept or dropped."""
+        self._fitted()
+        return self.reasons_ if hasattr(self, "reasons_") else self.selector_.reasons_
+
+    def selected_signs(self) -> dict[str, list[dict]]:
+        """For each category its signs with `kept`, `weight` and `reason`, heaviest first: plain data."""
+        self._fitted()
+        out = {}
+        for c, category in enumerate(self.bank.categories):
+            reasons = self.selector_reasons()[c]
+            rows = [
+                {
+                    "text": self.bank.texts[s],
+                    "kept": bool(self.weights_[c + 1, s] > 0),
+                    "weight": round(float(self.weights_[c + 1, s]), 6),
+                    "reason": reasons[s],
+                }
+                for s in sorted(reasons)
+            ]
+            out[category] = sorted(rows, key=lambda row: -row["weight"])
+        return out
+
+    def sign_maps(self, image) -> np.ndarray:
+        """(S, h, w) cosine of each patch of the image with each sign.
+
+        The patches are read from the frozen model: stage 1 moves whole images, not patches [ours].
+
+        Raises:
+            BackboneError: the image tower gives no patch embeddings.
+        """
+        with torch.no_grad():
+            patches = self.backbone.patch_features(self.backbone.prepare([image]))[0].cpu()
+            return (patches @ self.backbone.encode_texts(self.bank.texts).T).permute(2, 0, 1).numpy()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.
+
+        The backbone is not saved but named; it is loaded again by that name.
+        """
+        self._fitted()
+        state = {
+            "bank": json.loads(self.bank.model_dump_json()),
+            "backbone": {"name": self.backbone.name, "pretrained": self.backbone.pretrained},
+            "adapters": asdict(self._effective_adapters()),
+            "alignment": asdict(self.alignment_config),
+            "selection": asdict(self.selection_config),
+            "seed": self.seed,
+            "scale": self.scale_,
+            "bias": self.bias_.tolist(),
+            "weights": self.weights_.tolist(),
+            "thresholds": self.thresholds_.tolist(),
+            "reasons": [{str(s): why for s, why in reasons.items()} for reasons in self.selector_reasons()],
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
+        tensors["text_features"] = self.text_features_.contiguous()
+        with new_folder(folder, STATE) as temporary:
+            save_file(tensors, temporary / WEIGHTS)
+            (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone | None = None, device: str | None = None) -> SDMAD:
+        """Load what `save` wrote.
+
+        Args:
+            folder: as given to `save`.
+            backbone: a loaded backbone to use; by default the one named in the file is loaded.
+
+        Raises:
+            SDMADError: files are missing or broken. BackboneError: the weights do not fit the model.
+        """
+        folder = Path(folder)
+        try:
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            tensors = load_file(folder / WEIGHTS)
+            bank = parse_bank(state["bank"], str(folder / STATE))
+            configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
+            selection = SelectionConfig(**{**state["selection"], "strengths": tuple(state["selection"]["strengths"])})
+            name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
+            numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("bias", "weights", "thresholds")}
+            reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
+            scale, seed = float(state["scale"]), int(state["seed"])
+            text_features = tensors.pop("text_features")
+        except SDMADError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+            raise SDMADError(f"{folder}: not a detector that save() wrote ({type(error).__name__}: {error})") from None
+        detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed)
+        detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
+        expected = {k: tuple(v.shape) for k, v in detector.adapters_.state_dict().items()}
+        if expected != {k: tuple(v.shape) for k, v in tensors.items()}:
+            raise BackboneError(f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone")
+        members, categories = bank.membership().shape, len(bank.categories)
+        shapes = [numbers[k].shape for k in ("weights", "bias", "thresholds")]
+        if shapes != [members, (categories,), (categories,)] or len(reasons) != categories:
+            raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
+        if text_features.shape[0] != members[1]:
+            raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {members[1]} signs")
+        detector.adapters_.load_state_dict(tensors)
+        detector.text_features_, detector.scale_, detector.reasons_ = text_features, scale, reasons
+        detector.bias_, detector.weights_, detector.thresholds_ = (numbers[k] for k in ("bias", "weights", "thresholds"))
+        detector.history_ = []
+        return detector
