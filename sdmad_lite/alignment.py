@@ -216,7 +216,7 @@ def align(
             loss.backward()
             optimizer.step()
             schedule.step()
-            history.append({name: float(value) for name, value in parts.items()})
+            history.append({name: value.item() for name, value in parts.items()})
         with torch.no_grad():
             u = torch.stack([torch.cat([embed(part) for part in view.split(64)]) for view in cached])
             v = backbone.text_features(tokens)

@@ -133,6 +133,7 @@ def load_clip(name: str = "embedded", pretrained: str | None = None, device: str
         BackboneError: unknown name or tag, missing file, weights that do not fit, or no network.
     """
     import open_clip  # takes seconds, so only when a model is wanted
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     source, kwargs, tokenizer_kwargs = name, {}, {}
     if name == "embedded":
@@ -149,7 +150,10 @@ def load_clip(name: str = "embedded", pretrained: str | None = None, device: str
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # open_clip warns on the root logger about what we asked for
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=tag, device="cpu", **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # "random" names the same weights each time
+            model = open_clip.create_model(source, tag, require_pretrained=pretrained != "random", **kwargs)
+        preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
     except Exception as error:
         raise BackboneError(

@@ -130,3 +130,19 @@ def groups(table: ImageTable) -> dict[str, np.ndarray]:
             if len(np.unique(values)) > 1:
                 out[f"{column}={value}"] = np.flatnonzero(values == value)
     return out
+
+
+def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:
+    """Categories that cannot be drawn or scored, each with the reason.
+
+    A category needs `least` positive images in train and in test, and `shots` positive patients in train.
+    """
+    out = {}
+    for c, name in enumerate(train.categories):
+        positives = int(train.labels[:, c].sum()), int(test.labels[:, c].sum())
+        patients = len(np.unique(train.patients()[train.labels[:, c] == 1]))
+        if min(positives) < least:
+            out[name] = f"{positives[0]} positives in train and {positives[1]} in test, {least} are needed in each"
+        elif patients < shots:
+            out[name] = f"{patients} positive patients in train, {shots} shots need {shots}"
+    return out

@@ -1,0 +1,54 @@
+"""What the notebooks share: the sample set, a support draw, and a detector that is loaded or trained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from .backbone import Backbone
+from .data import ImageTable, draw_support, load_folder, split_train_test
+from .detector import SDMAD
+from .errors import DataError
+from .signs import SignBank, load_bank
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = ROOT / "build" / "course"
+"""Where notebooks leave files for each other; it can be deleted at any time."""
+
+
+def chest_samples() -> tuple[SignBank, ImageTable, ImageTable]:
+    """The chest phantoms: their bank, the train table and the test table.
+
+    Raises:
+        DataError: the samples are not there, as after an install without the repository.
+    """
+    folder = ROOT / "data_samples" / "chest"
+    if not (folder / "labels.csv").is_file():
+        raise DataError(f"{folder}: no samples; make them with `python -m sdmad_lite.phantoms.samples {folder}`")
+    bank = load_bank("chest_phantoms")
+    train, test = split_train_test(load_folder(folder, bank.categories))
+    return bank, train, test
+
+
+def support_and_validation(train: ImageTable, shots: int, seed: int) -> tuple[ImageTable, ImageTable]:
+    """A support set, and the images of all other training patients to look at and choose by.
+
+    The test set stays untouched for the one final score.
+    """
+    rows = draw_support(train, shots, seed)
+    used = set(train.patients()[rows])
+    rest = [i for i, patient in enumerate(train.patients()) if patient not in used]
+    return train.rows(rows), train.rows(np.asarray(rest))
+
+
+def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0) -> SDMAD:
+    """The detector saved under OUTPUTS/name, or a newly fitted one, which is then saved there."""
+    folder = OUTPUTS / name
+    if (folder / "detector.json").is_file():
+        detector = SDMAD.load(folder, backbone)
+        if detector.bank == bank:
+            return detector
+    detector = SDMAD(bank, backbone, seed=seed).fit_table(support, progress=True)
+    detector.save(folder)
+    return detector
