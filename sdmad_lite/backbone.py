@@ -10,8 +10,10 @@ Preprocessing, tokenizer and widths come from open_clip; nothing of CLIP is writ
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,15 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the weights, by which a saved detector knows its backbone again."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.flatten()[:4096].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def prepare(self, images: Sequence) -> Tensor:
         """Images (paths, arrays or PIL) to model input (N, 3, H, W)."""

@@ -9,7 +9,7 @@ import numpy as np
 from .backbone import Backbone
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
-from .errors import DataError
+from .errors import BackboneError, DataError
 from .signs import SignBank, load_bank
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +46,12 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     """The detector saved under OUTPUTS/name, or a newly fitted one, which is then saved there."""
     folder = OUTPUTS / name
     if (folder / "detector.json").is_file():
-        detector = SDMAD.load(folder, backbone)
-        if detector.bank == bank:
-            return detector
+        try:
+            detector = SDMAD.load(folder, backbone)
+            if detector.bank == bank:
+                return detector
+        except BackboneError:
+            print(f"{folder} was fitted on another backbone; fitting again")
     detector = SDMAD(bank, backbone, seed=seed).fit_table(support, progress=True)
     detector.save(folder)
     return detector

@@ -261,7 +261,11 @@ class SDMAD:
         self._fitted()
         state = {
             "bank": json.loads(self.bank.model_dump_json()),
-            "backbone": {"name": self.backbone.name, "pretrained": self.backbone.pretrained},
+            "backbone": {
+                "name": self.backbone.name,
+                "pretrained": self.backbone.pretrained,
+                "fingerprint": self.backbone.fingerprint,
+            },
             "adapters": asdict(self._effective_adapters()),
             "alignment": asdict(self.alignment_config),
             "selection": asdict(self.selection_config),
@@ -307,6 +311,8 @@ class SDMAD:
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
             raise SDMADError(f"{folder}: not a detector that save() wrote ({type(error).__name__}: {error})") from None
         detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed)
+        if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
+            raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
         detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
         expected = {k: tuple(v.shape) for k, v in detector.adapters_.state_dict().items()}
         if expected != {k: tuple(v.shape) for k, v in tensors.items()}:
