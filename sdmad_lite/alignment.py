@@ -220,7 +220,7 @@ def align(
         with torch.no_grad():
             u = torch.stack([torch.cat([embed(part) for part in view.split(64)]) for view in cached])
             v = backbone.text_features(tokens)
-    return Aligned(float(scale.exp()), bias.detach().cpu(), u.cpu(), v.cpu(), history)
+    return Aligned(float(scale.detach().exp()), bias.detach().cpu(), u.cpu(), v.cpu(), history)
 
 
 @torch.no_grad()

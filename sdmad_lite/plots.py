@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which people with any colour vision can tell apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,8 +19,17 @@ PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7", "#F0E442", "#000000")
 NOTICE = "For teaching and research; not for clinical use."
 
 
+class _Picture(Figure):
+    """A Figure that a notebook shows as PNG when it ends a cell; pyplot is not needed and keeps no copy."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return _Picture(figsize=(width, height), layout="constrained")
 
 
 def _clean(axes) -> None:
