@@ -47,10 +47,10 @@ pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export 
 	$(BIN)/python scripts/pretrain.py export
 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
-	$(BIN)/python scripts/pretrain.py evaluate
+	$(BIN)/python scripts/backbone_eval.py --seed $(or $(SEED),0)
 
 results: $(INSTALLED) ## measure the method on the categories kept out of pretraining
-	$(BIN)/python scripts/kept_out.py
+	$(BIN)/python scripts/results.py phantoms
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

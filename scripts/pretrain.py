@@ -1,8 +1,7 @@
-"""Pretrain the embedded CLIP on phantoms: `draw` a pool of images, `train` on it, `evaluate`, `export`.
+"""Pretrain the embedded CLIP on phantoms: `draw` a pool of images, `train` on it, `export` the weights.
 
     python scripts/pretrain.py draw --images 60000
     python scripts/pretrain.py train --minutes 60
-    python scripts/pretrain.py evaluate
     python scripts/pretrain.py export
 
 Three losses, all our choice (sigmoid contrastive learning after Zhai et al. 2023, arXiv 2303.15343):
@@ -24,17 +23,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
-
-import open_clip
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
 from sdmad_lite.alignment import augment
-from sdmad_lite.backbone import EMBEDDED, Backbone, load_clip
+from sdmad_lite.backbone import EMBEDDED
 from sdmad_lite.phantoms import KEPT_OUT, chest_bank, sample_phantoms
 
 WORK = Path("build/pretrain")
@@ -241,7 +239,7 @@ def save_checkpoint(student: Student, optimizer: torch.optim.Optimizer, step: in
 def load_checkpoint(student: Student, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Restore a run; returns the step to go on from and the seconds already spent."""
     with safe_open(CHECKPOINT, "pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        state = {key: file.get_tensor(key) for key in file.keys()}
         step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
     student.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
     saved = optimizer.state_dict()
@@ -255,92 +253,13 @@ def load_checkpoint(student: Student, optimizer: torch.optim.Optimizer) -> tuple
 
 def export(args: argparse.Namespace) -> None:
     """Write the CLIP weights in half precision beside its config."""
-    student = Student()
     with safe_open(CHECKPOINT, "pt") as file:
         prefix = "model.clip."
-        state = {k.removeprefix(prefix): file.get_tensor(k).half() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+        state = {k.removeprefix(prefix): file.get_tensor(k).half() for k in file.keys() if k.startswith(prefix)}
         state["logit_scale"] = file.get_tensor("model.scale")[0].half()
     state = {k: v.contiguous() for k, v in state.items()}
     save_file(state, args.out, metadata={"format": "pt"})
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
-
-
-def bootstrap_auroc(truth: np.ndarray, score: np.ndarray, seed: int, rounds: int = 200) -> np.ndarray:
-    """AUROC of each column (S,) for each of `rounds` resamplings of the images: (rounds, S)."""
-    rng = np.random.default_rng(seed)
-    out = np.full((rounds, truth.shape[1]), np.nan)
-    for r in range(rounds):
-        rows = rng.integers(0, len(truth), len(truth))
-        for s in range(truth.shape[1]):
-            if 0 < truth[rows, s].sum() < len(rows):
-                out[r, s] = roc_auc_score(truth[rows, s], score[rows, s])
-    return out
-
-
-def interval(samples: np.ndarray) -> list[float]:
-    """95 % bootstrap interval."""
-    return [round(float(q), 4) for q in np.nanquantile(samples, [0.025, 0.975])]
-
-
-def pointing(backbone: Backbone, images: list, masks: list[dict], texts: dict[str, str]) -> list[float]:
-    """For each drawn sign with a place: does the patch nearest to its text touch its mask?"""
-    names = list(texts)
-    v = backbone.encode_texts([texts[n] for n in names])
-    hits = []
-    for start in range(0, len(images), 64):
-        with torch.no_grad():
-            patches = backbone.patch_features(backbone.prepare(images[start : start + 64])).cpu()
-        maps = (patches @ v.T).flatten(1, 2)
-        for i, mask in enumerate(masks[start : start + 64]):
-            for name, region in mask.items():
-                best = int(maps[i, :, names.index(name)].argmax())
-                row, column = divmod(best, patches.shape[2])
-                cell = region.shape[0] // patches.shape[1]
-                hits.append(float(region[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell].any()))
-    return hits
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Zero-shot sign detection on phantoms drawn anew; the last line is one JSON object."""
-    torch.set_num_threads(args.threads)
-    backbone, phrases = load_clip(args.model, device="cpu"), Phrases()
-    bank = chest_bank()
-    seed = 10_000_000 + args.seed  # pretraining draws from SEED + chunk number
-    seen = list(sample_phantoms(args.images, seed, SEEN, images_per_patient=1))
-    u = backbone.encode_images([p.image for p in seen], progress=True)
-    truth = np.array([[s.id in p.signs for s in SIGNS] for p in seen])
-    known = (u @ backbone.encode_texts([s.text for s in SIGNS]).T).numpy()
-    unseen = (u @ backbone.encode_texts(phrases.unseen[: len(SIGNS)]).T).numpy()
-    boot, boot_unseen = bootstrap_auroc(truth, known, seed), bootstrap_auroc(truth, unseen, seed)
-    each = {s.id: round(float(roc_auc_score(truth[:, i], known[:, i])), 4) for i, s in enumerate(SIGNS)}
-    for i, s in enumerate(SIGNS):
-        other = roc_auc_score(truth[:, i], unseen[:, i])
-        print(f"{s.id:20s} AUROC {each[s.id]:.3f} {interval(boot[:, i])}  unseen phrasing {other:.3f}  positives {truth[:, i].sum()}")
-    every = list(sample_phantoms(args.images, seed + 1, images_per_patient=1))
-    w = backbone.encode_images([p.image for p in every], progress=True)
-    new = [s for s in bank.signs if s not in SIGNS]
-    new_truth = np.array([[s.id in p.signs for s in new] for p in every])
-    new_score = (w @ backbone.encode_texts([s.text for s in new]).T).numpy()
-    new_boot = bootstrap_auroc(new_truth, new_score, seed)
-    for i, s in enumerate(new):
-        print(f"{s.id:20s} AUROC {roc_auc_score(new_truth[:, i], new_score[:, i]):.3f} {interval(new_boot[:, i])}  kept out  positives {new_truth[:, i].sum()}")
-    hits = np.array(pointing(backbone, [p.image for p in seen], [p.masks for p in seen], {s.id: s.text for s in SIGNS}))
-    rng = np.random.default_rng(seed)
-    hit_boot = np.array([rng.choice(hits, len(hits)).mean() for _ in range(200)])
-    mean = float(np.mean(list(each.values())))
-    drop = mean - float(np.mean([roc_auc_score(truth[:, i], unseen[:, i]) for i in range(len(SIGNS))]))
-    kept = float(np.mean([roc_auc_score(new_truth[:, i], new_score[:, i]) for i in range(len(new))]))
-    print("For teaching and research on phantoms; not for clinical use.")
-    result = {
-        "sign_auroc_mean": [round(mean, 4), interval(boot.mean(1))],
-        "sign_auroc_min": [min(each.values()), interval(boot.min(1))],
-        "unseen_phrasing_drop": [round(drop, 4), interval(boot.mean(1) - boot_unseen.mean(1))],
-        "pointing_game": [round(float(hits.mean()), 4), interval(hit_boot)],
-        "kept_out_auroc_mean": [round(kept, 4), interval(new_boot.mean(1))],
-        "images": args.images,
-        "seed": args.seed,
-    }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":
@@ -360,11 +279,5 @@ if __name__ == "__main__":
     sub = commands.add_parser("export", help="write the weights into the package")
     sub.add_argument("--out", type=Path, default=EMBEDDED / "open_clip_model.safetensors")
     sub.set_defaults(run=export)
-    sub = commands.add_parser("evaluate", help="zero-shot AUROC per sign on phantoms drawn anew")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--images", type=int, default=1500)
-    sub.add_argument("--model", default="embedded", help="name of the model, as in load_clip")
-    sub.add_argument("--threads", type=int, default=1)
-    sub.set_defaults(run=evaluate)
     arguments = parser.parse_args()
     arguments.run(arguments)

@@ -53,10 +53,22 @@ def phantoms(args: argparse.Namespace) -> None:
         "",
         f"Made by `python scripts/results.py phantoms --draws {args.draws} --seed {args.seed}`.",
     ]
-    data: dict = {"positives": positives, "test": len(test), "train": len(train), "draws": args.draws, "seed": args.seed}
+    data: dict = {
+        "positives": positives,
+        "test": len(test),
+        "train": len(train),
+        "draws": args.draws,
+        "seed": args.seed,
+    }
     for shots in args.shots:
         run = run_experiment(train, test, bank, backbone, shots, range(args.draws), progress=True)
-        lines += ["", f"## K = {shots}", "", "| method | mAP | AUROC | SD-MAD minus this, mAP | |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## K = {shots}",
+            "",
+            "| method | mAP | AUROC | SD-MAD minus this, mAP | |",
+            "|---|---|---|---|---|",
+        ]
         data[f"K={shots}"] = {}
         for method in METHODS:
             pair = run.compare(OURS, method)
@@ -95,18 +107,25 @@ def render(args: argparse.Namespace) -> None:
 
     lines = [(FOLDER / f"{args.name}_about.md").read_text(encoding="utf-8").rstrip(), ""]
     lines += [
-        f"{about['train']} images to draw from, {about['test']} test images, {about['shots']} shots, {about['draws']} draws.",
+        f"{about['train']} images to draw from, {about['test']} test images, {about['shots']} shots, "
+        f"{about['draws']} draws.",
         "",
         "| finding | positives | detection AUROC | discrimination AUROC | multi-label AUROC | multi-label AP |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in metrics["multilabel"].items():
         others = [figure(metrics[p][name], "auroc") for p in ("detection", "discrimination")]
-        lines.append(f"| {name} | {row['positives']} | {' | '.join(others)} | {figure(row, 'auroc')} | {figure(row, 'ap')} |")
+        lines.append(
+            f"| {name} | {row['positives']} | {' | '.join(others)} | {figure(row, 'auroc')} | {figure(row, 'ap')} |"
+        )
     lines += ["", "| method | macro mAP | macro AUROC | SD-MAD minus this, mAP | |", "|---|---|---|---|---|"]
     for name, row in metrics["methods"].items():
         pair = row["paired"]
-        versus = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}] | {pair['verdict']}" if pair else " | "
+        versus = (
+            f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}] | {pair['verdict']}"
+            if pair
+            else " | "
+        )
         lines.append(f"| {name} | {figure(row['macro'], 'ap')} | {figure(row['macro'], 'auroc')} | {versus} |")
     lines += ["", "| within | positives | macro AUROC | macro AP |", "|---|---|---|---|"]
     for name, protocols in metrics["within"].items():

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     command = parser.add_subparsers(dest="command", required=True).add_parser(
         "run",
         help="fit, select, evaluate and report on a folder of images",
-        epilog="example: python -m sdmad_lite run --data data_samples/chest --signs chest_phantoms --shots 16 --out report",
+        epilog="example: python -m sdmad_lite run --data data_samples/chest --signs chest_phantoms --out report",
     )
     command.add_argument("--data", required=True, help="folder with labels.csv and images")
     command.add_argument("--signs", required=True, help=f"sign bank: a JSON file, or {', '.join(shipped_banks())}")
@@ -75,7 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--draws", type=int, default=5, help="support draws (default 5)")
     command.add_argument("--categories", help="comma-separated columns to use (default: all with enough positives)")
     command.add_argument(
-        "--min-positives", type=int, default=15, help="positives that a category needs in train and in test (default 15)"
+        "--min-positives",
+        type=int,
+        default=15,
+        help="positives that a category needs in train and in test (default 15)",
     )
     command.add_argument("--backbone", default="embedded", help="'embedded' or an open_clip name")
     command.add_argument("--pretrained", help="weights for another open_clip name: tag, file or 'random'")

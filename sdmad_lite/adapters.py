@@ -95,8 +95,8 @@ def _find(model: nn.Module, tower: str, paths: tuple[str, ...]) -> nn.ModuleList
         if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
             return blocks
     raise BackboneError(
-        f"the {tower} tower ({type(getattr(model, 'visual' if tower == 'image' else 'text', model)).__name__}) has no list "
-        "of transformer layers to stand beside; choose a model with transformers in both towers, such as a ViT"
+        f"the {tower} tower ({type(getattr(model, 'visual' if tower == 'image' else 'text', model)).__name__}) has no "
+        "list of transformer layers to stand beside; choose a model with transformers in both towers, such as a ViT"
     )
 
 
@@ -145,7 +145,9 @@ def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[None]:
         for name, adapter in adapters.items():
             tower, number = name.split("_")
             if int(number) >= len(blocks[tower]):
-                raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {len(blocks[tower])} layers")
+                raise BackboneError(
+                    f"adapter {name}: the {tower} tower of {backbone.name} has {len(blocks[tower])} layers"
+                )
             block = blocks[tower][int(number)]
             if hasattr(block, NAME):
                 raise BackboneError("other adapters are installed in this model; leave their block first")
@@ -165,7 +167,6 @@ def first_adapted(model: nn.Module) -> int | None:
 
 class _Captured(Exception):
     """Stops a forward pass once the wanted activation is known."""
-
 
 
 def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -203,7 +204,9 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         handle = blocks[start].register_forward_pre_hook(put_back)
         setattr(parent, attribute, blocks[start:])
         try:
-            return backbone.image_features(activations.new_zeros(len(activations), 3, *backbone.model.visual.image_size))
+            return backbone.image_features(
+                activations.new_zeros(len(activations), 3, *backbone.model.visual.image_size)
+            )
         finally:
             setattr(parent, attribute, blocks)
             handle.remove()

@@ -188,7 +188,9 @@ def align(
     warm = max(1, config.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, step - warm) / max(1, config.steps - warm)))),
+        lambda step: min(
+            (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, step - warm) / max(1, config.steps - warm)))
+        ),
     )
     rng = np.random.default_rng(seed)
     history: list[dict[str, float]] = []
@@ -211,7 +213,11 @@ def align(
                 "discrepancy": discrepancy_loss(v, membership),
                 "intra-anomaly": intra_anomaly_loss(v, frozen, membership),
             }
-            loss = parts["inter-anomaly"] + config.discrepancy * parts["discrepancy"] + config.intra * parts["intra-anomaly"]
+            loss = (
+                parts["inter-anomaly"]
+                + config.discrepancy * parts["discrepancy"]
+                + config.intra * parts["intra-anomaly"]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -120,7 +120,9 @@ class Backbone:
         """
         visual = self.model.visual
         if not hasattr(visual, "output_tokens") or not hasattr(visual, "grid_size") or visual.attn_pool is not None:
-            raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need an open_clip ViT")
+            raise BackboneError(
+                f"{self.name}: its image tower gives no patch embeddings; heat maps need an open_clip ViT"
+            )
         before = visual.output_tokens
         visual.output_tokens = True
         try:
@@ -131,7 +133,9 @@ class Backbone:
         return F.normalize(tokens, dim=-1).unflatten(1, visual.grid_size)
 
 
-def load_clip(name: str = "embedded", pretrained: str | None = None, device: str | torch.device | None = None) -> Backbone:
+def load_clip(
+    name: str = "embedded", pretrained: str | None = None, device: str | torch.device | None = None
+) -> Backbone:
     """Load a CLIP model by name.
 
     Args:
@@ -168,8 +172,8 @@ def load_clip(name: str = "embedded", pretrained: str | None = None, device: str
         tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
     except Exception as error:
         raise BackboneError(
-            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name and the file; weights that are "
-            "not on this machine need the network once. load_clip('embedded') needs nothing"
+            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name and the file; weights "
+            "that are not on this machine need the network once. load_clip('embedded') needs nothing"
         ) from error
     finally:
         logging.root.setLevel(level)

@@ -50,8 +50,13 @@ def linear_probe(u: Tensor, labels: np.ndarray, u_test: Tensor, seed: int = 0) -
             model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
         else:
             model = LogisticRegressionCV(
-                Cs=np.logspace(-4, 1, 6), l1_ratios=(0,), cv=folds, class_weight="balanced", scoring="roc_auc",
-                max_iter=2000, use_legacy_attributes=False,
+                Cs=np.logspace(-4, 1, 6),
+                l1_ratios=(0,),
+                cv=folds,
+                class_weight="balanced",
+                scoring="roc_auc",
+                max_iter=2000,
+                use_legacy_attributes=False,
             )
         out.append(model.fit(x, y).decision_function(x_test))
     return np.stack(out, 1)

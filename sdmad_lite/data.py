@@ -78,7 +78,9 @@ def read_image(image, color: bool = False) -> Image.Image:
     name = str(image) if isinstance(image, (str, Path)) else "image"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise DataError(f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {image.dtype} {image.shape}")
+            raise DataError(
+                f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {image.dtype} {image.shape}"
+            )
         if not image.size:
             raise DataError(f"image: the array is empty, its shape is {image.shape}")
         image = Image.fromarray(image)
@@ -93,7 +95,9 @@ def read_image(image, color: bool = False) -> Image.Image:
                 opened.load()
                 image = opened.copy()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot be read as an image ({error}); it may be truncated, copy it again") from None
+            raise DataError(
+                f"{path}: cannot be read as an image ({error}); it may be truncated, copy it again"
+            ) from None
     if not isinstance(image, Image.Image):
         raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
     if image.mode.startswith(("I", "F")):
@@ -104,7 +108,7 @@ def read_image(image, color: bool = False) -> Image.Image:
         rgb = np.asarray(image.convert("RGB"), dtype=np.int16)
         if np.ptp(rgb, axis=2).mean() > 4:
             raise DataError(
-                f"{name}: is a colour image, but this modality is grey; convert it, or set \"color\": true in the sign bank"
+                f'{name}: is a colour image, but this modality is grey; convert it, or set "color": true in the bank'
             )
     return image.convert("L")
 
@@ -153,7 +157,9 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
                 raise DataError(f"{path}, line {line}, column {category}: {cells[category]!r} is not 0 or 1")
         images.append(image)
         labels.append([int(cells[c]) for c in found])
-    column = {name: [row[i].strip() for row in rows[1:] if any(c.strip() for c in row)] for i, name in enumerate(header)}
+    column = {
+        name: [row[i].strip() for row in rows[1:] if any(c.strip() for c in row)] for i, name in enumerate(header)
+    }
     meta = {name: tuple(column[name]) for name in META if name in column}
     table = ImageTable(tuple(images), np.asarray(labels, dtype=np.int64), tuple(found), meta)
     _check_split(path, table)
@@ -237,7 +243,11 @@ def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
     available = [len(np.unique(patients[labels[:, c] == 1])) for c in range(len(names))]
     for name, count in zip(names, available, strict=True):
         if count < shots:
-            what = "no normal image (a row of zeros)" if name == "normal" and not count else f"{count} patients with {name!r}"
+            what = (
+                "no normal image (a row of zeros)"
+                if name == "normal" and not count
+                else f"{count} patients with {name!r}"
+            )
             raise DataError(f"{what} to draw from, but {shots} shots are asked for; lower the shots or leave it out")
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(table))

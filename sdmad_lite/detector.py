@@ -67,7 +67,8 @@ class SDMAD:
         adapters, alignment, selection: settings. `AlignmentConfig(steps=0)` is the training-free mode.
         seed: of everything random; the same seed gives the same result on a CPU.
 
-    After `fit`: weights_ (C+1, S), thresholds_ (C,), selector_, scale_, bias_ (C,), history_.
+    After `fit`: weights_ (C+1, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_,
+    bias_ (C,), history_ (losses of each step; not saved), selector_ (not saved).
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class SDMAD:
         if not self.alignment_config.steps:
             self.scale_, bias = 10.0, self._midway(z[0] @ (equal[1:] - equal[:1]).T, labels)
         self.selector_ = SignSelector(self.selection_config, self.seed).fit(z, labels, self.membership)
-        self.weights_ = self.selector_.weights_
+        self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
         # keep each category's mean logit on the support set where stage 1 put it
         change = z[0] @ (equal[1:] - self.weights_[1:]).T
         self.bias_ = bias + self.scale_ * change.mean(0)
@@ -150,7 +151,9 @@ class SDMAD:
             if count == 0:
                 raise DataError(f"labels: category {name!r} has no positive image; add one or restrict the bank")
         if not (labels.sum(1) == 0).any():
-            raise DataError("labels: no normal image (a row of zeros); add at least one, scores are measured against it")
+            raise DataError(
+                "labels: no normal image (a row of zeros); add at least one, scores are measured against it"
+            )
         return labels.astype(np.int64)
 
     def fit_table(self, table: ImageTable, progress: bool = False) -> SDMAD:
@@ -202,7 +205,7 @@ class SDMAD:
                     weight=float(difference[s]),
                     cosine=float(z[s]),
                     contribution=float(self.scale_ * difference[s] * z[s]),
-                    reason=self.selector_reasons()[c].get(int(s), "normal sign: speaks against every category"),
+                    reason=self.reasons_[c].get(int(s), "normal sign: speaks against every category"),
                 )
                 for s in np.flatnonzero(self.membership[c + 1] + self.membership[0])
             )
@@ -218,17 +221,12 @@ class SDMAD:
             )
         return out
 
-    def selector_reasons(self) -> list[dict[int, str]]:
-        """For each category, sign number to why it was kept or dropped."""
-        self._fitted()
-        return self.reasons_ if hasattr(self, "reasons_") else self.selector_.reasons_
-
     def selected_signs(self) -> dict[str, list[dict]]:
         """For each category its signs with `kept`, `weight` and `reason`, heaviest first: plain data."""
         self._fitted()
         out = {}
         for c, category in enumerate(self.bank.categories):
-            reasons = self.selector_reasons()[c]
+            reasons = self.reasons_[c]
             rows = [
                 {
                     "text": self.bank.texts[s],
@@ -274,7 +272,7 @@ class SDMAD:
             "bias": self.bias_.tolist(),
             "weights": self.weights_.tolist(),
             "thresholds": self.thresholds_.tolist(),
-            "reasons": [{str(s): why for s, why in reasons.items()} for reasons in self.selector_reasons()],
+            "reasons": [{str(s): why for s, why in reasons.items()} for reasons in self.reasons_],
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
         tensors["text_features"] = self.text_features_.contiguous()
@@ -312,11 +310,15 @@ class SDMAD:
             raise SDMADError(f"{folder}: not a detector that save() wrote ({type(error).__name__}: {error})") from None
         detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed)
         if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
-            raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
+            raise BackboneError(
+                f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again"
+            )
         detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
         expected = {k: tuple(v.shape) for k, v in detector.adapters_.state_dict().items()}
         if expected != {k: tuple(v.shape) for k, v in tensors.items()}:
-            raise BackboneError(f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone")
+            raise BackboneError(
+                f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone"
+            )
         members, categories = bank.membership().shape, len(bank.categories)
         shapes = [numbers[k].shape for k in ("weights", "bias", "thresholds")]
         if shapes != [members, (categories,), (categories,)] or len(reasons) != categories:
@@ -325,6 +327,8 @@ class SDMAD:
             raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {members[1]} signs")
         detector.adapters_.load_state_dict(tensors)
         detector.text_features_, detector.scale_, detector.reasons_ = text_features, scale, reasons
-        detector.bias_, detector.weights_, detector.thresholds_ = (numbers[k] for k in ("bias", "weights", "thresholds"))
+        detector.bias_, detector.weights_, detector.thresholds_ = (
+            numbers[k] for k in ("bias", "weights", "thresholds")
+        )
         detector.history_ = []
         return detector

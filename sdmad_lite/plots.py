@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ class _Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         stream = BytesIO()
-        self.savefig(stream, format="png")
+        self.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.05)  # tight: no title is cut
         return stream.getvalue()
 
 
@@ -39,7 +40,8 @@ def _clean(axes) -> None:
 def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, size: float = 2.4) -> Figure:
     """A contact sheet of grey or colour images, a title over each."""
     rows = -(-len(images) // columns)
-    figure = _figure(columns * size, rows * (size + 0.35))
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    figure = _figure(columns * size, rows * (size + 0.1 + 0.16 * lines))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -157,10 +159,8 @@ def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
     return figure
 
 
-def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> Figure:
-    """Probability of each category against its threshold; true categories in bold."""
-    figure = _figure(5.2, 0.32 * len(explanations) + 1.0)
-    axis = figure.subplots()
+def draw_probabilities(axis, explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> None:
+    """`plot_probabilities` on an axis."""
     for i, e in enumerate(explanations):
         found = e.probability >= e.threshold
         axis.barh(i, e.probability, color=BLUE if found else "#cccccc")
@@ -172,20 +172,21 @@ def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Seque
     axis.set(xlim=(0, 1), xlabel="probability (red: threshold)")
     axis.set_title("detected in blue; truly present in bold" if len(truth) else "detected in blue", fontsize=10)
     _clean(axis)
+
+
+def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> Figure:
+    """Probability of each category against its threshold; true categories in bold."""
+    figure = _figure(5.2, 0.32 * len(explanations) + 1.0)
+    draw_probabilities(figure.subplots(), explanations, truth)
     return figure
 
 
-def plot_explanation(explanation: CategoryExplanation) -> Figure:
-    """What each sign adds to the logit; bars and bias sum to it.
-
-    The normal signs are drawn as one bar.
-    """
+def draw_explanation(axis, explanation: CategoryExplanation) -> None:
+    """`plot_explanation` on an axis."""
     own = [s for s in explanation.signs if s.weight >= 0]
     against = [s for s in explanation.signs if s.weight < 0]
     texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs", "bias"]
     parts = [s.contribution for s in own] + [sum(s.contribution for s in against), explanation.bias]
-    figure = _figure(8, 0.36 * len(parts) + 1.1)
-    axis = figure.subplots()
     axis.barh(range(len(parts)), parts, color=[BLUE if part >= 0 else RED for part in parts])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(parts)), texts, fontsize=8)
@@ -194,10 +195,21 @@ def plot_explanation(explanation: CategoryExplanation) -> Figure:
     axis.set(xlabel="contribution to the logit")
     axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=10)
     _clean(axis)
+
+
+def plot_explanation(explanation: CategoryExplanation) -> Figure:
+    """What each sign adds to the logit; bars and bias sum to it.
+
+    The normal signs are drawn as one bar.
+    """
+    figure = _figure(8, 0.36 * (sum(s.weight >= 0 for s in explanation.signs) + 2) + 1.1)
+    draw_explanation(figure.subplots(), explanation)
     return figure
 
 
-def plot_sign_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None) -> Figure:
+def plot_sign_maps(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
+) -> Figure:
     """Heat maps (h, w) over the image; the true region, where known, as a line."""
     figure = _figure(2.7 * len(maps) + 0.2, 3.0)
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
@@ -207,7 +219,7 @@ def plot_sign_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Map
         axis.imshow(heat, cmap="inferno", alpha=0.45, extent=(0, width, height, 0), interpolation="bilinear")
         if masks and name in masks:
             axis.contour(masks[name], levels=[0.5], colors=[SKY], linewidths=1.2)
-        axis.set_title(name, fontsize=8, wrap=True)
+        axis.set_title(fill(name, 36), fontsize=8)
         axis.axis("off")
     return figure
 
@@ -245,12 +257,15 @@ def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str 
                 axis.plot(row[f"{figure_name}_interval"], [y, y], color=color, linewidth=2)
             axis.plot(row[figure_name], y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
     positives = [means["multilabel"][name]["positives"] for name in names]
-    axis.set_yticks(range(len(names)), [f"{n} ({k} positives)" for n, k in zip(names, positives, strict=True)], fontsize=9)
+    axis.set_yticks(
+        range(len(names)), [f"{n} ({k} positives)" for n, k in zip(names, positives, strict=True)], fontsize=9
+    )
     axis.invert_yaxis()
     if figure_name == "auroc":
         axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
-    axis.set(xlabel=f"{figure_name.upper()} (95 % interval over support draws)")
-    axis.legend(fontsize=8, loc="lower left")
+    drawn = any(means[protocol][name].get(f"{figure_name}_interval") for protocol in PROTOCOLS for name in names)
+    axis.set(xlabel=f"{figure_name.upper()} {'(95 % interval over support draws)' if drawn else '(one support draw)'}")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
     _clean(axis)
     return figure
 

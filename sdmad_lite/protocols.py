@@ -97,10 +97,10 @@ def _macro(rows: dict[str, dict]) -> dict:
 
 def _decisions(scores: np.ndarray, labels: np.ndarray, decision: np.ndarray) -> dict:
     return {
-        "f1_micro": float(f1_score(labels, decision, average="micro", zero_division=0)),
+        "f1_micro": float(f1_score(labels.ravel(), decision.ravel(), zero_division=0)),
         "exact_match": float(accuracy_score(labels, decision)),
         "hamming_loss": float(hamming_loss(labels, decision)),
-        "ranking_loss": float(label_ranking_loss(labels, scores)),
+        "ranking_loss": float(label_ranking_loss(labels, scores)) if labels.shape[1] > 1 else None,
     }
 
 

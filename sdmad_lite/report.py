@@ -19,7 +19,9 @@ from .experiment import METHODS, OURS, Experiment
 from .protocols import mean_interval, over_draws
 
 
-def write_report(folder: Path, experiment: Experiment, name: str, train_size: int, left_out: dict[str, str], unused: int) -> None:
+def write_report(
+    folder: Path, experiment: Experiment, name: str, train_size: int, left_out: dict[str, str], unused: int
+) -> None:
     """Fill a folder with the results of an experiment.
 
     Args:
@@ -113,7 +115,11 @@ def pick_example(experiment: Experiment) -> dict:
     row = int(np.argmax(rank))
     image = experiment.test.images[row]
     truth = [c for c, y in zip(experiment.bank.categories, labels[row], strict=True) if y]
-    return {"image": image, "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}", "truth": truth}
+    return {
+        "image": image,
+        "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}",
+        "truth": truth,
+    }
 
 
 def _pictures(experiment: Experiment, example: dict, explanations: list, methods: list[dict], means: dict) -> dict:
@@ -126,7 +132,8 @@ def _pictures(experiment: Experiment, example: dict, explanations: list, methods
     rows = {row["name"]: mean_interval(experiment.series(row["name"])) for row in methods}
     macro = "macro mAP, multi-label"
     return {
-        "example": _inline(image, 'style="width:34%"') + _inline(plots.plot_probabilities(explanations, example["truth"]), 'style="width:60%"'),
+        "example": _inline(image, 'style="width:34%"')
+        + _inline(plots.plot_probabilities(explanations, example["truth"]), 'style="width:60%"'),
         "explanations": [_inline(plots.plot_explanation(e)) for e in top],
         "maps": _maps(detector, example["image"], picture, top),
         "protocols": _inline(plots.plot_protocols(means)),

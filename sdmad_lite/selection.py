@@ -123,8 +123,6 @@ def _folds(y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     return fold
 
 
-
-
 class SignSelector:
     """Fit weights W on the support set; scikit-learn's shape.
 

@@ -18,7 +18,8 @@ import numpy as np
 from ..errors import DataError
 from ..signs import SignBank, load_bank
 from .canvas import Canvas
-from .chest import OVERLAY_SIGNS, SHAPE_SIGNS, SIDES, SITES, Anatomy, draw_bones, draw_vessels, expose, render
+from .chest import SIDES, SITES, Anatomy, draw_bones, draw_vessels, expose, render
+from .chest_signs import OVERLAY_SIGNS, SHAPE_SIGNS
 
 KEPT_OUT = ("Pneumothorax", "Atelectasis", "Fibrosis")
 """Categories that the embedded CLIP never saw in pretraining."""
@@ -51,7 +52,15 @@ EXCLUSIVE = (
 NORMAL_UNLESS = {
     "clear_lungs": set(OVERLAY_SIGNS),
     "sharp_angles": {"blunted_angle", "meniscus", "hidden_diaphragm", "deep_sulcus"},
-    "normal_heart": {"wide_heart", "left_bulge", "right_bulge", "narrow_heart", "lost_heart_border", "shaggy_heart", "shift"},
+    "normal_heart": {
+        "wide_heart",
+        "left_bulge",
+        "right_bulge",
+        "narrow_heart",
+        "lost_heart_border",
+        "shaggy_heart",
+        "shift",
+    },
     "smooth_domes": {"flat_diaphragm", "raised_dome", "small_lungs", "hidden_diaphragm", "meniscus"},
     "normal_vessels": {"upper_vessels", "bare_periphery", "bulla", "dark_lungs", "reticular", "batwing"},
 }
@@ -166,7 +175,9 @@ def draw_phantom(
     signs = sample_signs(rng, categories, bank) if signs is None else list(signs)
     for sign in signs:
         if sign not in SHAPE_SIGNS and sign not in OVERLAY_SIGNS:
-            raise DataError(f"unknown sign {sign!r}: the chest phantom draws {', '.join([*SHAPE_SIGNS, *OVERLAY_SIGNS])}")
+            raise DataError(
+                f"unknown sign {sign!r}: the chest phantom draws {', '.join([*SHAPE_SIGNS, *OVERLAY_SIGNS])}"
+            )
     sides = [str(rng.choice(list(SIDES))) for _ in signs]
     strength = rng.uniform(0, 1, len(signs))
 

@@ -28,8 +28,8 @@ teaching the method, it is no medical data, and nothing learnt from it is for cl
 - `labels.csv`: a row per image. Nine 0/1 columns, one per category (an image may have several; a row of zeros is
   normal); `patient_id` (two images each), `age` (years), `sex`, `site` (three machines that expose differently),
   `split` (train or test, by patient), `signs` (ids of the signs drawn, separated by spaces).
-- `masks/*.png`: 16-bit, where the signs are. Bit k (value 2^k) is set where the k-th sign of the row's `signs` changed the
-  image; `sdmad_lite.phantoms.samples.load_masks` reads them. Normal images have none.
+- `masks/*.png`: 16-bit, where the signs are. Bit k (value 2^k) is set where the k-th sign of the row's `signs` changed
+  the image; `sdmad_lite.phantoms.samples.load_masks` reads them. Normal images have none.
 
 Made by `python -m sdmad_lite.phantoms.samples data_samples/chest`, which writes the same bytes again with the
 package versions in `constraints.txt`. Licence: Apache-2.0, as the project.
