@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,23 @@ def explanation() -> Figure:
     return figure
 
 
+def pretraining() -> Figure:
+    """The three losses of pretraining over images seen."""
+    rows = [json.loads(line) for line in Path("docs/results/pretraining.jsonl").read_text().splitlines()]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axis = figure.subplots()
+    for name, color in zip(("signs", "captions", "patches"), plots.PALETTE, strict=False):
+        axis.plot([row["images"] for row in rows], [row[name] for row in rows], color=color, label=name)
+    axis.set(
+        xlabel="images seen", ylabel="loss", title=f"Pretraining: {rows[-1]['seconds'] / 60:.0f} minutes on one core"
+    )
+    axis.legend()
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for make in (method, contact_sheet, sign_sheet, explanation):
+    for make in (method, contact_sheet, sign_sheet, pretraining, explanation):
         make().savefig(FOLDER / f"{make.__name__}.png", dpi=110)
         print(FOLDER / f"{make.__name__}.png")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -37,6 +38,7 @@ from sdmad_lite.phantoms import KEPT_OUT, chest_bank, sample_phantoms
 
 WORK = Path("build/pretrain")
 CHECKPOINT, LOG = WORK / "checkpoint.safetensors", WORK / "log.jsonl"
+CURVE = Path("docs/results/pretraining.jsonl")
 CHUNK = 2048
 SEED = 20261122
 SEEN = [c for c in chest_bank().categories if c not in KEPT_OUT]
@@ -252,14 +254,15 @@ def load_checkpoint(student: Student, optimizer: torch.optim.Optimizer) -> tuple
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the CLIP weights in half precision beside its config."""
+    """Write the CLIP weights in half precision beside its config, and the loss curve into the docs."""
     with safe_open(CHECKPOINT, "pt") as file:
         prefix = "model.clip."
         state = {k.removeprefix(prefix): file.get_tensor(k).half() for k in file.keys() if k.startswith(prefix)}
         state["logit_scale"] = file.get_tensor("model.scale")[0].half()
     state = {k: v.contiguous() for k, v in state.items()}
     save_file(state, args.out, metadata={"format": "pt"})
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
+    shutil.copy(LOG, CURVE)
+    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, curve in {CURVE}")
 
 
 if __name__ == "__main__":

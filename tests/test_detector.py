@@ -1,0 +1,419 @@
+"""The detector: what a user calls, what it promises about its numbers, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import CATEGORIES, table_of, write_clip
+from PIL import Image
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+from sdmad_lite.adapters import AdapterConfig
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.backbone import load_clip
+from sdmad_lite.data import draw_support
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
+from sdmad_lite.experiment import run_experiment
+from sdmad_lite.phantoms import sample_phantoms
+from sdmad_lite.selection import SelectionConfig
+from sdmad_lite.signs import parse_bank
+
+SHORT = AlignmentConfig(steps=6, views=2)
+RANK = SelectionConfig(rule="rank")  # drops signs whatever the data, so that zero weights are met
+
+
+@pytest.fixture(scope="module")
+def support(phantom_table):
+    return phantom_table.rows(draw_support(phantom_table, 3, seed=0))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_clip_name, bank, support):
+    """For reading only."""
+    backbone = load_clip(tiny_clip_name, device="cpu")
+    return SDMAD(bank, backbone, alignment=SHORT, selection=RANK).fit_table(support)
+
+
+@pytest.fixture(scope="module")
+def images(phantom_table):
+    return phantom_table.images[:8]
+
+
+# Predictions
+
+
+def test_predictions_have_a_column_per_category_and_agree_with_each_other(fitted, images):
+    probabilities = fitted.predict_proba(images)
+    assert probabilities.shape == (8, 3) and ((probabilities > 0) & (probabilities < 1)).all()
+    np.testing.assert_allclose(logit(probabilities), fitted.decision_function(images), atol=1e-9)
+    np.testing.assert_array_equal(fitted.predict(images), probabilities >= fitted.thresholds_)
+
+
+def test_an_image_scores_the_same_in_any_company_and_from_any_source(fitted, images, tmp_path):
+    together = fitted.predict_proba(images)
+    path = tmp_path / "image.png"
+    Image.fromarray(images[3]).save(path)
+    for same in (images[3], path, str(path), Image.open(path), np.stack([images[3]] * 3, 2)):
+        np.testing.assert_allclose(fitted.predict_proba([same])[0], together[3], atol=1e-6)
+    np.testing.assert_allclose(fitted.predict_proba(images[::-1]), together[::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["simplex", "rank", "all"])
+def test_explanations_sum_to_the_logit(tiny_clip, bank, support, images, rule):
+    detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=SelectionConfig(rule=rule)).fit_table(support)
+    scores, probabilities = detector.decision_function(images), detector.predict_proba(images)
+    for i, image in enumerate(images):
+        explanations = detector.explain(image)
+        assert [e.category for e in explanations] == list(CATEGORIES)
+        for c, e in enumerate(explanations):
+            assert sum(sign.contribution for sign in e.signs) + e.bias == pytest.approx(e.logit, abs=1e-6)
+            assert e.logit == pytest.approx(scores[i, c], abs=1e-4)  # one image, or a batch
+            assert e.probability == pytest.approx(probabilities[i, c], abs=1e-5)
+            assert e.threshold == detector.thresholds_[c]
+
+
+def test_an_explanation_lists_the_signs_of_the_category_and_the_normal_ones(fitted, bank, images):
+    for e in fitted.explain(images[0]):
+        assert [sign.text for sign in e.signs] == bank.signs_of(e.category) + bank.signs_of("normal")
+        own, normal = e.signs[: -len(bank.normal_signs)], e.signs[-len(bank.normal_signs) :]
+        assert sum(sign.weight for sign in own) == pytest.approx(1) == -sum(sign.weight for sign in normal)
+        for sign in e.signs:
+            assert -1 <= sign.cosine <= 1
+            assert sign.contribution == pytest.approx(fitted.scale_ * sign.weight * sign.cosine)
+        assert {sign.reason.split()[0].rstrip(":;") for sign in own} == {"kept", "dropped"}
+        assert all((sign.weight > 0) == sign.reason.startswith("kept") for sign in own)
+
+
+def test_selected_signs_are_those_with_weight(fitted, bank):
+    table = fitted.selected_signs()
+    assert list(table) == list(CATEGORIES)
+    for c, rows in enumerate(table.values()):
+        assert {row["text"] for row in rows} == set(bank.signs_of(CATEGORIES[c]))
+        for row in rows:
+            weight = fitted.weights_[c + 1, bank.texts.index(row["text"])]
+            assert row["weight"] == pytest.approx(weight, abs=1e-6) and row["kept"] == (weight > 0)
+        assert [row["weight"] for row in rows] == sorted((row["weight"] for row in rows), reverse=True)
+    json.dumps(table)
+
+
+def test_sign_maps_have_a_cosine_for_each_sign_and_patch(fitted, bank, images):
+    maps = fitted.sign_maps(images[0])
+    assert maps.shape == (len(bank.texts), 4, 4) and np.abs(maps).max() <= 1 + 1e-6
+    assert not np.allclose(maps, fitted.sign_maps(images[1]))
+
+
+def stripes(seed, repeats):
+    """Grey noise; category 1 has stripes across, 2 has stripes down, an image may have both or none."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * repeats)
+    wave = 60 * np.sign(np.sin(np.arange(32) * np.pi / 4 + 0.1))
+    images = [128 + rng.normal(0, 5, (32, 32)) + a * wave[:, None] + b * wave[None] for a, b in labels]
+    return [np.clip(image, 0, 255).astype(np.uint8) for image in images], labels
+
+
+def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip, bank):
+    """16 images to learn from, 80 new ones to tell; the random tower alone does not know the categories."""
+    two = bank.restricted(["Cardiomegaly", "Emphysema"])
+    new, truth = stripes(1, 20)
+    config = {"adapters": AdapterConfig(lam=0.5), "selection": SelectionConfig(rule="all")}
+    frozen = SDMAD(two, tiny_clip, alignment=AlignmentConfig(steps=0), **config).fit(*stripes(0, 4))
+    trained = SDMAD(two, tiny_clip, alignment=AlignmentConfig(steps=120, lr=1e-2), **config).fit(*stripes(0, 4))
+    before, after = (roc_auc_score(truth, d.predict_proba(new)) for d in (frozen, trained))
+    assert before < 0.8 and after > 0.95
+    assert (trained.predict(new) == truth).mean() > 0.9
+
+
+def test_no_steps_score_the_frozen_model(tiny_clip, bank, support, images):
+    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0), selection=SelectionConfig(rule="all"))
+    detector.fit_table(support)
+    z = (tiny_clip.encode_images(images) @ tiny_clip.encode_texts(bank.texts).T).double().numpy()
+    member = bank.membership().astype(np.float64)
+    means = z @ (member / member.sum(1, keepdims=True)).T
+    expected = expit(detector.scale_ * (means[:, 1:] - means[:, :1]) + detector.bias_)
+    np.testing.assert_allclose(detector.predict_proba(images), expected, atol=1e-6)
+    assert detector.history_ == [] and len(detector.adapters_) == 0
+
+
+# Reproducible, and nobody disturbs anybody
+
+
+def test_the_same_seed_gives_the_same_detector(tiny_clip, bank, support, images):
+    one, two, other = (
+        SDMAD(bank, tiny_clip, alignment=SHORT, seed=seed).fit_table(support).predict_proba(images) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
+
+
+def test_fitting_again_starts_anew(tiny_clip, bank, support, images):
+    detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=RANK)
+    one = detector.fit_table(support).predict_proba(images)
+    detector.fit_table(support.rows(np.arange(len(support))[::-1]))
+    np.testing.assert_array_equal(detector.fit_table(support).predict_proba(images), one)
+
+
+def test_detectors_that_share_a_backbone_do_not_disturb_each_other(tiny_clip, bank, support, phantom_table, images):
+    one = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
+    before, explained = one.predict_proba(images), one.explain(images[0])
+    other = SDMAD(bank.restricted(["Emphysema"]), tiny_clip, alignment=SHORT, seed=3)
+    other.fit_table(phantom_table.restricted(["Emphysema"]))
+    theirs = other.predict_proba(images)
+    np.testing.assert_array_equal(one.predict_proba(images), before)
+    assert one.explain(images[0]) == explained
+    np.testing.assert_array_equal(other.predict_proba(images), theirs)
+
+
+def test_a_detector_for_colour_does_not_open_the_grey_one_to_colours(tiny_clip, bank, support):
+    grey = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
+    colour = SDMAD(parse_bank({**bank.model_dump(), "color": True}), tiny_clip, alignment=SHORT).fit_table(support)
+    fundus = np.zeros((32, 32, 3), np.uint8)
+    fundus[..., 0] = 200
+    assert colour.predict_proba([fundus]).shape == (1, 3)
+    with pytest.raises(DataError, match="colour"):
+        grey.predict_proba([fundus])
+    assert colour.predict_proba([fundus]).shape == (1, 3)
+
+
+def test_fitting_leaves_the_backbone_bit_identical(tiny_clip, bank, support, images):
+    before = tiny_clip.encode_images(images), tiny_clip.encode_texts(bank.texts)
+    SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support).predict_proba(images)
+    after = tiny_clip.encode_images(images), tiny_clip.encode_texts(bank.texts)
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+
+
+def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_clip, bank, support, images, tmp_path):
+    detector = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
+    before = detector.predict_proba(images)
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.png"):
+        detector.fit([*support.images[:-1], tmp_path / "empty.png"], support.labels)
+    np.testing.assert_array_equal(detector.predict_proba(images), before)
+
+
+def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_table):
+    """The same training images with two test sets: signs, weights, thresholds and adapters are the same bits."""
+    tests = [table_of(list(sample_phantoms(12, seed, CATEGORIES, size=48)), CATEGORIES) for seed in (1, 2)]
+    one, two = (run_experiment(phantom_table, test, bank, tiny_clip, 2, [0, 1], alignment=SHORT) for test in tests)
+    for a, b in zip(one.detectors, two.detectors, strict=True):
+        for name in ("weights_", "thresholds_", "bias_", "scale_"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert a.selector_reasons() == b.selector_reasons() and a.history_ == b.history_
+        assert all(torch.equal(p, q) for p, q in zip(a.adapters_.parameters(), b.adapters_.parameters(), strict=True))
+    for a, b in zip(one.support, two.support, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(one.scores[0], two.scores[0])
+
+
+# Saved and loaded
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    return fitted.save(tmp_path / "detector")
+
+
+def test_a_saved_detector_gives_the_same_results(saved, fitted, images):
+    loaded = SDMAD.load(saved)  # finds its backbone by name
+    np.testing.assert_array_equal(loaded.predict_proba(images), fitted.predict_proba(images))
+    np.testing.assert_array_equal(loaded.predict(images), fitted.predict(images))
+    assert loaded.explain(images[0]) == fitted.explain(images[0])
+    assert loaded.selected_signs() == fitted.selected_signs()
+    assert loaded.bank == fitted.bank
+
+
+def test_saving_what_was_loaded_gives_the_same_files(saved, tmp_path):
+    again = SDMAD.load(saved).save(tmp_path / "again")
+    for path in saved.iterdir():
+        assert path.read_bytes() == (again / path.name).read_bytes()
+
+
+def test_a_saved_folder_holds_json_and_safetensors_alone(saved):
+    assert sorted(path.name for path in saved.iterdir()) == ["adapters.safetensors", "detector.json"]
+    json.loads((saved / "detector.json").read_text(encoding="utf-8"))
+    header = (saved / "adapters.safetensors").read_bytes()
+    json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+
+
+def test_the_training_free_detector_can_be_saved_too(tiny_clip, bank, support, images, tmp_path):
+    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0)).fit_table(support)
+    loaded = SDMAD.load(detector.save(tmp_path / "detector"), tiny_clip)
+    np.testing.assert_array_equal(loaded.predict_proba(images), detector.predict_proba(images))
+
+
+def test_a_loaded_detector_that_is_fitted_again_tells_the_new_reasons(saved, tiny_clip, support, images):
+    loaded = SDMAD.load(saved, tiny_clip)
+    loaded.selection_config = SelectionConfig(rule="all")
+    loaded.fit_table(support)
+    assert {sign.reason.split(";")[0] for sign in loaded.explain(images[0])[0].signs[:-5]} == {"kept"}
+
+
+def test_a_save_replaces_an_earlier_one_but_no_other_folder(saved, fitted, tmp_path):
+    fitted.save(saved)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    with pytest.raises(OutputError, match="thesis: exists and holds no detector.json"):
+        fitted.save(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["detector", "thesis"]
+
+
+def change(name, value):
+    def edit(folder):
+        state = json.loads((folder / "detector.json").read_text())
+        state[name] = value
+        (folder / "detector.json").write_text(json.dumps(state))
+
+    return edit
+
+
+def cut(name, length):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+BROKEN = {
+    "no such folder": (shutil.rmtree, "detector"),
+    "no state": (lambda folder: (folder / "detector.json").unlink(), r"detector\.json"),
+    "no weights": (lambda folder: (folder / "adapters.safetensors").unlink(), r"adapters\.safetensors"),
+    "weights cut in the header": (cut("adapters.safetensors", 20), r"adapters\.safetensors"),
+    "weights cut in the numbers": (cut("adapters.safetensors", -100), r"adapters\.safetensors"),
+    "weights empty": (cut("adapters.safetensors", 0), r"adapters\.safetensors"),
+    "state cut": (cut("detector.json", 200), r"detector\.json"),
+    "state empty": (cut("detector.json", 0), r"detector\.json"),
+    "state a list": (lambda folder: (folder / "detector.json").write_text("[1, 2]"), r"detector\.json"),
+    "state of another program": (lambda folder: (folder / "detector.json").write_text('{"a": 1}'), r"detector\.json"),
+    "state no text": (lambda folder: (folder / "detector.json").write_bytes(b"\xff\xfe\x00"), r"detector\.json"),
+    "bank broken": (change("bank", {"name": "x"}), r"detector\.json: .*categories: Field required"),
+    "setting unknown": (change("adapters", {"lambda": 1}), r"detector\.json"),
+    "setting impossible": (change("adapters", {"lam": 2.0}), "lam is 2.0"),
+    "too few thresholds": (change("thresholds", [0.5]), r"detector\.json: its numbers do not fit"),
+    "a number in words": (change("scale", "ten"), r"detector\.json"),
+    "no fingerprint": (change("backbone", {"name": "x", "pretrained": None}), "other weights"),
+    "other adapters": (
+        change("adapters", {"lam": 0.9, "reduction": 2, "vision_share": 0.5, "text_share": 1.0}),
+        r"adapters\.safetensors: the adapters do not fit",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "named"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_detector_is_refused_and_the_file_named(saved, tiny_clip, damage, named):
+    damage(saved)
+    with pytest.raises(SDMADError, match=named):
+        SDMAD.load(saved, tiny_clip)
+
+
+def test_another_model_is_refused(saved, tmp_path):
+    other = load_clip(write_clip(tmp_path / "other", seed=1), device="cpu")  # same shapes, other weights
+    with pytest.raises(BackboneError, match="detector: was fitted on other weights"):
+        SDMAD.load(saved, other)
+
+
+def test_a_backbone_that_is_gone_is_named(bank, support, tmp_path):
+    name = write_clip(tmp_path / "moved")
+    detector = SDMAD(bank, name, device="cpu", alignment=AlignmentConfig(steps=0)).fit_table(support)
+    detector.save(tmp_path / "detector")
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(BackboneError, match="moved"):
+        SDMAD.load(tmp_path / "detector")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d, images, out: d.predict_proba(images),
+        lambda d, images, out: d.predict(images),
+        lambda d, images, out: d.decision_function(images),
+        lambda d, images, out: d.explain(images[0]),
+        lambda d, images, out: d.selected_signs(),
+        lambda d, images, out: d.save(out),
+    ],
+)
+def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
+    with pytest.raises(NotFittedError, match=r"call fit\(images, labels\)"):
+        call(SDMAD(bank, tiny_clip), images, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        ([[1, 0, 0]] * 3, r"shape \(3, 3\), expected \(4, 3\)"),
+        ([[1, 0]] * 4, r"shape \(4, 2\), expected \(4, 3\)"),
+        ([1, 0, 1, 0], r"shape \(4,\)"),
+        ([[2, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
+        ([[np.nan, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
+        ([[1, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]], "'Cardiomegaly' has no positive"),
+        ([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], "no normal image"),
+    ],
+)
+def test_bad_labels_are_named(tiny_clip, bank, images, labels, named):
+    with pytest.raises(DataError, match=named):
+        SDMAD(bank, tiny_clip, alignment=SHORT).fit(images[:4], labels)
+
+
+def test_a_table_in_another_order_is_refused(tiny_clip, bank, phantom_table):
+    with pytest.raises(DataError, match="differ from the bank's"):
+        SDMAD(bank, tiny_clip).fit_table(phantom_table.restricted(CATEGORIES[::-1]))
+
+
+def test_a_sign_too_long_for_the_text_tower_is_named_before_anything_runs(tiny_clip, bank):
+    long = "an opacity that is described at far too great a length " * 4
+    signs = [*bank.model_dump()["signs"], {"text": long, "categories": ["Emphysema"]}]
+    with pytest.raises(BankError, match=rf"sign '{long.strip()}' has \d+ tokens, but the text tower of .* reads 32"):
+        SDMAD(parse_bank({**bank.model_dump(), "signs": signs}), tiny_clip)
+
+
+def test_no_images_are_refused(fitted):
+    with pytest.raises(SDMADError, match="the list is empty"):
+        fitted.predict_proba([])
+
+
+def test_a_bank_that_does_not_exist_is_named(tiny_clip):
+    with pytest.raises(BankError, match="chest_phantom: cannot be read.*chest_phantoms"):
+        SDMAD("chest_phantom", tiny_clip)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "named"),
+    [
+        ("ViT-B-33", None, "unknown model 'ViT-B-33'"),
+        ("ViT-B-32", None, "say which weights.*'random'.*openai"),
+        ("ViT-B-32", "no_such_tag", r"ViT-B-32 \(pretrained=no_such_tag\): cannot be loaded"),
+        ("local-dir:no/such/folder", None, "no/such/folder"),
+    ],
+)
+def test_a_backbone_that_cannot_be_loaded_is_named(bank, name, pretrained, named):
+    with pytest.raises(BackboneError, match=named):
+        SDMAD(bank, name, pretrained, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_named(tiny_clip_name):
+    with pytest.raises(BackboneError, match="abacus"):
+        load_clip(tiny_clip_name, device="abacus")
+
+
+def test_broken_weights_are_named(tmp_path):
+    name = write_clip(tmp_path / "clip")
+    weights = tmp_path / "clip" / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(BackboneError, match="clip.*cannot be loaded"):
+        load_clip(name, device="cpu")
+
+
+# On an accelerator
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives(tiny_clip_name, bank, support, images, tmp_path):
+    detector = SDMAD(bank, tiny_clip_name, device="cuda", alignment=SHORT, selection=RANK).fit_table(support)
+    probabilities = detector.predict_proba(images)
+    loaded = SDMAD.load(detector.save(tmp_path / "detector"), load_clip(tiny_clip_name, device="cpu"))
+    np.testing.assert_allclose(loaded.predict_proba(images), probabilities, atol=1e-3)
