@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.draws < 1:
         raise DataError(f"--draws is {args.draws}: it must be at least 1")
+    if args.seed < 0:
+        raise DataError(f"--seed is {args.seed}: it must be at least 0")
     bank = load_bank(args.signs)
     table = load_folder(args.data, bank.categories)
     if args.categories:
@@ -39,14 +41,16 @@ def run(args: argparse.Namespace) -> None:
     unused = len(table)
     train, test = train.restricted(kept), test.restricted(kept)
     unused -= len(train) + len(test)
+    if not any(0 < positives < len(test) for positives in test.labels.sum(0)):
+        raise DataError(f"{args.data}: the test images show none or all of {', '.join(kept)}; nothing can be scored")
     backbone = load_clip(args.backbone, args.pretrained, args.device)
     seeds = range(args.seed, args.seed + args.draws)
     with new_folder(args.out, "metrics.json") as folder:
         experiment = run_experiment(train, test, bank.restricted(kept), backbone, args.shots, seeds, progress=True)
         write_report(folder, experiment, Path(args.data).resolve().name, len(train), left_out, unused)
     macro = experiment.mean(OURS)["multilabel"]["macro"]
-    low, high = macro["ap_interval"] or (float("nan"), float("nan"))
-    print(f"mAP {macro['ap']:.3f} [{low:.3f}, {high:.3f}] over {macro['categories']} categories, {args.draws} draws")
+    interval = " [{:.3f}, {:.3f}]".format(*macro["ap_interval"]) if macro["ap_interval"] else ""
+    print(f"mAP {macro['ap']:.3f}{interval} over {macro['categories']} categories, {args.draws} draws")
     print("For teaching and research; not for clinical use.")
     print(f"report: {Path(args.out).resolve() / 'report.html'}")
 
@@ -87,10 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         args.run(args)
+        return 0
     except SDMADError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        message = str(error)
+    print(f"error: {message}", file=sys.stderr)  # out of the except block, where progress bars are closed
+    return 2
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def uniform_weights(membership: Tensor) -> Tensor:
 def category_margins(u: Tensor, v: Tensor, weights: Tensor) -> Tensor:
     """g: (N, C) weighted cosine of each category's signs minus that of the normal signs, in [-2, 2].
 
-    [ours] The difference is essential: without the normal signs a pilot study lost 0.10 to 0.18 AUROC.
+    [ours] In a pilot study stage 1 lost 0.10 to 0.18 AUROC without the normal signs. On a frozen model the
+    difference can help or hurt, depending on the category; notebook 02 measures it.
     """
     z = u @ v.T  # (N, S)
     return z @ (weights[1:] - weights[:1]).T

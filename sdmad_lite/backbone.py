@@ -170,14 +170,15 @@ def load_clip(
             model = open_clip.create_model(source, tag, require_pretrained=pretrained != "random", **kwargs)
         preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
+        model = model.to(device or default_device())
     except Exception as error:
         raise BackboneError(
-            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name and the file; weights "
+            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name, file and device; weights "
             "that are not on this machine need the network once. load_clip('embedded') needs nothing"
         ) from error
     finally:
         logging.root.setLevel(level)
-    return Backbone(model.to(device or default_device()), preprocess, tokenizer, name, pretrained)
+    return Backbone(model, preprocess, tokenizer, name, pretrained)
 
 
 def pixels_to_image(pixels: Tensor, backbone: Backbone) -> np.ndarray:

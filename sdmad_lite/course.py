@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,12 @@ def support_and_validation(train: ImageTable, shots: int, seed: int) -> tuple[Im
 
 
 def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0) -> SDMAD:
-    """The detector saved under OUTPUTS/name, or a newly fitted one, which is then saved there."""
-    folder = OUTPUTS / name
+    """The detector saved under OUTPUTS, or a newly fitted one, which is then saved there.
+
+    The folder's name carries a hash of the support set and the seed, so that another draw is fitted anew.
+    """
+    content = repr([str(image) for image in support.images]) + repr(support.labels.tolist()) + repr(seed)
+    folder = OUTPUTS / f"{name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     if (folder / "detector.json").is_file():
         try:
             detector = SDMAD.load(folder, backbone)

@@ -68,7 +68,7 @@ class SDMAD:
         seed: of everything random; the same seed gives the same result on a CPU.
 
     After `fit`: weights_ (C+1, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_,
-    bias_ (C,), history_ (losses of each step; not saved), selector_ (not saved).
+    bias_ (C,), history_ (losses of each step), selector_ (not saved).
     """
 
     def __init__(
@@ -103,10 +103,11 @@ class SDMAD:
             DataError: wrong shape or values, no normal image, or a category without a positive.
         """
         labels = self._checked(images, labels)
-        self.adapters_ = build_adapters(self.backbone, self._effective_adapters(), self.seed)
+        self.backbone.color = self.bank.color  # another detector may share the backbone
+        adapters = build_adapters(self.backbone, self._effective_adapters(), self.seed)
         aligned = align(
             self.backbone,
-            self.adapters_,
+            adapters,
             images,
             labels,
             self.bank.texts,
@@ -115,7 +116,7 @@ class SDMAD:
             self.seed,
             progress,
         )
-        self.text_features_, self.history_ = aligned.v, aligned.history
+        self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
         z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
         self.scale_, bias = aligned.scale, aligned.bias.double().numpy()
         equal = equal_weights(self.membership.astype(np.float64))
@@ -169,6 +170,7 @@ class SDMAD:
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""
         self._fitted()
+        self.backbone.color = self.bank.color
         with installed(self.backbone, self.adapters_):
             return (self.backbone.encode_images(images, progress=progress) @ self.text_features_.T).double().numpy()
 
@@ -247,6 +249,7 @@ class SDMAD:
         Raises:
             BackboneError: the image tower gives no patch embeddings.
         """
+        self.backbone.color = self.bank.color
         with torch.no_grad():
             patches = self.backbone.patch_features(self.backbone.prepare([image]))[0].cpu()
             return (patches @ self.backbone.encode_texts(self.bank.texts).T).permute(2, 0, 1).numpy()
@@ -272,12 +275,14 @@ class SDMAD:
             "bias": self.bias_.tolist(),
             "weights": self.weights_.tolist(),
             "thresholds": self.thresholds_.tolist(),
+            "history": self.history_,
             "reasons": [{str(s): why for s, why in reasons.items()} for reasons in self.reasons_],
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
         tensors["text_features"] = self.text_features_.contiguous()
         with new_folder(folder, STATE) as temporary:
             save_file(tensors, temporary / WEIGHTS)
+            (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
             (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         return Path(folder)
 
@@ -293,21 +298,23 @@ class SDMAD:
             SDMADError: files are missing or broken. BackboneError: the weights do not fit the model.
         """
         folder = Path(folder)
+        file = folder / STATE
         try:
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            tensors = load_file(folder / WEIGHTS)
+            state = json.loads(file.read_text(encoding="utf-8"))
             bank = parse_bank(state["bank"], str(folder / STATE))
             configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
             selection = SelectionConfig(**{**state["selection"], "strengths": tuple(state["selection"]["strengths"])})
             name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
             numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("bias", "weights", "thresholds")}
             reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
-            scale, seed = float(state["scale"]), int(state["seed"])
+            scale, seed, history = float(state["scale"]), int(state["seed"]), list(state["history"])
+            file = folder / WEIGHTS
+            tensors = load_file(file)
             text_features = tensors.pop("text_features")
         except SDMADError:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-            raise SDMADError(f"{folder}: not a detector that save() wrote ({type(error).__name__}: {error})") from None
+            raise SDMADError(f"{file}: not what save() wrote ({type(error).__name__}: {error})") from None
         detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed)
         if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
             raise BackboneError(
@@ -330,5 +337,5 @@ class SDMAD:
         detector.bias_, detector.weights_, detector.thresholds_ = (
             numbers[k] for k in ("bias", "weights", "thresholds")
         )
-        detector.history_ = []
+        detector.history_ = history
         return detector

@@ -45,7 +45,7 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or holds something else.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link keeps pointing to the folder
     try:
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
             raise OutputError(f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder")

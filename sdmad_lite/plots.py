@@ -149,7 +149,8 @@ def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
     axis.barh(range(len(rows)), weights, color=[BLUE if row["kept"] else GREY for row in rows])
     for i, row in enumerate(rows):
         if not row["kept"]:
-            axis.text(0.005, i, row["reason"].split(";")[0], va="center", fontsize=7, color="#444444")
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axis.text(0.005, i, row["reason"].split(";")[0], va="center", fontsize=7, color="#444444", bbox=box)
     axis.axvline(1 / len(rows), color=ORANGE, linestyle="--", linewidth=1)
     axis.set_yticks(range(len(rows)), [row["text"] for row in rows], fontsize=8)
     axis.invert_yaxis()

@@ -176,7 +176,7 @@ class SignSelector:
             return weights, f"ranked by support AUROC, best {len(best)} of {count} kept"
         positives = int(y.sum())
         if positives < 2 or len(y) - positives < 2:
-            return equal, f"all signs are kept: {positives} positives are too few to judge"
+            return equal, f"all signs are kept: {positives} positive{'s' * (positives != 1)} to judge by, too few"
         return self._cross_fit(z, normal, y, equal, rng, c)
 
     def _cross_fit(self, z, normal, y, equal, rng, c) -> tuple[np.ndarray, str]:

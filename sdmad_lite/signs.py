@@ -186,6 +186,8 @@ def parse_bank(data: object, source: str = "sign bank") -> SignBank:
         for item in error.errors():
             where = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "extra_forbidden":
+                message = "unknown key; correct its spelling or remove it"
             problems.append(f"{where}: {message}" if where else message)
         raise BankError(f"{source}: " + "; ".join(problems)) from None
 

@@ -83,7 +83,7 @@ class Phantom:
     """One image with all that is true of it.
 
     image: (H, W) uint8. signs: ids of the signs drawn; sides: the side of each. masks: for each drawn
-    sign, the (H, W) bool region where it changed the image.
+    sign, the (H, W) bool region where it changed the image; rarely empty, where others hide the sign.
     """
 
     image: np.ndarray
@@ -111,7 +111,7 @@ def sample_patient(rng: np.random.Generator, patient_id: str) -> Patient:
 
 def sample_categories(rng: np.random.Generator, allowed: Sequence[str], normal: float = 0.25) -> list[str]:
     """None with probability `normal`, else one to three categories that go together."""
-    if rng.random() < normal:
+    if rng.random() < normal or not allowed:
         return []
     chosen = [str(rng.choice(allowed))]
     for _ in range(int(rng.choice([0, 1, 2], p=[0.40, 0.40, 0.20]))):
@@ -128,7 +128,7 @@ def _affinity(a: str, b: str) -> float:
 
 
 def sample_signs(rng: np.random.Generator, categories: Sequence[str], bank: SignBank) -> list[str]:
-    """Two or more compatible signs for each category, most typical number two."""
+    """Two or more compatible signs for each category (rarely one, where others hide the rest), most typically two."""
     chosen: list[str] = []
     for category in categories:
         own = [sign.id for sign in bank.signs if category in sign.categories]
