@@ -261,6 +261,7 @@ def export(args: argparse.Namespace) -> None:
         state["logit_scale"] = file.get_tensor("model.scale")[0].half()
     state = {k: v.contiguous() for k, v in state.items()}
     save_file(state, args.out, metadata={"format": "pt"})
+    args.out.chmod(0o644)  # safetensors makes it private
     shutil.copy(LOG, CURVE)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, curve in {CURVE}")
 

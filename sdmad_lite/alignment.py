@@ -21,13 +21,13 @@ from .errors import SDMADError
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Settings of stage 1. [ours] Chosen on phantoms of categories that are not reported."""
+    """Settings of stage 1. [ours] Chosen on validation phantoms and draws of their own (`scripts/tune.py`)."""
 
-    steps: int = 60
-    """Optimiser steps; 0 leaves the model frozen (the training-free mode). Many more overfit."""
-    lr: float = 1e-2
+    steps: int = 100
+    """Optimiser steps; 0 leaves the model frozen (the training-free mode)."""
+    lr: float = 2e-2
     """Peak learning rate of Adam."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Support images in a step."""
     views: int = 4
     """Versions of each support image: itself and views - 1 variations of exposure, position and noise."""

@@ -127,7 +127,8 @@ class SDMAD:
         # keep each category's mean logit on the support set where stage 1 put it
         change = z[0] @ (equal[1:] - self.weights_[1:]).T
         self.bias_ = bias + self.scale_ * change.mean(0)
-        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0])), labels)
+        prior = self.selection_config.threshold_prior
+        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0])), labels, prior)
         return self
 
     def _effective_adapters(self) -> AdapterConfig:

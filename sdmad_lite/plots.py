@@ -24,9 +24,14 @@ class _Picture(Figure):
     """A Figure that a notebook shows as PNG when it ends a cell; pyplot is not needed and keeps no copy."""
 
     def _repr_png_(self) -> bytes:
-        stream = BytesIO()
-        self.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.05)  # tight: no title is cut
-        return stream.getvalue()
+        return to_png(self)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as PNG bytes; tight, so that no title is cut."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight", pad_inches=0.05)
+    return stream.getvalue()
 
 
 def _figure(width: float, height: float) -> Figure:

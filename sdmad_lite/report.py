@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from pathlib import Path
@@ -148,15 +147,14 @@ def _maps(detector, image, picture: np.ndarray, explanations: list) -> str:
         maps = detector.sign_maps(image)
     except BackboneError:
         return ""
-    texts = [max(e.signs, key=lambda sign: sign.weight * sign.cosine).text for e in explanations]
+    kept = [[sign for sign in e.signs if sign.weight > 0] for e in explanations]
+    texts = [max(signs, key=lambda sign: sign.contribution).text for signs in kept]
     chosen = {text: maps[detector.bank.texts.index(text)] for text in dict.fromkeys(texts)}
     return _inline(plots.plot_sign_maps(picture, chosen))
 
 
 def _inline(figure: Figure, attributes: str = "") -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img {attributes} alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img {attributes} alt="" src="data:image/png;base64,{base64.b64encode(plots.to_png(figure)).decode()}">'
 
 
 def _figure_cell(row: dict, name: str) -> str:

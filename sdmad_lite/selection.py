@@ -36,6 +36,8 @@ class SelectionConfig:
     the number of positives, so that it weakens as shots grow."""
     drop_below: float = 0.25
     """A sign whose weight is under this share of an equal weight is dropped."""
+    threshold_prior: float = 8.0
+    """Positives' worth of pull of each decision threshold towards 0.5."""
 
     def __post_init__(self):
         if self.rule not in ("simplex", "rank", "all"):
@@ -226,11 +228,15 @@ class SignSelector:
         return margins(z, self.weights_)
 
 
-def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:
     """(C,) the threshold of best F1 for each category, midway to the next lower score.
 
+    [ours] It is shrunk towards 0.5 as if `prior` positives had asked for that, because the support
+    images also trained the scores: on them they look better separated than on new ones.
+
     Args:
-        scores: (N, C), of the support set only. labels: (N, C) with at least one positive per category.
+        scores: (N, C) probabilities, of the support set only. labels: (N, C), a positive per category.
+        prior: weight of 0.5, in positives.
     """
     thresholds = np.full(scores.shape[1], 0.5)
     for c in range(scores.shape[1]):
@@ -239,4 +245,5 @@ def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         best = int(np.argmax(f1[:-1]))
         lower = scores[:, c][scores[:, c] < cut[best]]
         thresholds[c] = (cut[best] + lower.max()) / 2 if len(lower) else cut[best]
-    return thresholds
+    positives = labels.sum(0)
+    return (positives * thresholds + prior * 0.5) / (positives + prior)

@@ -12,7 +12,6 @@ milliseconds; the widgets only pass values on. Pictures are `widgets.Image` and 
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import DataError
-from .plots import BLUE, GREY, ORANGE, RED, _clean, _figure
+from .plots import BLUE, GREY, ORANGE, RED, _clean, _figure, to_png
 from .selection import equal_weights
 from .signs import SignBank
 
@@ -165,12 +164,6 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 class SignPanel(ipywidgets.VBox):
     """Choose a category and switch its signs on and off, or keep the best n by support AUROC.
 
@@ -239,5 +232,5 @@ class SignPanel(ipywidgets.VBox):
         finally:
             self._quiet = False
         category, kept = self.category.value, self.kept()
-        self.picture.value = _png(sign_panel_figure(self.case, category, kept))
+        self.picture.value = to_png(sign_panel_figure(self.case, category, kept))
         self.state.value = sign_panel_text(self.case, category, kept, note)
