@@ -44,10 +44,11 @@ def phantoms(args: argparse.Namespace) -> None:
     train, test = phantom_table(args.train, args.seed), phantom_table(args.test, args.seed + 1)
     bank, backbone = chest_bank().restricted(list(KEPT_OUT)), load_clip()
     positives = dict(zip(KEPT_OUT, test.labels.sum(0).tolist(), strict=True))
+    counts = ", ".join(f"{count} with {name}" for name, count in positives.items())
     lines = [
         "# Kept-out categories on phantoms",
         "",
-        f"{', '.join(KEPT_OUT)}: never drawn in pretraining. Test: {len(test)} phantoms ({positives} positive), "
+        f"{', '.join(KEPT_OUT)}: never drawn in pretraining. Test: {len(test)} phantoms ({counts}), "
         f"{args.draws} support draws from {len(train)} phantoms of other patients. Macro mAP and AUROC of the "
         "multi-label protocol, mean and 95 % interval over draws. For teaching and research; not for clinical use.",
         "",
@@ -87,8 +88,8 @@ def phantoms(args: argparse.Namespace) -> None:
         ]
         rows = {method: mean_interval(run.series(method)) for method in METHODS}
         name = f"phantoms_k{shots}.png"
-        plots.plot_methods(rows, "macro mAP", f"Kept-out categories, {shots} shots").savefig(FOLDER / name, dpi=110)
-        lines += ["", f"![mAP of each method at {shots} shots]({name})"]
+        plots.plot_methods(rows, "macro mAP", f"Kept-out categories, K = {shots}").savefig(FOLDER / name, dpi=110)
+        lines += ["", f"![mAP of each method, K = {shots}]({name})"]
     write_json(FOLDER / "phantoms.json", data)
     (FOLDER / "phantoms.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(FOLDER / "phantoms.md")

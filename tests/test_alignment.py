@@ -33,7 +33,7 @@ def unit(*shape, seed=0):
 
 
 def test_margins_by_hand():
-    """u = (0.6, 0.8). Cosines with the signs: 0.6, 0.8, -0.6, 0. Category 1: (0.6 + 0.8) / 2 - 0, category 2: (0.8 - 0.6) / 2."""
+    """Cosines with the signs: 0.6, 0.8, -0.6, 0. Category 1: (0.6 + 0.8) / 2, category 2: (0.8 - 0.6) / 2."""
     u = torch.tensor([[0.6, 0.8]])
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.8, -0.6]])
     got = category_margins(u, v, uniform_weights(MEMBERSHIP))
@@ -59,7 +59,7 @@ def test_uniform_weights_by_hand():
 
 
 def test_inter_anomaly_by_hand():
-    """Probabilities .75 (true), .5 (false) in one column, .5 (false), .25 (true) in the other; mean over the 4 cells."""
+    """One column: .75 (a positive), .5 (a negative); the other: .5 (a negative), .25 (a positive). Mean of 4 cells."""
     logits = torch.tensor([[math.log(3), 0.0], [0.0, -math.log(3)]])
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     expected = (math.log(4 / 3) + math.log(2) + math.log(2) + math.log(4)) / 4
@@ -207,6 +207,8 @@ def test_the_first_view_is_the_image_itself(tiny_clip, phantom_table):
     views = make_views(tiny_clip, images, 3, seed=0)
     assert torch.equal(views[0], tiny_clip.prepare(images))
     assert len(views) == 3 and not torch.allclose(views[1], views[2])
+    again, other = (make_views(tiny_clip, images, 3, seed)[1] for seed in (0, 1))
+    assert torch.equal(views[1], again) and not torch.equal(views[1], other)
 
 
 # Training
@@ -253,7 +255,9 @@ def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns)
     results = []
     for seed in (3, 3, 4):
         adapters, aligned = train(tiny_clip, patterns, seed, steps=8)
-        results.append([*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale)])
+        results.append(
+            [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale)]
+        )
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
 

@@ -89,7 +89,9 @@ def test_restricted_drops_images_that_show_only_other_findings():
 
 
 def test_a_split_column_is_obeyed():
-    train, test = split_train_test(table([[1], [0], [1], [0]], [1, 2, 3, 4], ["test", "train", "train", "test"]), seed=5)
+    train, test = split_train_test(
+        table([[1], [0], [1], [0]], [1, 2, 3, 4], ["test", "train", "train", "test"]), seed=5
+    )
     assert (train.meta["patient_id"], test.meta["patient_id"]) == (("2", "3"), ("1", "4"))
 
 
@@ -209,7 +211,10 @@ BAD = {
     "text for an image name": ([*GOOD, "long report " * 40 + ",0,p3"], "line 4: no such image file long report"),
     "zero byte in a name": ([*GOOD, "images/a\0.png,0,p3"], "line 4: no such image file"),
     "no patient": ([*GOOD, "images/c.png,0,"], "line 4: the patient_id is empty"),
-    "bad split": (["image,Mass,split", "images/a.png,1,train", "images/b.png,0,valid"], "line 3, column split: 'valid' is not train or test"),
+    "bad split": (
+        ["image,Mass,split", "images/a.png,1,train", "images/b.png,0,valid"],
+        "line 3, column split: 'valid' is not train or test",
+    ),
     "patient in both splits": (
         ["image,Mass,patient_id,split", "images/a.png,1,p7,train", "images/b.png,0,p7,test"],
         "patient p7 is in train and in test",

@@ -12,7 +12,7 @@ from sdmad_lite.protocols import evaluate, mean_interval, over_draws, paired
 IMAGES = np.array(
     [
         ([0.1, 0.2], [0, 0]),  # normal
-        ([0.4, 0.3], [0, 0]),  # normal
+        ([0.4, 0.0], [0, 0]),  # normal
         ([0.8, 0.3], [1, 0]),
         ([0.3, 0.35], [1, 0]),  # missed, and B is ranked above A
         ([0.5, 0.9], [0, 1]),
@@ -49,7 +49,10 @@ def test_discrimination_by_hand(result):
 
 
 def test_multilabel_by_hand(result):
-    """A: .9 .8 .3 against .5 .4 .1: 7 of 9 pairs; P P N N P N: AP (1 + 1 + 3/5) / 3. At .5: 2 hits, 1 false, 1 missed."""
+    """A: .9 .8 .3 against .5 .4 .1: 7 of 9 pairs; P P N N P N: AP (1 + 1 + 3/5) / 3.
+
+    F1 at .5: 2 hits, 1 false, 1 missed.
+    """
     f1 = {name: result["multilabel"][name].pop("f1") for name in ("A", "B")}
     assert result["multilabel"]["A"] == row(7 / 9, 13 / 15, 3, 3)
     assert result["multilabel"]["B"] == row(1, 1, 2, 4)
@@ -57,7 +60,10 @@ def test_multilabel_by_hand(result):
 
 
 def test_macro_and_thresholded_figures_by_hand(result):
-    """Cells at .5: 4 hits, 1 false (image 4, A), 1 missed (image 3, A) of 12; 4 of 6 rows right; image 3 ranked wrong."""
+    """At .5, of 12 cells: 4 hits, 1 false (image 4, A), 1 missed (image 3, A).
+
+    4 of 6 rows are right; image 3 is ranked wrong.
+    """
     assert result["multilabel"]["macro"] == pytest.approx(
         {
             "auroc": (7 / 9 + 1) / 2,
@@ -72,7 +78,9 @@ def test_macro_and_thresholded_figures_by_hand(result):
         }
     )
     assert result["detection"]["macro"]["auroc"] == pytest.approx((5 / 6 + 1) / 2)  # "any" is not a category
-    assert result["discrimination"]["macro"] == pytest.approx({"auroc": 5 / 6, "ap": 23 / 24, "positives": 5, "categories": 2})
+    assert result["discrimination"]["macro"] == pytest.approx(
+        {"auroc": 5 / 6, "ap": 23 / 24, "positives": 5, "categories": 2}
+    )
 
 
 def test_without_thresholds_there_are_no_thresholded_figures():
@@ -166,7 +174,7 @@ def test_paired_verdicts_by_hand():
 def test_pairing_sees_what_the_means_hide():
     """Draws differ by far more than the methods do, but one method is ahead in each of them."""
     theirs = np.array([0.5, 0.9, 0.6, 0.8, 0.7])
-    ours = theirs + [0.010, 0.012, 0.009, 0.011, 0.010]
+    ours = theirs + np.array([0.010, 0.012, 0.009, 0.011, 0.010])
     assert mean_interval(ours)[1] < mean_interval(theirs)[2]  # the intervals of the two means overlap
     assert paired(ours, theirs)["verdict"] == "better"
 
@@ -185,7 +193,9 @@ def test_over_draws_by_hand():
     assert a["auroc_interval"] == pytest.approx([0.5 - 12.7062 * 2.5 / 9, 0.5 + 12.7062 * 2.5 / 9], rel=1e-5)
     assert (a["positives"], a["negatives"]) == (3, 3)
     assert over["multilabel"]["macro"]["categories"] == 2
-    assert over["multilabel"]["macro"]["exact_match"] == pytest.approx(np.mean([d["multilabel"]["macro"]["exact_match"] for d in draws]))
+    assert over["multilabel"]["macro"]["exact_match"] == pytest.approx(
+        np.mean([d["multilabel"]["macro"]["exact_match"] for d in draws])
+    )
 
 
 def test_over_draws_keeps_none_and_gives_one_draw_no_interval():

@@ -1,0 +1,253 @@
+"""The repository itself: notebooks, environment, links, and what an import costs."""
+
+import ast
+import fnmatch
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import sdmad_lite
+from sdmad_lite.signs import load_bank
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sdmad_lite"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOTEBOOKS = sorted(p for p in ROOT.glob("notebooks/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+
+
+def repository_files() -> list[Path]:
+    """Files that are committed."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0:
+        paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:  # unpacked from an archive
+        left_behind = re.compile(r"\.(?!ci|git\w).*|build|__pycache__|.*\.egg-info")
+        paths = [p for p in ROOT.rglob("*") if not any(map(left_behind.fullmatch, p.relative_to(ROOT).parts))]
+    return [path for path in paths if path.is_file()]
+
+
+def texts() -> dict[str, str]:
+    """Path to content, of all files that are text."""
+    found = {}
+    for path in repository_files():
+        try:
+            found[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, str]:
+    return texts()
+
+
+def package_name(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def requirements() -> set[str]:
+    project = PYPROJECT["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return {package_name(requirement) for group in groups for requirement in group}
+
+
+# Environment
+
+
+def test_the_conda_environment_installs_the_project_and_repeats_nothing():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert "-e .[dev]" in pip
+    named = {package_name(entry) for entry in [*conda, *(entry for entry in pip if not entry.startswith("-"))]}
+    assert named & requirements() == set()
+    python = next(entry for entry in conda if entry.startswith("python="))
+    assert PYPROJECT["project"]["requires-python"] == f">={python.removeprefix('python=')}"
+
+
+def test_every_dependency_has_a_version_for_the_term():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {package_name(line) for line in lines if "==" in line and not line.startswith("#")}
+    assert requirements() - pinned == set()
+
+
+def test_every_data_file_of_the_package_is_installed():
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["sdmad_lite"]
+    data = [p.relative_to(PACKAGE).as_posix() for p in repository_files() if PACKAGE in p.parents and p.suffix != ".py"]
+    assert len(data) >= 6
+    assert [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+
+
+# What must not be in a repository
+
+
+def test_no_paths_of_somebodys_machine(files):
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w")
+    assert [name for name, text in files.items() if pattern.search(text)] == []
+
+
+def test_no_package_hosts(files):
+    pattern = re.compile(
+        r"https?://\S*(?:pypi|pythonhosted|artifactory|nexus|devpi)|(?:index|extra)[-]url|find[-]links"
+    )
+    assert {name: pattern.findall(text) for name, text in files.items() if pattern.search(text)} == {}
+
+
+# Links and commands
+
+
+def linked(name: str, text: str) -> list[str]:
+    if name.endswith(".ipynb"):
+        text = "\n".join(
+            "".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"
+        )
+    targets = re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", text) + re.findall(
+        r"<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"", text
+    )
+    return [t.split("#")[0] for t in targets if not re.match(r"[a-z]+:", t) and t.split("#")[0]]
+
+
+def test_relative_links_lead_somewhere(files):
+    pages = {name: text for name, text in files.items() if name.endswith((".md", ".ipynb"))}
+    links = [(name, target) for name, text in pages.items() for target in linked(name, text)]
+    assert [(name, target) for name, target in links if not (ROOT / name).parent.joinpath(target).exists()] == []
+
+
+def test_texts_name_only_targets_and_scripts_that_exist(files):
+    targets = set(re.findall(r"^([a-z-]+):", files["Makefile"], re.MULTILINE))
+    for name, text in files.items():
+        if name == "Makefile" or name.endswith(".md"):
+            code = " ".join(re.findall(r"`[^`\n]+`|^ {4}.*$", text, re.MULTILINE))
+            used = set(re.findall(r"\bmake ([a-z-]+)", code))
+            assert used <= targets, (name, used - targets)
+            scripts = set(re.findall(r"\bscripts/\w+\.(?:py|json)", text))
+            assert [s for s in scripts if not (ROOT / s).is_file()] == [], name
+
+
+def test_the_python_example_of_the_readme_runs(files, tmp_path, monkeypatch):
+    """On four patterns, with the bank that the text leaves to the reader."""
+    example = re.search(r"```python\n(.*?)```", files["README.md"], re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    Path("my_images").mkdir()
+    lines = ["image,Effusion,Nodule"]
+    for i, labels in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+        pixels = np.random.default_rng(i).integers(0, 99, (32, 32)) + 80 * labels[0] + 60 * labels[1] * np.eye(32)
+        Image.fromarray(pixels.astype(np.uint8)).save(f"my_images/{i}.png")
+        lines.append(f"{i}.png,{labels[0]},{labels[1]}")
+    Path("my_images/labels.csv").write_text("\n".join(lines))
+    Path("my_images/1.png").rename("new.png")
+    Path("my_images/1.png").write_bytes(Path("new.png").read_bytes())
+    load_bank("nih_chest14").restricted(["Effusion", "Nodule"]).save("my_signs.json")
+    space: dict = {}
+    exec(example, space)
+    assert space["detector"].predict_proba(["new.png"]).shape == (1, 2)
+    assert {p.suffix for p in Path("my_detector").iterdir()} == {".json", ".safetensors"}
+
+
+# Imports
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, by their first name."""
+    found = set()
+    level = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == level:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_of_the_package_go_one_way():
+    graph: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if name not in ("__init__", "__main__"):
+            graph.setdefault(name, set()).update(imports(path) - {name})
+    order = list(TopologicalSorter(graph).static_order())  # raises on a cycle
+    assert len(order) > 10
+    shown = {name for name, used in graph.items() if used & {"plots", "widgets"}}
+    assert not shown & {"signs", "data", "backbone", "adapters", "alignment", "selection", "detector", "protocols"}
+    assert graph["selection"] <= {"errors"} and graph["protocols"] <= {"errors"}  # functions of scores alone
+
+
+HEAVY = {"matplotlib", "ipywidgets", "umap", "open_clip", "pandas", "torch"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import sdmad_lite", set()),
+        # scikit-learn imports pandas where it is installed
+        ("from sdmad_lite import SDMAD, evaluate, load_folder, experiment, baselines, phantoms", {"torch", "pandas"}),
+    ],
+)
+def test_an_import_is_light(statement, allowed):
+    code = f"{statement}; import sys; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(result.stdout.split())
+    assert "sdmad_lite" in loaded and loaded & HEAVY <= allowed
+
+
+def test_what_the_package_offers_is_there():
+    assert all(getattr(sdmad_lite, name) is not None for name in sdmad_lite.__all__)
+    assert set(sdmad_lite.__all__) <= set(dir(sdmad_lite))
+    with pytest.raises(AttributeError, match="no attribute 'sdmad'"):
+        sdmad_lite.sdmad  # noqa: B018
+    assert sdmad_lite.__version__ == PYPROJECT["project"]["version"]
+
+
+# Notebooks
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param, json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def code_cells(content: dict) -> list[str]:
+    return ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"]
+
+
+def plain_python(source: str) -> str:
+    return "\n".join("pass" if re.match(r"\s*[%!]", line) else line for line in source.splitlines())
+
+
+def test_notebooks_are_numbered_without_gaps():
+    numbers = [p.name[:3] for p in NOTEBOOKS if p.parent.name == "notebooks"]
+    assert numbers == [f"{i:02d}_" for i in range(len(numbers))]
+
+
+def test_a_notebook_is_small_has_no_outputs_and_runs_on_any_kernel(notebook):
+    path, content = notebook
+    assert path.stat().st_size < 100_000
+    assert content["metadata"]["kernelspec"]["name"] == "python3"
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+        assert "data:image" not in "".join(cell["source"]) and not cell.get("attachments")
+
+
+def test_the_code_of_a_notebook_comes_in_small_pieces(notebook):
+    _, content = notebook
+    cells = code_cells(content)
+    assert len(cells) > 2
+    assert [source for source in cells if len(source.splitlines()) > 30] == []
+    for source in cells:
+        for node in ast.walk(ast.parse(plain_python(source))):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                assert node.end_lineno - node.lineno < 15, node.name
+
+
+def test_a_notebook_imports_the_module(notebook):
+    _, content = notebook
+    assert any(re.search(r"^\s*(from|import) sdmad_lite", source, re.MULTILINE) for source in code_cells(content))
