@@ -83,7 +83,7 @@ def explanation() -> Figure:
     picture, chances, parts = figure.subplots(1, 3, width_ratios=(1, 1, 1.7))
     picture.imshow(np.asarray(read_image(test.images[row])), cmap="gray", vmin=0, vmax=255)
     truth = [c for c, y in zip(bank.categories, test.labels[row], strict=True) if y]
-    picture.set_title("truth: " + " + ".join(truth), fontsize=10)
+    picture.set_title("truly present:\n" + " and ".join(truth), fontsize=10)
     picture.axis("off")
     plots.draw_probabilities(chances, explained, truth)
     plots.draw_explanation(parts, max(explained, key=lambda e: e.logit))
@@ -108,5 +108,5 @@ def pretraining() -> Figure:
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     for make in (method, contact_sheet, sign_sheet, pretraining, explanation):
-        make().savefig(FOLDER / f"{make.__name__}.png", dpi=110)
+        make().savefig(FOLDER / f"{make.__name__}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
         print(FOLDER / f"{make.__name__}.png")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .alignment import AlignmentConfig
 from .backbone import Backbone
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
@@ -53,7 +54,7 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     if (folder / "detector.json").is_file():
         try:
             detector = SDMAD.load(folder, backbone)
-            if detector.bank == bank:
+            if detector.bank == bank and detector.alignment_config == AlignmentConfig():
                 return detector
         except BackboneError:
             print(f"{folder} was fitted on another backbone; fitting again")

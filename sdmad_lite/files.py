@@ -63,8 +63,10 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
 def _move_into_place(temporary: Path, path: Path) -> None:
     try:
         temporary.chmod(0o755)
+        aside = temporary.with_name(temporary.name + ".old")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(aside)
         temporary.rename(path)
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None

@@ -269,6 +269,8 @@ def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str 
     axis.invert_yaxis()
     if figure_name == "auroc":
         axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
+    if axis.get_xlim()[1] > 1.02:  # a t-interval can pass 1, the figure cannot
+        axis.set_xlim(right=1.02)
     drawn = any(means[protocol][name].get(f"{figure_name}_interval") for protocol in PROTOCOLS for name in names)
     axis.set(xlabel=f"{figure_name.upper()} {'(95 % interval over support draws)' if drawn else '(one support draw)'}")
     figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
@@ -280,7 +282,7 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     """ROC and precision-recall curves of each category that has positives and negatives."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure = _figure(9, 4)
+    figure = _figure(10.5, 4)
     roc, pr = figure.subplots(1, 2)
     for c, (name, color) in enumerate(zip(categories, (PALETTE * 3), strict=False)):
         if 0 < labels[:, c].sum() < len(labels):
@@ -292,7 +294,7 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     roc.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
-    pr.legend(fontsize=7, loc="upper right")
+    figure.legend(*pr.get_legend_handles_labels(), fontsize=7, loc="outside right center", frameon=False)
     for axis in (roc, pr):
         _clean(axis)
     return figure

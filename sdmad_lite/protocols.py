@@ -44,13 +44,19 @@ def evaluate(
         cannot be computed is None, and is not averaged; "macro" says how many categories it averages.
 
     Raises:
-        DataError: shapes differ, or a score is not finite.
+        DataError: shapes differ, a score is not finite, or a label is not 0 or 1.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != len(categories):
         raise DataError(f"scores {scores.shape}, labels {labels.shape} and {len(categories)} categories do not match")
     if not np.isfinite(scores).all():
         raise DataError(f"scores: row {np.argwhere(~np.isfinite(scores))[0][0]} is not finite")
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError("labels: only 0 and 1 are allowed")
+    if thresholds is not None and np.shape(thresholds) != (len(categories),):
+        raise DataError(
+            f"thresholds: shape {np.shape(thresholds)}, expected one for each of {len(categories)} categories"
+        )
     normal = labels.sum(1) == 0
     detection, discrimination, multilabel = {}, {}, {}
     for c, name in enumerate(categories):

@@ -34,6 +34,8 @@ class SelectionConfig:
     strengths: tuple[float, ...] = (10.0, 3.0, 1.0, 0.3, 0.1)
     """Pulls towards equal weights that cross-fitting chooses from, strongest first; each is divided by
     the number of positives, so that it weakens as shots grow."""
+    least_gain: float = 1.0
+    """Standard errors over folds by which the cross-fitted gain must exceed zero, or all signs stay."""
     drop_below: float = 0.25
     """A sign whose weight is under this share of an equal weight is dropped."""
     threshold_prior: float = 8.0
@@ -82,7 +84,7 @@ def fit_simplex(z: np.ndarray, normal: np.ndarray, y: np.ndarray, strength: floa
     """Weights on the simplex for one category, by balanced logistic regression.
 
     Minimises the balanced log loss of `a (z w - normal) + b` plus `strength / positives` times
-    KL(w || equal weights), over w, a > 0 and b.
+    KL(w || equal weights), over w, a > 0 and b (and 0.01 log(a)^2, which keeps a finite).
 
     Args:
         z: (N, s) cosines of the category's own signs. normal: (N,) score of the normal signs.
@@ -176,38 +178,34 @@ class SignSelector:
             weights = np.zeros(count)
             weights[best] = 1 / len(best)
             return weights, f"ranked by support AUROC, best {len(best)} of {count} kept"
-        positives = int(y.sum())
-        if positives < 2 or len(y) - positives < 2:
-            return equal, f"all signs are kept: {positives} positive{'s' * (positives != 1)} to judge by, too few"
+        fewer = int(min(y.sum(), len(y) - y.sum()))
+        if fewer < 2:
+            side = "positive" if y.sum() == fewer else "negative"
+            return equal, f"all signs are kept: {fewer} {side}{'s' * (fewer != 1)} to judge by, too few"
         return self._cross_fit(z, normal, y, equal, rng, c)
 
     def _cross_fit(self, z, normal, y, equal, rng, c) -> tuple[np.ndarray, str]:
-        views, count = len(z), z.shape[1]
+        views = len(z)
         fold = _folds(y, min(self.config.folds, int(y.sum()), int(len(y) - y.sum())), rng)
-        held = {None: np.zeros(count), **{s: np.zeros(count) for s in self.config.strengths}}
-        rank = dict.fromkeys(held, 0.0)
+        names = [None, *self.config.strengths]
+        rank = {name: [] for name in names}  # held-out AUROC of each fold
         for f in np.unique(fold):
             train, test = fold != f, fold == f
             flat = z[:, train].reshape(-1, z.shape[2])
-            for strength in held:
+            for name in names:
                 w = equal
-                if strength is not None:
-                    w = fit_simplex(flat, normal[:, train].ravel(), np.tile(y[train], views), strength * views)
-                held[strength][test] = z[0, test] @ w - normal[0, test]
-            for strength in held:
-                rank[strength] += roc_auc_score(y[test], held[strength][test]) * test.sum() / count
-        best = max(self.config.strengths, key=lambda s: rank[s])  # strongest pull wins a tie
-        self.gains_[c] = rank[best] - rank[None]
-        if self.gains_[c] <= self._least_gain(y):
-            return equal, f"all signs are kept: no cross-fitted gain ({self.gains_[c]:+.3f} AUROC)"
+                if name is not None:
+                    w = fit_simplex(flat, normal[:, train].ravel(), np.tile(y[train], views), name * views)
+                rank[name].append(roc_auc_score(y[test], z[0, test] @ w - normal[0, test]))
+        best = max(self.config.strengths, key=lambda name: np.mean(rank[name]))  # strongest pull wins a tie
+        gain = np.subtract(rank[best], rank[None])
+        self.gains_[c] = gain.mean()
+        error = gain.std(ddof=1) / np.sqrt(len(gain))
+        if self.gains_[c] <= self.config.least_gain * error:
+            return equal, f"all signs are kept: no clear cross-fitted gain ({self.gains_[c]:+.3f} AUROC)"
         flat = z.reshape(-1, z.shape[2])
         weights = fit_simplex(flat, normal.ravel(), np.tile(y, views), best * views)
         return weights, f"weights fitted, cross-fitted gain {self.gains_[c]:+.3f} AUROC"
-
-    @staticmethod
-    def _least_gain(y: np.ndarray) -> float:
-        """A gain must exceed about the size of one swapped pair in ten per positive, or it is luck."""
-        return 0.1 / y.sum()
 
     def _reasons(self, own: np.ndarray, small: np.ndarray, note: str, c: int) -> dict[int, str]:
         reasons = {}

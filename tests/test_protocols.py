@@ -206,3 +206,12 @@ def test_over_draws_keeps_none_and_gives_one_draw_no_interval():
         "negatives": 6,
     }
     assert over["multilabel"]["A"]["auroc_interval"] is None and over["multilabel"]["A"]["auroc"] > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "thresholds", "message"),
+    [([[2], [0]], None, "only 0 and 1"), ([[1], [0]], [0.5, 0.5], "thresholds: shape \\(2,\\)")],
+)
+def test_labels_and_thresholds_that_do_not_fit_are_refused(labels, thresholds, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(np.array([[0.2], [0.4]]), np.array(labels), ["a"], thresholds)
