@@ -36,7 +36,7 @@ test: $(INSTALLED) ## check style, run the tests, then run every notebook
 	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	$(IN_VENV) $(BIN)/jupyter lab notebooks
+	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 samples: $(INSTALLED) ## draw data_samples/chest again
 	$(BIN)/python -m sdmad_lite.phantoms.samples

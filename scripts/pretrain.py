@@ -1,7 +1,7 @@
 """Pretrain the embedded CLIP on phantoms: `draw` a pool of images, `train` on it, `export` the weights.
 
-    python scripts/pretrain.py draw --images 60000
-    python scripts/pretrain.py train --minutes 60
+    python scripts/pretrain.py draw
+    python scripts/pretrain.py train
     python scripts/pretrain.py export
 
 Three losses, all our choice (sigmoid contrastive learning after Zhai et al. 2023, arXiv 2303.15343):
@@ -270,7 +270,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("draw", help="draw the pool of phantoms")
-    sub.add_argument("--images", type=int, default=60000)
+    sub.add_argument("--images", type=int, default=65536)
     sub.add_argument("--workers", type=int, default=1)
     sub.set_defaults(run=draw)
     sub = commands.add_parser("train", help="train on the pool, or go on from the last checkpoint")

@@ -178,6 +178,7 @@ class SignPanel(ipywidgets.VBox):
             options=list(case.bank.categories), value=category or case.bank.categories[0], description="category"
         )
         self.slider = ipywidgets.IntSlider(value=1, min=1, max=1, description="number kept", continuous_update=False)
+        self.slider.style.description_width = "initial"
         self.checks: list[ipywidgets.Checkbox] = []
         self.picture = ipywidgets.Image(format="png")
         self.state = ipywidgets.HTML()
