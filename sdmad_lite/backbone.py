@@ -171,6 +171,10 @@ def load_clip(
         preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
         model = model.to(device or default_device())
+    except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
+        raise BackboneError(
+            f"{name}: needs the package {error.name!r}; install it: pip install {error.name}"
+        ) from error
     except Exception as error:
         raise BackboneError(
             f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name, file and device; weights "
