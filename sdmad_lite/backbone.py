@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -183,10 +182,3 @@ def load_clip(
     finally:
         logging.root.setLevel(level)
     return Backbone(model, preprocess, tokenizer, name, pretrained)
-
-
-def pixels_to_image(pixels: Tensor, backbone: Backbone) -> np.ndarray:
-    """Undo the normalisation of one prepared image (3, H, W), for display: (H, W, 3) uint8."""
-    config = backbone.model.visual.preprocess_cfg
-    mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
-    return ((pixels.cpu() * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()

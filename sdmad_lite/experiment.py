@@ -50,7 +50,6 @@ class Experiment:
     within: dict[str, list[dict]] = field(default_factory=dict)
     scores: list[np.ndarray] = field(default_factory=list)
     detectors: list[SDMAD] = field(default_factory=list)
-    support: list[np.ndarray] = field(default_factory=list)
 
     def mean(self, method: str = OURS) -> dict:
         """`over_draws` of one method."""
@@ -93,7 +92,7 @@ def run_experiment(
     used = np.unique(np.concatenate(drawn))
     u_used = backbone.encode_images([train.images[i] for i in used], progress=progress)
     u_test = backbone.encode_images(test.images, progress=progress)
-    experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS}, support=drawn)
+    experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS})
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         support = train.rows(rows)
         u, labels = u_used[np.searchsorted(used, rows)], support.labels
