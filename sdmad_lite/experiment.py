@@ -39,7 +39,8 @@ class Experiment:
     """Everything that was measured.
 
     results: method -> draws -> `evaluate` output. within: "column=value" -> the same for OURS.
-    scores: OURS, per draw, (T, C) probabilities. detectors: the fitted detector of each draw.
+    scores: OURS, per draw, (T, C) probabilities. detectors: the fitted detector of each draw. support: its rows
+    of the training table.
     """
 
     bank: SignBank
@@ -50,6 +51,7 @@ class Experiment:
     within: dict[str, list[dict]] = field(default_factory=dict)
     scores: list[np.ndarray] = field(default_factory=list)
     detectors: list[SDMAD] = field(default_factory=list)
+    support: list[np.ndarray] = field(default_factory=list)
 
     def mean(self, method: str = OURS) -> dict:
         """`over_draws` of one method."""
@@ -92,7 +94,7 @@ def run_experiment(
     used = np.unique(np.concatenate(drawn))
     u_used = backbone.encode_images([train.images[i] for i in used], progress=progress)
     u_test = backbone.encode_images(test.images, progress=progress)
-    experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS})
+    experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS}, support=drawn)
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         support = train.rows(rows)
         u, labels = u_used[np.searchsorted(used, rows)], support.labels
