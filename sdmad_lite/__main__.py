@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"left out: {category} ({why})")
     if not kept:
         raise DataError(f"{args.data}: no category has enough positives; lower --shots or --min-positives")
-    unused = len(table)
     train, test = train.restricted(kept), test.restricted(kept)
-    unused -= len(train) + len(test)
+    unused = len(table) - len(train) - len(test)
     if not any(0 < positives < len(test) for positives in test.labels.sum(0)):
         raise DataError(f"{args.data}: the test images show none or all of {', '.join(kept)}; nothing can be scored")
     backbone = load_clip(args.backbone, args.pretrained, args.device)

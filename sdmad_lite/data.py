@@ -141,7 +141,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
     found = [c for c in (categories or header) if c in header and c != "image" and c not in META]
     if not found:
         raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
-    images, labels, lines = [], [], {}
+    images, kept, lines = [], [], {}
     for line, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
@@ -160,14 +160,12 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
             if cells[category] not in ("0", "1"):
                 raise DataError(f"{path}, line {line}, column {category}: {cells[category]!r} is not 0 or 1")
         images.append(image)
-        labels.append([int(cells[c]) for c in found])
+        kept.append(cells)
     if not images:
         raise DataError(f"{path}: has no rows; write a row per image")
-    column = {
-        name: [row[i].strip() for row in rows[1:] if any(c.strip() for c in row)] for i, name in enumerate(header)
-    }
-    meta = {name: tuple(column[name]) for name in META if name in column}
-    table = ImageTable(tuple(images), np.asarray(labels, dtype=np.int64), tuple(found), meta)
+    labels = np.array([[int(cells[c]) for c in found] for cells in kept], dtype=np.int64)
+    meta = {name: tuple(cells[name] for cells in kept) for name in META if name in header}
+    table = ImageTable(tuple(images), labels, tuple(found), meta)
     _check_split(path, table)
     return table
 

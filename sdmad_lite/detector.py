@@ -25,7 +25,7 @@ from .backbone import Backbone, load_clip
 from .data import ImageTable
 from .errors import BackboneError, DataError, NotFittedError, SDMADError
 from .files import new_folder
-from .selection import SelectionConfig, SignSelector, best_f1_thresholds, equal_weights
+from .selection import SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank, parse_bank
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
@@ -121,7 +121,7 @@ class SDMAD:
         self.scale_, bias = aligned.scale, aligned.bias.double().numpy()
         equal = equal_weights(self.membership.astype(np.float64))
         if not self.alignment_config.steps:
-            self.scale_, bias = 10.0, self._midway(z[0] @ (equal[1:] - equal[:1]).T, labels)
+            self.scale_, bias = 10.0, self._midway(margins(z[0], equal), labels)
         self.selector_ = SignSelector(self.selection_config, self.seed).fit(z, labels, self.membership)
         self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
         # keep each category's mean logit on the support set where stage 1 put it
@@ -178,7 +178,7 @@ class SDMAD:
     def logits(self, z: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Logits (N, C) from cosines z (N, S), with the selected weights or others of shape (C+1, S)."""
         weights = self.weights_ if weights is None else weights
-        return self.scale_ * z @ (weights[1:] - weights[:1]).T + self.bias_
+        return self.scale_ * margins(z, weights) + self.bias_
 
     def decision_function(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """Logits (N, C)."""
