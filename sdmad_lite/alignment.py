@@ -129,9 +129,9 @@ def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -
     return torch.stack(moved).clamp(0, 1)
 
 
-def make_views(backbone: Backbone, images, count: int, seed: int) -> list[Tensor]:
+def make_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
     """`count` versions of prepared images, each (N, 3, H, W) normalised; the first is unchanged."""
-    pixels = backbone.prepare(images)
+    pixels = backbone.prepare(images, color)
     config = backbone.model.visual.preprocess_cfg
     mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
     generator = torch.Generator().manual_seed(seed)
@@ -163,6 +163,7 @@ def align(
     membership: Tensor,
     config: AlignmentConfig,
     seed: int = 0,
+    color: bool = False,
     progress: bool = False,
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
@@ -174,13 +175,14 @@ def align(
         labels: (N, C) in {0, 1}.
         texts, membership: S sign texts and M (C+1, S).
         seed: of variations and batches.
+        color: whether images are read in colour.
     """
     device = backbone.device
     tokens = backbone.tokenize(texts)
     membership = membership.to(device)
     weights = uniform_weights(membership)
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
-    views = make_views(backbone, images, config.views, seed)
+    views = make_views(backbone, images, config.views, seed, color)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
     scale = torch.tensor(np.log(10.0), dtype=torch.float32, device=device, requires_grad=True)

@@ -38,14 +38,12 @@ class Backbone:
     Attributes:
         name, pretrained: what `load_clip` was called with.
         model: the open_clip model, its own weights frozen.
-        color: whether images are read in colour.
     """
 
     def __init__(self, model: nn.Module, preprocess, tokenizer, name: str, pretrained: str | None):
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.name, self.pretrained = name, pretrained
-        self.color = False
 
     @property
     def device(self) -> torch.device:
@@ -60,9 +58,9 @@ class Backbone:
             digest.update(tensor.flatten()[:4096].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def prepare(self, images: Sequence) -> Tensor:
-        """Images (paths, arrays or PIL) to model input (N, 3, H, W)."""
-        return torch.stack([self.preprocess(read_image(image, self.color)) for image in images])
+    def prepare(self, images: Sequence, color: bool = False) -> Tensor:
+        """Images (paths, arrays or PIL), read in `color` or grey, to model input (N, 3, H, W)."""
+        return torch.stack([self.preprocess(read_image(image, color)) for image in images])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts to tokens (S, L).
@@ -95,12 +93,14 @@ class Backbone:
         return F.normalize(self.model.encode_text(tokens), dim=-1)
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """u: (N, D) unit-length embeddings on the CPU, in batches."""
+    def encode_images(
+        self, images: Sequence, batch_size: int = 64, color: bool = False, progress: bool = False
+    ) -> Tensor:
+        """u: (N, D) unit-length embeddings on the CPU, in batches; images are read in `color` or grey."""
         if not len(images):
             raise BackboneError("images: the list is empty; give at least one image")
         starts = tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False)
-        parts = [self.image_features(self.prepare(images[i : i + batch_size])).cpu() for i in starts]
+        parts = [self.image_features(self.prepare(images[i : i + batch_size], color)).cpu() for i in starts]
         return torch.cat(parts)
 
     @torch.no_grad()

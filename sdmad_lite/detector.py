@@ -84,7 +84,6 @@ class SDMAD:
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         self.backbone = backbone if isinstance(backbone, Backbone) else load_clip(backbone, pretrained, device)
-        self.backbone.color = self.bank.color
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
         self.selection_config = selection or SelectionConfig()
@@ -103,7 +102,6 @@ class SDMAD:
             DataError: wrong shape or values, no normal image, or a category without a positive.
         """
         labels = self._checked(images, labels)
-        self.backbone.color = self.bank.color  # another detector may share the backbone
         adapters = build_adapters(self.backbone, self._effective_adapters(), self.seed)
         aligned = align(
             self.backbone,
@@ -114,6 +112,7 @@ class SDMAD:
             torch.from_numpy(self.membership),
             self.alignment_config,
             self.seed,
+            self.bank.color,
             progress,
         )
         self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
@@ -171,14 +170,16 @@ class SDMAD:
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""
         self._fitted()
-        self.backbone.color = self.bank.color
         with installed(self.backbone, self.adapters_):
-            return (self.backbone.encode_images(images, progress=progress) @ self.text_features_.T).double().numpy()
+            return (
+                (self.backbone.encode_images(images, color=self.bank.color, progress=progress) @ self.text_features_.T)
+                .double()
+                .numpy()
+            )
 
-    def logits(self, z: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Logits (N, C) from cosines z (N, S), with the selected weights or others of shape (C+1, S)."""
-        weights = self.weights_ if weights is None else weights
-        return self.scale_ * margins(z, weights) + self.bias_
+    def logits(self, z: np.ndarray) -> np.ndarray:
+        """Logits (N, C) from cosines z (N, S), with the selected weights."""
+        return self.scale_ * margins(z, self.weights_) + self.bias_
 
     def decision_function(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """Logits (N, C)."""
@@ -250,9 +251,8 @@ class SDMAD:
         Raises:
             BackboneError: the image tower gives no patch embeddings.
         """
-        self.backbone.color = self.bank.color
         with torch.no_grad():
-            patches = self.backbone.patch_features(self.backbone.prepare([image]))[0].cpu()
+            patches = self.backbone.patch_features(self.backbone.prepare([image], self.bank.color))[0].cpu()
             return (patches @ self.backbone.encode_texts(self.bank.texts).T).permute(2, 0, 1).numpy()
 
     def save(self, folder: str | Path) -> Path:

@@ -89,11 +89,10 @@ def run_experiment(
         DataError: too few patients to draw from.
     """
     drawn = [draw_support(train, shots, seed) for seed in seeds]  # fails before any work is done
-    backbone.color = bank.color
     v, membership = backbone.encode_texts(bank.texts), torch.from_numpy(bank.membership())
     used = np.unique(np.concatenate(drawn))
-    u_used = backbone.encode_images([train.images[i] for i in used], progress=progress)
-    u_test = backbone.encode_images(test.images, progress=progress)
+    u_used = backbone.encode_images([train.images[i] for i in used], color=bank.color, progress=progress)
+    u_test = backbone.encode_images(test.images, color=bank.color, progress=progress)
     experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS}, support=drawn)
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         support = train.rows(rows)
