@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from sdmad_lite import plots
 from sdmad_lite.backbone import load_clip
-from sdmad_lite.course import chest_samples, load_or_fit, support_and_validation
+from sdmad_lite.course import load_or_fit, samples, support_and_validation
 from sdmad_lite.data import read_image
-from sdmad_lite.phantoms import KEPT_OUT, chest_bank, draw_phantom, sample_phantoms
+from sdmad_lite.phantoms import ATTRIBUTES, CHEST, MODALITIES, Modality, draw_phantom, sample_phantoms
 
 FOLDER = Path("docs/pictures")
 
@@ -53,27 +54,45 @@ def method() -> Figure:
     return figure
 
 
-def contact_sheet() -> Figure:
-    """Phantoms as they are sampled, with their categories."""
-    drawn = list(sample_phantoms(48, 3))[::2]
-    return plots.show_images(
-        [p.image for p in drawn], ["\n".join(p.categories) or "normal" for p in drawn], columns=8, size=1.7
-    )
+def samples_strip() -> Figure:
+    """A few phantoms of every modality, for the README."""
+    drawn = [p for m in MODALITIES for p in list(sample_phantoms(32, 3, modality=m))[2:16:2]]
+    titles = ["\n".join(p.categories) or "normal" for p in drawn]
+    return plots.show_images([p.image for p in drawn], titles, columns=7, size=1.7)
 
 
-def sign_sheet() -> Figure:
+def contact_sheet(kind: Modality) -> Figure:
+    """Seven phantoms of each category alone, and normal ones first."""
+    rows = [(), *((category,) for category in kind.bank.categories)]
+    drawn = [draw_phantom([3, r, i], row, modality=kind.name) for r, row in enumerate(rows) for i in range(7)]
+    titles = [(*p.categories, "normal")[0] if i % 7 == 0 else "" for i, p in enumerate(drawn)]
+    return plots.show_images([p.image for p in drawn], titles, columns=7, size=1.7)
+
+
+def sign_sheet(kind: Modality) -> Figure:
     """Every sign alone, on the same patient."""
-    signs = [sign.id for sign in chest_bank().signs]
-    drawn = [draw_phantom(5), *(draw_phantom(5, signs=[s]) for s in signs)]
-    return plots.show_images(
-        [p.image for p in drawn], ["normal", *(s.replace("_", " ") for s in signs)], columns=8, size=1.6
-    )
+    signs = kind.bank.signs
+    drawn = [draw_phantom(5, modality=kind.name), *(draw_phantom(5, signs=[s.id], modality=kind.name) for s in signs)]
+    titles = ["normal", *(textwrap.fill(s.text, 22) for s in signs)]
+    return plots.show_images([p.image for p in drawn], titles, columns=8, size=1.7)
+
+
+def attributes() -> Figure:
+    """The same normal patients with the trace of every attribute, and with none."""
+    pictures, titles = [], []
+    for kind in MODALITIES.values():
+        for effects in (ATTRIBUTES, ()):
+            for p in sample_phantoms(6, 11, [], images_per_patient=1, modality=kind.name, effects=effects):
+                pictures.append(p.image)
+                titles.append(f"{p.patient.age} {p.patient.sex}, site {p.patient.site}" if effects else "no trace")
+    return plots.show_images(pictures, titles, columns=6, size=1.7)
 
 
 def explanation() -> Figure:
     """A test phantom with several kept-out categories, its probabilities and the signs behind them."""
-    bank, train, test = chest_samples()
-    bank, train, test = bank.restricted(list(KEPT_OUT)), train.restricted(KEPT_OUT), test.restricted(KEPT_OUT)
+    bank, train, test = samples()
+    names = CHEST.kept_out
+    bank, train, test = bank.restricted(list(names)), train.restricted(names), test.restricted(names)
     support, _ = support_and_validation(train, 16, 0)
     detector = load_or_fit(support, bank, load_clip(), "quickstart")
     right = (detector.predict(test.images) == test.labels).all(1)
@@ -98,15 +117,43 @@ def pretraining() -> Figure:
     for name, color in zip(("signs", "captions", "patches"), plots.PALETTE, strict=False):
         axis.plot([row["images"] for row in rows], [row[name] for row in rows], color=color, label=name)
     axis.set(
-        xlabel="images seen", ylabel="loss", title=f"Pretraining: {rows[-1]['seconds'] / 60:.0f} minutes on one core"
+        xlabel="images seen",
+        ylabel="loss",
+        title=f"Pretraining: {rows[-1]['seconds'] / 60:.0f} minutes, {rows[-1]['processes']} CPU cores",
     )
     axis.legend()
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+def failures() -> Figure:
+    """Of each modality: the two drawn signs that the embedded CLIP ranks lowest among images without them."""
+    backbone, pictures, titles = load_clip(), [], []
+    for kind in MODALITIES.values():
+        signs = kind.seen_signs
+        drawn = list(sample_phantoms(400, 12, kind.seen, images_per_patient=1, modality=kind.name))
+        u = backbone.encode_images([p.image for p in drawn], color=kind.bank.color)
+        z = (u @ backbone.encode_texts([s.text for s in signs]).T).numpy()
+        truth = np.array([[s.id in p.signs for s in signs] for p in drawn])
+        above = np.stack([(z[~t, s][None] > z[:, s][:, None]).mean(1) for s, t in enumerate(truth.T)], 1) * truth
+        for flat in np.argsort(-above, axis=None)[:4]:
+            row, s = np.unravel_index(flat, above.shape)
+            pictures.append(drawn[row].image)
+            titles.append(f"{textwrap.fill(signs[s].text, 26)}\nbelow {above[row, s]:.0%} of images without")
+    return plots.show_images(pictures, titles, columns=4, size=2.4)
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(FOLDER / name, dpi=100, bbox_inches="tight", pad_inches=0.1)
+    print(FOLDER / name)
+
+
 if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for make in (method, contact_sheet, sign_sheet, pretraining, explanation):
-        make().savefig(FOLDER / f"{make.__name__}.png", dpi=110, bbox_inches="tight", pad_inches=0.1)
-        print(FOLDER / f"{make.__name__}.png")
+    for kind in MODALITIES.values():  # JPEG for the large sheets of photographs
+        save(contact_sheet(kind), f"contact_sheet_{kind.name}.jpg")
+        save(sign_sheet(kind), f"sign_sheet_{kind.name}.jpg")
+    save(attributes(), "attributes.jpg")
+    save(samples_strip(), "samples.jpg")
+    for make in (method, pretraining, failures, explanation):
+        save(make(), f"{make.__name__}.png")

@@ -33,7 +33,9 @@ def tiny():
 # What ships
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("chest_phantoms", 1), ("nih_chest14", 2)])
+@pytest.mark.parametrize(
+    ("name", "at_least"), [(f"{name}_phantoms", 1) for name in ("chest", "brain", "fundus")] + [("nih_chest14", 2)]
+)
 def test_shipped_bank_loads_and_every_category_has_signs_of_its_own(name, at_least):
     assert name in shipped_banks()
     bank = load_bank(name)
@@ -242,7 +244,9 @@ def test_json_that_is_no_bank_is_named(tmp_path, content):
 
 def test_a_missing_file_is_named_and_the_shipped_banks_are_listed(tmp_path):
     for name in ("no_such_bank", tmp_path / "no_such_bank.json", tmp_path):
-        with pytest.raises(BankError, match=f"{re.escape(str(name))}: .*chest_phantoms, nih_chest14"):
+        with pytest.raises(
+            BankError, match=f"{re.escape(str(name))}: .*brain_phantoms, chest_phantoms, fundus_phantoms, nih_chest14"
+        ):
             load_bank(name)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from .canvas import smooth_noise, soft
-from .chest import SIDES, Anatomy, Scene, diaphragm
+from .chest_anatomy import SIDES, Anatomy, Scene
 
 # --- signs that change the anatomy: (anatomy, side, strength in [0, 1]) -> anatomy
 
@@ -70,8 +70,7 @@ SHAPE_SIGNS = {
 def _inside(scene: Scene, side: str, rng: np.random.Generator, low: float, high: float, margin: float = 0.12):
     """A random point of the lung between two heights."""
     y = rng.uniform(low, high)
-    a = scene.anatomy
-    wall = a.lung_width * np.sqrt(max(0.05, 1 - ((min(y, 0.28) - 0.28) / (0.28 - a.apex)) ** 2))
+    wall = float(scene.anatomy.wall(y))
     inner = 0.22 if y < 0 else (0.42 if side == "left" else 0.28)
     return SIDES[side] * rng.uniform(inner, max(inner + 0.02, wall - margin)), y
 
@@ -102,7 +101,7 @@ def _meniscus(scene, side, s, rng):
 def _hidden_diaphragm(scene, side, s, rng):
     x, y = scene.canvas.x, scene.canvas.y
     t = SIDES[side] * x
-    edge = diaphragm(scene.anatomy, side, t)
+    edge = scene.anatomy.diaphragm(side, t)
     haze = np.exp(-(((y - edge + 0.05) / (0.10 + 0.04 * s)) ** 2)) * soft(t - 0.12, 0.04)
     scene.cover(0.9 * haze * soft(scene.anatomy.lung_width - t, 0.02) * soft(edge - y + 0.1, 0.03), 0.60)
 
@@ -111,8 +110,8 @@ def _fissure(scene, side, s, rng):
     height = 0.02 + rng.uniform(-0.05, 0.05)
     tilt = rng.uniform(-0.05, 0.05)
     t = -scene.canvas.x  # the horizontal fissure is in the right lung
-    line = soft(0.014 + 0.012 * s - np.abs(scene.canvas.y - height - tilt * t), 0.007) * soft(t - 0.22, 0.03)
-    scene.cover(0.8 * line * scene.lung["right"], 0.62)
+    line = soft(0.017 + 0.012 * s - np.abs(scene.canvas.y - height - tilt * t), 0.007) * soft(t - 0.22, 0.03)
+    scene.cover(0.9 * line * scene.lung["right"], 0.66)
 
 
 def _upper_vessels(scene, side, s, rng):
@@ -126,7 +125,7 @@ def _upper_vessels(scene, side, s, rng):
             for part, width in ((path[:3], 0.055), (path[2:], 0.035)):
                 paths.append(part)
                 widths.append(width)
-    scene.cover((0.55 + 0.25 * s) * scene.canvas.lines(paths, widths, blur=0.8) * scene.lungs, 0.58)
+    scene.cover((0.55 + 0.25 * s) * scene.canvas.lines(paths, widths, blur=0.7) * scene.lungs, 0.58)
 
 
 def _batwing(scene, side, s, rng):
@@ -141,8 +140,8 @@ def _septal_lines(scene, side, s, rng):
         for height in np.linspace(0.12, 0.52, 7) + rng.normal(0, 0.012, 7):
             outer = scene.anatomy.lung_width - 0.01
             paths.append(np.array([[sign * outer, height], [sign * (outer - rng.uniform(0.12, 0.18)), height - 0.01]]))
-    layer = scene.canvas.lines(paths, [0.016] * len(paths), blur=0.35)
-    scene.cover((0.75 + 0.25 * s) * layer * scene.lungs, 0.62)
+    layer = scene.canvas.lines(paths, [0.020] * len(paths), blur=0.35)
+    scene.cover((0.8 + 0.2 * s) * layer * scene.lungs, 0.68)
 
 
 def _lobe(scene, side, s, rng):
@@ -208,15 +207,14 @@ def _bulla(scene, side, s, rng):
 
 def _rim(scene, side, depth):
     """Distance of each pixel inside the outer lung edge, as a region of the given depth."""
-    a, y = scene.anatomy, scene.canvas.y
-    wall = a.lung_width * np.sqrt(np.clip(1 - ((np.minimum(y, 0.28) - 0.28) / (0.28 - a.apex)) ** 2, 0, None))
-    return SIDES[side] * scene.canvas.x - (wall - depth * (1.15 - 0.5 * (y + 0.5)))
+    y = scene.canvas.y
+    return SIDES[side] * scene.canvas.x - (scene.anatomy.wall(y) - depth * (1.15 - 0.5 * (y + 0.5)))
 
 
 def _pleural_line(scene, side, s, rng):
     rim = _rim(scene, side, 0.16 + 0.07 * s)
-    line = soft(0.011 - np.abs(rim), 0.006) * soft(0.35 - scene.canvas.y, 0.05)
-    scene.cover(0.85 * line * scene.lung[side], 0.62)
+    line = soft(0.014 - np.abs(rim), 0.006) * soft(0.35 - scene.canvas.y, 0.05)
+    scene.cover(0.9 * line * scene.lung[side], 0.70)
 
 
 def _bare_periphery(scene, side, s, rng):
@@ -248,9 +246,9 @@ def _reticular(scene, side, s, rng):
                 across = np.linspace(0.26, 0.80, 8)
                 wiggle = rng.normal(0, 0.012, 8)
                 paths.append(np.stack([sign * across, offset + lean * 0.8 * (across - 0.53) + wiggle], 1))
-    layer = scene.canvas.lines(paths, [0.010] * len(paths), blur=0.4)
+    layer = scene.canvas.lines(paths, [0.013] * len(paths), blur=0.35)
     zone = soft(scene.canvas.y - 0.06, 0.06)
-    scene.cover((0.75 + 0.25 * s) * layer * zone * scene.lungs, 0.52)
+    scene.cover((0.75 + 0.25 * s) * layer * zone * scene.lungs, 0.58)
 
 
 def _honeycomb(scene, side, s, rng):

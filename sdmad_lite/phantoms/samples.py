@@ -1,4 +1,4 @@
-"""Write the sample set of the repository: `python -m sdmad_lite.phantoms.samples data_samples/chest`.
+"""Write the sample sets of the repository: `python -m sdmad_lite.phantoms.samples data_samples`.
 
 The same command gives the same bytes with the same versions of NumPy, SciPy and Pillow.
 """
@@ -15,53 +15,78 @@ from PIL import Image
 from ..data import ImageTable
 from ..errors import DataError
 from ..files import new_folder
-from . import chest_bank, sample_phantoms
+from . import MODALITIES, modality_named, sample_phantoms
 
 IMAGES, SEED = 600, 7
 
-README = """# Chest phantoms
+README = """# {title} phantoms
 
 {images} drawn images, {size} x {size} pixels, of {patients} simulated patients. No person was imaged: this is for
 teaching the method, it is no medical data, and nothing learnt from it is for clinical use.
 
-- `images/*.png`: 8-bit grey.
-- `labels.csv`: a row per image. Nine 0/1 columns, one per category (an image may have several; a row of zeros is
-  normal); `patient_id` (two images each), `age` (years), `sex`, `site` (three machines that expose differently),
-  `split` (train or test, by patient), `signs` (ids of the signs drawn, separated by spaces).
+- `images/`: {format}.
+- `labels.csv`: a row per image. A 0/1 column for each category ({categories}; an image may have several, a row of
+  zeros is normal); `patient_id` (two images each), `age` (years), `sex`, `site` (three machines that render
+  differently), `split` (train or test, by patient), `signs` (ids of the signs that can be seen, separated by spaces).
 - `masks/*.png`: 16-bit, where the signs are. Bit k (value 2^k) is set where the k-th sign of the row's `signs` changed
-  the image; `sdmad_lite.phantoms.samples.load_masks` reads them. Normal images have none.
+  the image; `sdmad_lite.phantoms.samples.load_masks` reads them. Images without signs have none.
 
-Made by `python -m sdmad_lite.phantoms.samples data_samples/chest`, which writes the same bytes again with the
-package versions in `constraints.txt`. Licence: Apache-2.0, as the project.
+| category | images | in train | in test |
+|---|---|---|---|
+{counts}
+
+Made by `python -m sdmad_lite.phantoms.samples data_samples`, which writes the same bytes again with the package
+versions in `constraints.txt`. What the phantoms show and how they fail: docs/data_card.md. Licence: Apache-2.0, as
+the project.
 """
 
 
-def write_samples(folder: str | Path, images: int = IMAGES, seed: int = SEED) -> Path:
-    """Draw a set and write it, whole or not at all.
+def write_samples(folder: str | Path, images: int = IMAGES, seed: int = SEED, modality: str = "chest") -> Path:
+    """Draw a set of one modality and write it, whole or not at all.
+
+    Grey images are PNG; colour photographs are JPEG, as cameras write them and a third of the size.
 
     Args:
         folder: new, empty or an earlier set.
         images: how many; patients alternate between train and test.
         seed: of everything.
+        modality: chest, brain or fundus.
+
+    Raises:
+        DataError: an unknown modality, or no images.
+        OutputError: the folder holds something else.
     """
-    categories = chest_bank().categories
+    bank = modality_named(modality).bank
+    if images < 1:
+        raise DataError(f"images: {images} were asked for; at least one is needed")
+    categories, suffix = bank.categories, ".jpg" if bank.color else ".png"
     with new_folder(folder, "labels.csv") as out:
         (out / "images").mkdir()
         (out / "masks").mkdir()
+        counts = np.zeros((2, len(categories)), int)
         with (out / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["image", *categories, "patient_id", "age", "sex", "site", "split", "signs"])
-            for i, phantom in enumerate(sample_phantoms(images, seed)):
-                name, patient = f"{i:04d}.png", phantom.patient
-                Image.fromarray(phantom.image).save(out / "images" / name, optimize=True)
+            for i, phantom in enumerate(sample_phantoms(images, seed, modality=modality)):
+                name, patient = f"{i:04d}", phantom.patient
+                Image.fromarray(phantom.image).save(out / "images" / (name + suffix), optimize=True, quality=90)
                 if phantom.masks:
                     bits = sum(mask.astype(np.uint16) << k for k, mask in enumerate(phantom.masks.values()))
-                    Image.fromarray(bits).save(out / "masks" / name, optimize=True)
-                split = "train" if int(patient.patient_id[1:]) % 2 == 0 else "test"
+                    Image.fromarray(bits).save(out / "masks" / f"{name}.png", optimize=True)
+                test = int(patient.patient_id[1:]) % 2
                 shown = [int(c in phantom.categories) for c in categories]
-                about = [patient.patient_id, patient.age, patient.sex, patient.site, split, " ".join(phantom.signs)]
-                writer.writerow([f"images/{name}", *shown, *about])
-        text = README.format(images=images, size=phantom.image.shape[0], patients=(images + 1) // 2)
+                counts[test] += shown
+                about = [patient.patient_id, patient.age, patient.sex, patient.site, ("train", "test")[test]]
+                writer.writerow([f"images/{name}{suffix}", *shown, *about, " ".join(phantom.signs)])
+        text = README.format(
+            title=modality.capitalize(),
+            images=images,
+            size=phantom.image.shape[0],
+            patients=(images + 1) // 2,
+            format="JPEG, 8-bit RGB" if bank.color else "PNG, 8-bit grey",
+            categories=", ".join(categories),
+            counts="\n".join(f"| {c} | {a + b} | {a} | {b} |" for c, (a, b) in zip(categories, counts.T, strict=True)),
+        )
         (out / "README.md").write_text(text, encoding="utf-8")
     return Path(folder)
 
@@ -78,7 +103,7 @@ def load_masks(table: ImageTable, row: int) -> dict[str, np.ndarray]:
     if not signs:
         return {}
     path = Path(table.images[row])
-    path = path.parent.parent / "masks" / path.name
+    path = path.parent.parent / "masks" / f"{path.stem}.png"
     if not path.is_file():
         raise DataError(f"{path}: no such mask file")
     bits = np.asarray(Image.open(path))
@@ -87,6 +112,7 @@ def load_masks(table: ImageTable, row: int) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", nargs="?", default="data_samples/chest")
+    parser.add_argument("folder", nargs="?", default="data_samples", type=Path)
     arguments = parser.parse_args()
-    print(f"wrote {write_samples(arguments.folder)}")
+    for name in MODALITIES:
+        print(f"wrote {write_samples(arguments.folder / name, modality=name)}")
