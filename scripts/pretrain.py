@@ -1,15 +1,15 @@
 """Pretrain the embedded CLIP on phantoms: `draw` a pool of images, `train` on it, `export` the weights.
 
-    python scripts/pretrain.py draw
-    python scripts/pretrain.py train
+    python scripts/pretrain.py draw --workers 2
+    torchrun --nproc_per_node 2 scripts/pretrain.py train     # or plain python; a GPU is used where there is one
     python scripts/pretrain.py export
 
 Three losses, all our choice (sigmoid contrastive learning after Zhai et al. 2023, arXiv 2303.15343):
-  * signs: each image against every sign phrase of the batch, positive where the sign was drawn;
+  * signs: each image against a phrase for every fact of its modality, positive where the fact is true;
   * captions: each image against each caption of the batch, positive where all that it says is true;
   * patches: each patch against the sign phrases, positive where the sign changed that patch.
-The categories in `KEPT_OUT` are never drawn and none of their own signs is ever named.
-Each subcommand resumes after a stop; everything is seeded.
+The categories in `Modality.kept_out` are never drawn and none of their own signs is ever named, nor are
+the `HELD_OUT` phrasings of every other sign. Each subcommand resumes after a stop; everything is seeded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import json
 import math
 import shutil
 import time
+import zlib
+from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,92 +30,97 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from sdmad_lite import stem  # noqa: F401  registers the image tower
 from sdmad_lite.alignment import augment
 from sdmad_lite.backbone import EMBEDDED
-from sdmad_lite.phantoms import KEPT_OUT, chest_bank, sample_phantoms
+from sdmad_lite.phantoms import MODALITIES, Modality, sample_phantoms
 
 WORK = Path("build/pretrain")
 CHECKPOINT, LOG = WORK / "checkpoint.safetensors", WORK / "log.jsonl"
 CURVE = Path("docs/results/pretraining.jsonl")
 CHUNK = 2048
 SEED = 20261122
-SEEN = [c for c in chest_bank().categories if c not in KEPT_OUT]
-SIGNS = [s for s in chest_bank().signs if set(s.categories) & set(SEEN)]
-NORMAL = list(chest_bank().normal_signs)
-NAMES = [s.id for s in SIGNS] + [s.id for s in NORMAL]
+HELD_OUT = 4
+"""Phrasings of each sign that pretraining never reads, by which `backbone_eval.py` measures new words."""
 
 
-def draw_chunk(number: int, folder: Path) -> None:
-    """One file of CHUNK phantoms: images, which signs are true, where they are (16 x 16) and on which side."""
-    path = folder / f"chunk_{number:04d}.npz"
+def draw_chunk(task: tuple[str, int]) -> None:
+    """One file of CHUNK phantoms: images, which signs are true and where they are (16 x 16)."""
+    name, number = task
+    kind, path = MODALITIES[name], WORK / name / f"chunk_{number:04d}.npz"
     if path.exists():
         return
-    images = np.zeros((CHUNK, 128, 128), np.uint8)
-    true = np.zeros((CHUNK, len(NAMES)), bool)
-    where = np.zeros((CHUNK, len(SIGNS), 16, 16), np.uint8)
-    side = np.zeros((CHUNK, len(SIGNS)), np.int8)
-    category = np.zeros((CHUNK, len(SEEN)), bool)
-    for i, phantom in enumerate(sample_phantoms(CHUNK, SEED + number, SEEN, images_per_patient=1)):
-        images[i] = phantom.image
-        for sign, name in zip(phantom.signs, phantom.sides, strict=True):
-            s = NAMES.index(sign)
-            true[i, s] = True
-            where[i, s] = phantom.masks[sign].reshape(16, 8, 16, 8).mean((1, 3)) * 255
-            side[i, s] = -1 if name == "right" else 1
-        for sign in phantom.normal_signs():
-            true[i, NAMES.index(sign)] = True
-        for name in phantom.categories:
-            category[i, SEEN.index(name)] = True
+    signs = [sign.id for sign in kind.seen_signs]
+    names = [*signs, *(sign.id for sign in kind.bank.normal_signs)]
+    images, true = [], np.zeros((CHUNK, len(names)), bool)
+    where = np.zeros((CHUNK, len(signs), 16, 16), np.uint8)
+    category = np.zeros((CHUNK, len(kind.seen)), bool)
+    seed = [*MODALITIES].index(name) * 1_000_000 + SEED + number
+    for i, phantom in enumerate(sample_phantoms(CHUNK, seed, kind.seen, images_per_patient=1, modality=name)):
+        images.append(phantom.image)
+        true[i, [names.index(sign) for sign in (*phantom.signs, *phantom.normal_signs())]] = True
+        for sign, mask in phantom.masks.items():
+            where[i, signs.index(sign)] = mask.reshape(16, 8, 16, 8).mean((1, 3)) * 255
+        category[i, [kind.seen.index(c) for c in phantom.categories]] = True
     part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, images=images, true=true, where=where, side=side, category=category)
+    np.savez_compressed(part, images=np.stack(images), true=true, where=where, category=category)
     part.rename(path)
 
 
 def draw(args: argparse.Namespace) -> None:
-    WORK.mkdir(parents=True, exist_ok=True)
     count = math.ceil(args.images / CHUNK)
+    for name in MODALITIES:
+        (WORK / name).mkdir(parents=True, exist_ok=True)
+    tasks = [(name, number) for number in range(count) for name in MODALITIES]
     with get_context("spawn").Pool(args.workers) as pool:
-        list(tqdm(pool.imap_unordered(partial(draw_chunk, folder=WORK), range(count)), total=count, unit="chunk"))
+        list(tqdm(pool.imap_unordered(draw_chunk, tasks), total=len(tasks), unit="chunk"))
 
 
 class Phrases:
-    """What can be said of an image (a fact) and the words for it.
+    """What can be said of an image of one modality (facts) and the words for it.
 
     Facts are: every sign and normal sign, every sign on a given side, every category, and "nothing".
     """
 
-    def __init__(self):
-        data = json.loads((Path(__file__).parent / "phrases.json").read_text())
-        self.templates, self.sides = data["templates"], data["sides"]
-        texts = {s.id: s.text for s in SIGNS + NORMAL}
-        self.words = [[texts[name], *data["signs"][name][:-1]] for name in NAMES]
-        self.unseen = [data["signs"][name][-1] for name in NAMES]
-        count = len(SIGNS)
-        self.side_facts = [(s, side) for s in range(count) for side in ("right", "left")]
+    def __init__(self, kind: Modality):
+        data = json.loads((Path(__file__).parent / "phrases" / f"{kind.name}.json").read_text())
+        self.kind, self.templates = kind, data["templates"]
+        self.signs, known = kind.seen_signs, [*kind.seen_signs, *kind.bank.normal_signs]
+        self.words, self.unseen = [], []
+        for sign in known:
+            phrasings = data["signs"][sign.id]
+            order = np.random.default_rng(zlib.crc32(sign.id.encode())).permutation(len(phrasings))
+            self.unseen.append([phrasings[i] for i in order[:HELD_OUT]])
+            self.words.append([sign.text, *(phrasings[i] for i in order[HELD_OUT:])])
+        self.sides = [
+            (s, template) for s in range(len(self.signs)) for template in (data["sides"][k] for k in kind.sides)
+        ]
+        self.rest = [*(data["categories"][c] for c in kind.seen), data["nothing"]]
 
-    def truth(self, true: np.ndarray, side: np.ndarray, category: np.ndarray) -> np.ndarray:
-        """(N, facts) in {0, 1}."""
-        on_side = [true[:, s] & (side[:, s] == (-1 if name == "right" else 1)) for s, name in self.side_facts]
+    def truth(self, true: np.ndarray, where: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """(N, facts) in {0, 1}. A sign is on a side where that half of the image holds most of its region."""
+        total = where.sum((2, 3), dtype=np.float32) + 1e-6
+        upright = self.kind.sides == ("upper", "lower")
+        first = (where[:, :, :8] if upright else where[:, :, :, :8]).sum((2, 3), dtype=np.float32) / total
+        on_side = np.stack([first > 0.8, (first < 0.2) & (total > 1)], 2).reshape(len(true), -1)
         nothing = ~category.any(1, keepdims=True)
-        return np.concatenate([true, np.stack(on_side, 1), category, nothing], 1)
+        return np.concatenate([true, on_side, category, nothing], 1)
 
     def say(self, fact: int, rng: np.random.Generator) -> str:
         """A phrase for one fact."""
         if fact < len(self.words):
             return str(rng.choice(self.words[fact]))
         fact -= len(self.words)
-        if fact < len(self.side_facts):
-            s, side = self.side_facts[fact]
-            return str(rng.choice(self.sides[side])).format(rng.choice(self.words[s]))
-        fact -= len(self.side_facts)
-        if fact < len(SEEN):
-            return SEEN[fact].lower()
-        return str(rng.choice(["normal chest radiograph", "no finding", "healthy chest", "unremarkable chest x-ray"]))
+        if fact < len(self.sides):
+            sign, templates = self.sides[fact]
+            return str(rng.choice(templates)).format(rng.choice(self.words[sign]))
+        return str(rng.choice(self.rest[fact - len(self.sides)]))
 
     def sentence(self, facts: list[int], rng: np.random.Generator) -> str:
         """One to three facts in one sentence."""
@@ -122,18 +130,26 @@ class Phrases:
 
 
 class Pool:
-    """The drawn chunks, in memory."""
+    """The drawn chunks of one modality, in memory."""
 
-    def __init__(self, phrases: Phrases):
-        chunks = [np.load(path) for path in sorted(WORK.glob("chunk_????.npz"))]
-        if not chunks:
+    def __init__(self, kind: Modality):
+        paths = sorted((WORK / kind.name).glob("chunk_????.npz"))
+        if not paths:
             raise SystemExit("no pool: run `python scripts/pretrain.py draw` first")
-        column = {k: np.concatenate([c[k] for c in chunks]) for k in ("images", "true", "where", "side", "category")}
-        self.images, self.where = column["images"], column["where"]
-        self.facts = phrases.truth(column["true"], column["side"], column["category"])
+        parts = [np.load(path) for path in paths]
+        columns = {k: np.concatenate([part[k] for part in parts]) for k in ("images", "true", "where", "category")}
+        self.phrases = Phrases(kind)
+        self.images, self.where = columns["images"], columns["where"]
+        self.facts = self.phrases.truth(columns["true"], self.where, columns["category"])
+        first = len(self.phrases.words)
+        sided = np.arange(first, first + len(self.phrases.sides))
+        self.sided = sided[self.facts[:, sided].any(0)]  # signs of both sides at once are never on one
+        self.always = np.setdiff1d(np.arange(self.facts.shape[1]), sided)
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def rows(self, start: int, count: int) -> np.ndarray:
+        """`count` rows of the endless seeded shuffle of the pool, from place `start` on."""
+        epoch, place = divmod(start, len(self.images) - count + 1)
+        return np.random.default_rng([SEED, epoch]).permutation(len(self.images))[place : place + count]
 
 
 class Student(torch.nn.Module):
@@ -142,84 +158,123 @@ class Student(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{EMBEDDED}", load_weights=False)
-        self.clip.visual.output_tokens = True
+        self.clip.logit_scale.requires_grad_(False)  # `scale` stands for it, one for each loss
         self.scale = torch.nn.Parameter(torch.full((3,), math.log(10.0)))
         self.bias = torch.nn.Parameter(torch.tensor([-3.0, -3.0, -4.0]))
-        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{EMBEDDED}", bpe_path=str(EMBEDDED / "bpe.txt.gz"))
         config = self.clip.visual.preprocess_cfg
         self.mean, self.std = config["mean"][0], config["std"][0]
 
-    def images(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 1, H, W) in [0, 1] to unit embeddings (B, D) and patches (B, P, D)."""
-        pooled, tokens = self.clip.visual(((images - self.mean) / self.std).expand(-1, 3, -1, -1))
-        return F.normalize(pooled, dim=-1), F.normalize(tokens @ self.clip.visual.proj, dim=-1)
+    def forward(self, images: torch.Tensor, words: torch.Tensor, captions: torch.Tensor) -> list[torch.Tensor]:
+        """Logits of images (B, 3, H, W) in [0, 1] against words (B, W) and captions (B, C); patches (B, P, W)."""
+        visual = self.clip.visual
+        tokens = visual.trunk.forward_features((images - self.mean) / self.std)
+        u = F.normalize(visual.head(visual.trunk.forward_head(tokens)), dim=-1)
+        patches = F.normalize(visual.head(tokens[:, visual.trunk.num_prefix_tokens :]), dim=-1)
+        w, c = self.texts(words), self.texts(captions)
+        cosines = (u @ w.T, u @ c.T, patches @ w.T)
+        return [z * s.exp() + b for z, s, b in zip(cosines, self.scale, self.bias, strict=True)]
 
-    def texts(self, texts: list[str]) -> torch.Tensor:
-        return F.normalize(self.clip.encode_text(self.tokenizer(texts)), dim=-1)
+    def texts(self, tokens: torch.Tensor) -> torch.Tensor:
+        """open_clip's `encode_text`, normalised, over no more places than the longest text fills."""
+        clip, used = self.clip, int(tokens.argmax(1).max()) + 1  # the end token has the highest number
+        tokens = tokens[:, :used]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:used]
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:used, :used]))
+        return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ clip.text_projection, dim=-1)
 
-    def loss(self, cosine: torch.Tensor, target: torch.Tensor, kind: int, weight: float) -> torch.Tensor:
-        logit = cosine * self.scale[kind].exp() + self.bias[kind]
-        return F.binary_cross_entropy_with_logits(logit, target, pos_weight=torch.tensor(weight))
+
+def forget(phrase: str, rng: np.random.Generator) -> str:
+    """The phrase without some of its words, so that no single word carries all of it."""
+    words = phrase.split()
+    kept = [word for word in words if rng.random() > 0.12]
+    return " ".join(kept) if len(kept) > 1 else phrase
 
 
-def losses(student: Student, pool: Pool, phrases: Phrases, step: int, batch: int) -> dict[str, torch.Tensor]:
-    """The three losses of one step; everything random follows from SEED and the step."""
-    rng, generator = np.random.default_rng([SEED, step]), torch.Generator().manual_seed(SEED + step)
-    epoch, place = divmod(step * batch, len(pool) - batch + 1)
-    rows = np.sort(np.random.default_rng([SEED, 7, epoch]).permutation(len(pool))[place : place + batch])
-    facts = torch.from_numpy(pool.facts[rows]).float()
-    images = torch.from_numpy(pool.images[rows])[:, None].float() / 255
-    where = torch.from_numpy(pool.where[rows]).float() / 255
-    grid = student.clip.visual.grid_size
-    where = (F.adaptive_avg_pool2d(where, grid) * 4).clamp(max=1).flatten(2)  # (B, signs, P)
-
-    plain = len(NAMES)
-    sides = plain + rng.permutation(len(phrases.side_facts))[:14]
-    last = np.arange(plain + len(phrases.side_facts), facts.shape[1])
-    named = np.concatenate([np.arange(plain), sides, last])
-    spoken = [str(rng.choice(phrases.templates)).format(phrases.say(int(f), rng)) for f in named]
-    captions, meant = [], []
-    for row in rng.permutation(batch)[:24]:
-        true = np.flatnonzero(pool.facts[rows[row]])
-        told = rng.permutation(true)[: rng.integers(1, 4)]
-        captions.append(phrases.sentence(told.tolist(), rng))
-        meant.append(facts[:, told].prod(1))
-    u, patches = student.images(augment(images, generator))
-    v = student.texts(spoken + captions)
-    words, sentences = v[: len(spoken)], v[len(spoken) :]
+def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: int, world: int, device) -> dict:
+    """The three losses of one step; everything random follows from SEED, the step and the process."""
+    rng = np.random.default_rng([SEED, step, rank])
+    generator = torch.Generator().manual_seed(SEED + step * world + rank)
+    share = batch // len(pools)
+    images, targets, said, meant, spoken, captions = [], [], [], [], [], []
+    for pool in pools:
+        rows = pool.rows((step * world + rank) * share, share)
+        facts = torch.from_numpy(pool.facts[rows]).float()
+        picture = torch.from_numpy(pool.images[rows]).float() / 255
+        picture = picture[:, None].expand(-1, 3, -1, -1) if picture.ndim == 3 else picture.permute(0, 3, 1, 2)
+        images.append(augment(picture, generator))
+        named = np.concatenate([pool.always, rng.choice(pool.sided, min(8, len(pool.sided)), replace=False)])
+        phrases = [forget(pool.phrases.say(int(f), rng), rng) for f in named]
+        spoken.append([str(rng.choice(pool.phrases.templates)).format(phrase) for phrase in phrases])
+        said.append(facts[:, named])
+        told = [rng.permutation(np.flatnonzero(pool.facts[row]))[: rng.integers(1, 4)] for row in rows[: share // 3]]
+        captions.append([pool.phrases.sentence(t.tolist(), rng) for t in told])
+        meant.append(torch.stack([facts[:, t].prod(1) for t in told], 1))
+        where = torch.from_numpy(pool.where[rows]).float() / 255
+        targets.append((F.adaptive_avg_pool2d(where, 8) * 4).clamp(max=1).flatten(2).transpose(1, 2))
+    words, sentences = (tokenizer([*chain(*texts)]).to(device) for texts in (spoken, captions))
+    signs, whole, patches = student(torch.cat(images).to(device), words, sentences)
+    first = np.cumsum([0, *(len(texts) for texts in spoken)])
+    local = [
+        F.binary_cross_entropy_with_logits(
+            patches[m * share : (m + 1) * share, :, first[m] : first[m] + target.shape[2]],
+            target.to(device),
+            pos_weight=torch.tensor(4.0, device=device),
+        )
+        for m, target in enumerate(targets)
+    ]
     return {
-        "signs": student.loss(u @ words.T, facts[:, named], 0, 2.0),
-        "captions": student.loss(u @ sentences.T, torch.stack(meant, 1), 1, 2.0),
-        "patches": student.loss(patches @ words[: len(SIGNS)].T, where.transpose(1, 2), 2, 4.0),
+        "signs": block_loss(signs, said),
+        "captions": block_loss(whole, meant),
+        "patches": torch.stack(local).mean(),
     }
 
 
+def block_loss(logits: torch.Tensor, truth: list[torch.Tensor]) -> torch.Tensor:
+    """Binary cross-entropy; texts of another modality are false, and weigh a tenth."""
+    target = torch.block_diag(*truth).to(logits.device)
+    weight = torch.block_diag(*(torch.full_like(t, 0.9) for t in truth)).to(logits.device) + 0.1
+    pos_weight = torch.tensor(2.0, device=logits.device)
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction="sum")
+    return loss / weight.sum()
+
+
 def train(args: argparse.Namespace) -> None:
+    gpu = torch.cuda.is_available()
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
-    phrases, student = Phrases(), Student()
-    pool = Pool(phrases)
+    student = Student()
+    pools = [Pool(kind) for kind in MODALITIES.values()]
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{EMBEDDED}", bpe_path=str(EMBEDDED / "bpe.txt.gz"))
     decay = [p for p in student.parameters() if p.ndim > 1]
     rest = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
-    steps = args.images // args.batch
     start, spent = load_checkpoint(student, optimizer) if CHECKPOINT.exists() else (0, 0.0)
+    model, optimizer = accelerator.prepare(student, optimizer)
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    steps = args.images // (args.batch * world)
     began = time.monotonic() - spent
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc="pretraining", unit="step", mininterval=10)
+    quiet = not accelerator.is_main_process
+    attention = partial(sdpa_kernel, SDPBackend.MATH) if device.type == "cpu" else nullcontext  # faster at small heads
+    bar = tqdm(
+        range(start, steps), "pretraining", initial=start, total=steps, unit="step", mininterval=10, disable=quiet
+    )
     for step in bar:
         warm, cool = min(1.0, (step + 1) / 200), 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * warm * max(cool, 0.01)
-        with sdpa_kernel(SDPBackend.MATH):
-            parts = losses(student, pool, phrases, step, args.batch)
-            total = parts["signs"] + 0.5 * parts["captions"] + parts["patches"]
+        with attention():
+            parts = losses(model, tokenizer, pools, step, args.batch, rank, world, device)
             optimizer.zero_grad(set_to_none=True)
-            total.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            accelerator.backward(parts["signs"] + 0.5 * parts["captions"] + parts["patches"])
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == steps:
-            row = {"step": step + 1, "images": (step + 1) * args.batch, "seconds": round(time.monotonic() - began)}
+        if quiet:
+            continue
+        if (step + 1) % 25 == 0 or step + 1 == steps:
+            images, seconds = (step + 1) * args.batch * world, round(time.monotonic() - began)
+            row = {"step": step + 1, "images": images, "seconds": seconds, "processes": world}
             row |= {name: round(value.item(), 5) for name, value in parts.items()}
             with LOG.open("a") as log:
                 log.write(json.dumps(row) + "\n")
@@ -257,9 +312,9 @@ def export(args: argparse.Namespace) -> None:
     """Write the CLIP weights in half precision beside its config, and the loss curve into the docs."""
     with safe_open(CHECKPOINT, "pt") as file:
         prefix = "model.clip."
-        state = {k.removeprefix(prefix): file.get_tensor(k).half() for k in file.keys() if k.startswith(prefix)}
-        state["logit_scale"] = file.get_tensor("model.scale")[0].half()
-    state = {k: v.contiguous() for k, v in state.items()}
+        state = {k.removeprefix(prefix): file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}
+        state["logit_scale"] = file.get_tensor("model.scale")[0]
+    state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}
     save_file(state, args.out, metadata={"format": "pt"})
     args.out.chmod(0o644)  # safetensors makes it private
     shutil.copy(LOG, CURVE)
@@ -270,15 +325,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sub = commands.add_parser("draw", help="draw the pool of phantoms")
-    sub.add_argument("--images", type=int, default=65536)
+    sub.add_argument("--images", type=int, default=40_960, help="of each modality")
     sub.add_argument("--workers", type=int, default=1)
     sub.set_defaults(run=draw)
     sub = commands.add_parser("train", help="train on the pool, or go on from the last checkpoint")
-    sub.add_argument("--images", type=int, default=150_000, help="images seen in all")
-    sub.add_argument("--batch", type=int, default=96)
-    sub.add_argument("--lr", type=float, default=1.2e-3)
+    sub.add_argument("--images", type=int, default=340_000, help="images seen in all")
+    sub.add_argument("--batch", type=int, default=96, help="images per process and step, a third of each modality")
+    sub.add_argument("--lr", type=float, default=1.5e-3)
     sub.add_argument("--threads", type=int, default=1)
-    sub.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    sub.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     sub.set_defaults(run=train)
     sub = commands.add_parser("export", help="write the weights into the package")
     sub.add_argument("--out", type=Path, default=EMBEDDED / "open_clip_model.safetensors")

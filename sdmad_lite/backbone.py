@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import stem  # noqa: F401  registers the embedded model's image tower
 from .data import read_image
 from .errors import BackboneError, BankError
 
@@ -115,21 +118,24 @@ class Backbone:
         was pretrained so that this is meaningful, for others it is a common heuristic.
 
         Raises:
-            BackboneError: the image tower is not one of open_clip's own vision transformers.
+            BackboneError: the image tower is no vision transformer of open_clip or timm.
         """
-        visual = self.model.visual
-        if not hasattr(visual, "output_tokens") or not hasattr(visual, "grid_size") or visual.attn_pool is not None:
-            raise BackboneError(
-                f"{self.name}: its image tower gives no patch embeddings; heat maps need an open_clip ViT"
-            )
-        before = visual.output_tokens
-        visual.output_tokens = True
-        try:
-            _, tokens = visual(pixels.to(self.device))
-        finally:
-            visual.output_tokens = before
-        tokens = tokens if visual.proj is None else tokens @ visual.proj
-        return F.normalize(tokens, dim=-1).unflatten(1, visual.grid_size)
+        visual, pixels = self.model.visual, pixels.to(self.device)
+        trunk = getattr(visual, "trunk", None)
+        if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
+            tokens = visual.head(trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :])
+            grid = tuple(n // p for n, p in zip(pixels.shape[-2:], trunk.patch_embed.patch_size, strict=True))
+        elif hasattr(visual, "output_tokens") and hasattr(visual, "grid_size") and visual.attn_pool is None:
+            before, grid = visual.output_tokens, visual.grid_size
+            visual.output_tokens = True
+            try:
+                _, tokens = visual(pixels)
+            finally:
+                visual.output_tokens = before
+            tokens = tokens if visual.proj is None else tokens @ visual.proj
+        else:
+            raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need a plain ViT")
+        return F.normalize(tokens, dim=-1).unflatten(1, grid)
 
 
 def load_clip(
@@ -139,16 +145,13 @@ def load_clip(
 
     Args:
         name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
-        pretrained: open_clip tag or weights file; "random" for untrained weights. Not used for
-            "embedded" and names with a schema, which carry their weights.
+        pretrained: open_clip tag or weights file; "random" for untrained weights. "embedded" and names with
+            a schema carry their weights, so that only "random" has a meaning for them.
         device: where it runs; an accelerator if there is one when left out.
 
     Raises:
         BackboneError: unknown name or tag, missing file, weights that do not fit, or no network.
     """
-    import open_clip  # takes seconds, so only when a model is wanted
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
     source, kwargs, tokenizer_kwargs = name, {}, {}
     if name == "embedded":
         source = f"local-dir:{EMBEDDED}"
@@ -159,7 +162,8 @@ def load_clip(
         if pretrained is None:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
             raise BackboneError(f"{name}: say which weights with pretrained=...: a file, 'random', or a tag ({tags})")
-        kwargs = {"pretrained_text": False} if pretrained == "random" else {}
+    if pretrained == "random":
+        kwargs = {"pretrained_text": False, "load_weights": False}
     tag = None if pretrained == "random" or ":" in source else pretrained
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # open_clip warns on the root logger about what we asked for
