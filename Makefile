@@ -9,7 +9,7 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab samples pretrain backbone-eval results clean
+.PHONY: help install demo test lab samples pretrain backbone-eval benchmark clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ test: $(INSTALLED) ## check style, run the tests, then run every notebook
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-samples: $(INSTALLED) ## draw data_samples/chest again
+samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_lite.phantoms.samples
 
 pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (hours on a CPU)
@@ -47,10 +47,10 @@ pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export 
 	$(BIN)/python scripts/pretrain.py export
 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
-	$(BIN)/python scripts/backbone_eval.py --seed $(or $(SEED),0)
+	$(BIN)/python scripts/backbone_eval.py --seed $(or $(SEED),0) $(ARGS)
 
-results: $(INSTALLED) ## measure the method on the categories kept out of pretraining
-	$(BIN)/python scripts/results.py phantoms
+benchmark: $(INSTALLED) ## measure every method on the categories kept out of pretraining (hours; goes on after a stop)
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

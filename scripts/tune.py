@@ -13,14 +13,14 @@ import json
 from dataclasses import fields
 
 import numpy as np
-from results import phantom_table
+from benchmark import phantom_table
 
 from sdmad_lite.adapters import AdapterConfig
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.phantoms import KEPT_OUT, chest_bank
+from sdmad_lite.phantoms import CHEST
 from sdmad_lite.protocols import evaluate
 from sdmad_lite.selection import equal_weights, margins
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     args = parser.parse_args()
     train, validation = phantom_table(400, TRAIN_SEED), phantom_table(420, VALIDATION_SEED)
-    bank, backbone = chest_bank().restricted(list(KEPT_OUT)), load_clip()
+    bank, backbone = CHEST.bank.restricted(list(CHEST.kept_out)), load_clip()
     for text in args.overrides:
         overrides, scores = json.loads(text), {"stage 1 alone": [], "stage 1 + 2": []}
         for draw in range(args.draws):

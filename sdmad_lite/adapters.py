@@ -15,13 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbone import Backbone
 from .errors import BackboneError
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 NAME = "shift_adapter"
 
@@ -122,13 +125,13 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
         for tower, find, share in towers:
             blocks = find(backbone.model)
             for i in range(len(blocks) - round(share * len(blocks)), len(blocks)):
-                width = _width(blocks[i])
+                width = block_width(blocks[i])
                 adapter = ShiftAdapter(width, max(1, width // config.reduction), config.lam)
                 adapters[f"{tower}_{i}"] = adapter.to(backbone.device)
     return adapters
 
 
-def _width(block: nn.Module) -> int:
+def block_width(block: nn.Module) -> int:
     return next(m.normalized_shape[-1] for m in block.modules() if isinstance(m, nn.LayerNorm))
 
 

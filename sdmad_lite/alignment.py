@@ -7,6 +7,7 @@ W (C+1, S) or membership M (C+1, S); row 0 is normal. `align` runs them over the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .adapters import installed, split_image_tower
-from .backbone import Backbone
 from .errors import SDMADError
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 
 @dataclass(frozen=True)

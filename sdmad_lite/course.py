@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .alignment import AlignmentConfig
-from .backbone import Backbone
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
 from .errors import BackboneError, DataError
 from .signs import SignBank, load_bank
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "build" / "course"
 """Where notebooks leave files for each other; it can be deleted at any time."""
 
 
-def chest_samples() -> tuple[SignBank, ImageTable, ImageTable]:
-    """The chest phantoms: their bank, the train table and the test table.
+def samples(modality: str = "chest") -> tuple[SignBank, ImageTable, ImageTable]:
+    """The phantoms of one modality (chest, brain or fundus): their bank, the train table and the test table.
 
     Raises:
         DataError: the samples are not there, as after an install without the repository.
     """
-    folder = ROOT / "data_samples" / "chest"
+    folder = ROOT / "data_samples" / modality
     if not (folder / "labels.csv").is_file():
-        raise DataError(f"{folder}: no samples; make them with `python -m sdmad_lite.phantoms.samples {folder}`")
-    bank = load_bank("chest_phantoms")
+        parent = folder.parent
+        raise DataError(f"{folder}: no samples; make them with `python -m sdmad_lite.phantoms.samples {parent}`")
+    bank = load_bank(f"{modality}_phantoms")
     train, test = split_train_test(load_folder(folder, bank.categories))
     return bank, train, test
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from scipy.special import expit
 
 from .adapters import AdapterConfig, build_adapters, installed
 from .alignment import AlignmentConfig, align
-from .backbone import Backbone, load_clip
 from .data import ImageTable
 from .errors import BackboneError, DataError, NotFittedError, SDMADError
 from .files import new_folder
 from .selection import SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank, parse_bank
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
 
@@ -83,7 +86,11 @@ class SDMAD:
         seed: int = 0,
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
-        self.backbone = backbone if isinstance(backbone, Backbone) else load_clip(backbone, pretrained, device)
+        if isinstance(backbone, str):
+            from .backbone import load_clip  # imports open_clip, which takes seconds
+
+            backbone = load_clip(backbone, pretrained, device)
+        self.backbone = backbone
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
         self.selection_config = selection or SelectionConfig()

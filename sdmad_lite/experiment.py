@@ -1,57 +1,61 @@
-"""The whole path: draw support sets, fit both stages and the baselines, score the sealed test set.
+"""The whole path: draw support sets, fit both stages and the baselines, then open the sealed test set.
 
 Used by the command line and the results script; notebooks take the same steps one at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy.special import expit
+from torch import Tensor
 from tqdm import tqdm
 
 from .alignment import AlignmentConfig
-from .backbone import Backbone
-from .baselines import clip_adapter, linear_probe, prototypes, zero_shot
-from .data import GROUPS, ImageTable, draw_support
+from .baselines import ON_FEATURES, Method, Predictor, Query, Support
+from .data import ImageTable, draw_support
 from .detector import SDMAD
-from .protocols import evaluate, over_draws, paired
+from .errors import DataError
+from .protocols import over_draws, paired
+from .sealed import SealedTest
 from .selection import SelectionConfig, SignSelector, equal_weights, margins
 from .signs import SignBank
 
-METHODS = {
-    "SD-MAD (stage 1 + 2)": "adapters and selected signs",
-    "stage 1 alone": "adapters, all signs",
-    "selection without training": "frozen model, selected signs",
-    "zero-shot signs": "frozen model, all signs",
-    "prototypes": "mean support features",
-    "CLIP-Adapter": "residual adapter on image features",
-    "linear probe": "logistic regression on image features",
-}
+if TYPE_CHECKING:
+    from .backbone import Backbone
+
 OURS, STAGE1, ZERO = "SD-MAD (stage 1 + 2)", "stage 1 alone", "zero-shot signs"
+FROZEN = "selection without training"
+OWN = {OURS: "adapters and selected signs", STAGE1: "adapters, all signs", FROZEN: "frozen model, selected signs"}
+METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
+"""What `run_experiment` compares unless told otherwise: name -> in a few words."""
 
 
 @dataclass
 class Experiment:
-    """Everything that was measured.
+    """Everything that was fitted and measured.
 
-    results: method -> draws -> `evaluate` output. within: "column=value" -> the same for OURS.
-    scores: OURS, per draw, (T, C) probabilities. detectors: the fitted detector of each draw. support: its rows
-    of the training table.
+    methods: name -> in a few words. results: method -> draws -> `evaluate` output. within: "column=value" ->
+    draws -> the same for OURS. scores: method -> draws -> (T, C), probabilities for OURS. detectors: the
+    fitted detector of each draw. predictors: method -> draws -> what was fitted, as a function of a Query.
+    support: rows of the training table, for each draw.
     """
 
     bank: SignBank
     test: ImageTable
     shots: int
     seeds: list[int]
+    methods: dict[str, str]
     results: dict[str, list[dict]]
-    within: dict[str, list[dict]] = field(default_factory=dict)
-    scores: list[np.ndarray] = field(default_factory=list)
-    detectors: list[SDMAD] = field(default_factory=list)
-    support: list[np.ndarray] = field(default_factory=list)
+    within: dict[str, list[dict]]
+    scores: dict[str, list[np.ndarray]]
+    detectors: list[SDMAD]
+    predictors: dict[str, list[Predictor]]
+    support: list[np.ndarray]
 
     def mean(self, method: str = OURS) -> dict:
         """`over_draws` of one method."""
@@ -76,60 +80,102 @@ def run_experiment(
     alignment: AlignmentConfig | None = None,
     selection: SelectionConfig | None = None,
     progress: bool = False,
+    baselines: Mapping[str, Method] | None = None,
+    support: Sequence[np.ndarray] | None = None,
 ) -> Experiment:
-    """Fit on `shots` per category from `train`, once per seed, and score `test` once per draw.
+    """Fit every method on every support set from `train`; only then open `test`, once, and score them all.
 
     Args:
         train, test: tables with the bank's categories; no patient is in both.
         bank, backbone: what to look for and with.
         shots: K.
         seeds: one support draw each; five or more give an interval worth printing.
+        baselines: what to compare with, by name; ON_FEATURES when left out.
+        support: rows of `train` for each seed, such as those of `Episodes`; drawn by `draw_support` when left out.
 
     Raises:
-        DataError: too few patients to draw from.
+        DataError: too few patients to draw from, or tables of other categories than the bank's.
     """
-    drawn = [draw_support(train, shots, seed) for seed in seeds]  # fails before any work is done
-    v, membership = backbone.encode_texts(bank.texts), torch.from_numpy(bank.membership())
+    for name, table in (("train", train), ("test", test)):
+        if tuple(table.categories) != tuple(bank.categories):
+            raise DataError(f"{name}: categories {table.categories} differ from the bank's {bank.categories}")
+    drawn = [draw_support(train, shots, seed) for seed in seeds] if support is None else list(support)
+    baselines = ON_FEATURES if baselines is None else baselines
+    sealed = SealedTest(test)
+    detectors, predictors = fit_methods(train, drawn, seeds, bank, backbone, baselines, alignment, selection, progress)
+    draws, ours = range(len(seeds)), [(OURS, draw) for draw in range(len(seeds))]
+    opened = sealed.open(
+        {(method, draw): fitted[draw] for method, fitted in predictors.items() for draw in draws},
+        thresholds={key: detector.thresholds_ for key, detector in zip(ours, detectors, strict=True)},
+        prepare=lambda images: Query(images, backbone.encode_images(images, color=bank.color, progress=progress)),
+        grouped=ours,
+    )
+    return Experiment(
+        bank=bank,
+        test=test,
+        shots=shots,
+        seeds=list(seeds),
+        methods=OWN | {name: method.what for name, method in baselines.items()},
+        results={method: [opened.results[method, draw] for draw in draws] for method in predictors},
+        within={group: [opened.within[key][group] for key in ours] for group in opened.within[ours[0]]},
+        scores={method: [opened.scores[method, draw] for draw in draws] for method in predictors},
+        detectors=detectors,
+        predictors=predictors,
+        support=drawn,
+    )
+
+
+def fit_methods(
+    train: ImageTable,
+    drawn: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    bank: SignBank,
+    backbone: Backbone,
+    baselines: Mapping[str, Method],
+    alignment: AlignmentConfig | None = None,
+    selection: SelectionConfig | None = None,
+    progress: bool = False,
+) -> tuple[list[SDMAD], dict[str, list[Predictor]]]:
+    """Fit SD-MAD and the baselines on every support set. No test image can come in here.
+
+    Args:
+        train: the table; drawn: rows of it, a support set for each of the seeds.
+
+    Returns:
+        the detector of each draw, and for each method its predictors, one for each draw.
+    """
     used = np.unique(np.concatenate(drawn))
     u_used = backbone.encode_images([train.images[i] for i in used], color=bank.color, progress=progress)
-    u_test = backbone.encode_images(test.images, color=bank.color, progress=progress)
-    experiment = Experiment(bank, test, shots, list(seeds), {method: [] for method in METHODS}, support=drawn)
+    v = backbone.encode_texts(bank.texts)
+    detectors: list[SDMAD] = []
+    predictors: dict[str, list[Predictor]] = {method: [] for method in (*OWN, *baselines)}
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
-        support = train.rows(rows)
-        u, labels = u_used[np.searchsorted(used, rows)], support.labels
+        table = train.rows(rows)
+        u = u_used[np.searchsorted(used, rows)]
         detector = SDMAD(bank, backbone, alignment=alignment, selection=selection, seed=seed)
-        detector.fit_table(support, progress)
-        z = detector.cosines(test.images, progress)
-        frozen = SignSelector(selection, seed).fit((u @ v.T).numpy(), labels, detector.membership)
-        scores = {
-            OURS: expit(detector.logits(z)),
-            STAGE1: margins(z, equal_weights(detector.membership)),
-            "selection without training": frozen.transform((u_test @ v.T).numpy()),
-            ZERO: zero_shot(u_test, v, membership),
-            "prototypes": prototypes(u, labels, u_test),
-            "CLIP-Adapter": clip_adapter(u, labels, u_test, v, membership, seed),
-            "linear probe": linear_probe(u, labels, u_test, seed),
-        }
-        for method, score in scores.items():
-            thresholds = detector.thresholds_ if method == OURS else None
-            experiment.results[method].append(evaluate(score, test.labels, bank.categories, thresholds))
-        for name, members in groups(test).items():
-            part = evaluate(scores[OURS][members], test.labels[members], bank.categories, detector.thresholds_)
-            experiment.within.setdefault(name, []).append(part)
-        experiment.scores.append(scores[OURS])
-        experiment.detectors.append(detector)
-    return experiment
+        detectors.append(detector.fit_table(table, progress))
+        frozen = SignSelector(selection, seed).fit((u @ v.T).numpy(), table.labels, detector.membership)
+        for method, predictor in _own(detector, frozen, v, progress).items():
+            predictors[method].append(predictor)
+        given = Support(table.images, table.labels, u, v, bank, backbone, seed)
+        for method, fit in baselines.items():
+            predictors[method].append(fit(given))
+    return detectors, predictors
 
 
-def groups(table: ImageTable) -> dict[str, np.ndarray]:
-    """Rows of each value of the columns in GROUPS that take more than one value: "view=AP" -> indices."""
-    out = {}
-    for column in GROUPS:
-        values = np.asarray(table.meta.get(column, ()))
-        for value in np.unique(values):
-            if len(np.unique(values)) > 1:
-                out[f"{column}={value}"] = np.flatnonzero(values == value)
-    return out
+def _own(detector: SDMAD, frozen: SignSelector, v: Tensor, progress: bool) -> dict[str, Predictor]:
+    """Predictors of stage 1 + 2, of stage 1 alone, and of signs selected on the frozen model."""
+    equal = equal_weights(detector.membership)
+
+    @lru_cache(maxsize=1)
+    def cosines(query: Query) -> np.ndarray:  # asked for twice, computed once
+        return detector.cosines(query.images, progress)
+
+    return {
+        OURS: lambda query: expit(detector.logits(cosines(query))),
+        STAGE1: lambda query: margins(cosines(query), equal),
+        FROZEN: lambda query: frozen.transform((query.u @ v.T).numpy()),
+    }
 
 
 def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:

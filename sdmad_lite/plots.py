@@ -248,6 +248,31 @@ def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, tit
     return figure
 
 
+def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], label: str, title: str = "") -> Figure:
+    """Methods over K (method -> K -> mean, low, high): SD-MAD with its interval, the others as lines."""
+    figure = _figure(8.5, 4.4)
+    axis = figure.subplots()
+    ordered = sorted(rows, key=lambda name: -list(rows[name].values())[-1][0])
+    others = iter([(style, color) for style in ("-", "--", ":") for color in PALETTE[1:] if color != "#F0E442"])
+    for name in ordered:
+        shots, means = list(rows[name]), [row[0] for row in rows[name].values()]
+        if name.startswith("SD-MAD"):
+            axis.fill_between(
+                shots, *zip(*(row[1:] for row in rows[name].values()), strict=True), color=BLUE, alpha=0.2
+            )
+            axis.plot(shots, means, "o-", color=BLUE, linewidth=3, label=name, zorder=3)
+        else:
+            style, color = next(others)
+            axis.plot(shots, means, style, color=color, linewidth=1.5, label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(shots, [str(k) for k in shots])
+    axis.set(xlabel="shots per category, K", ylabel=f"{label}, mean over support draws")
+    axis.set_title(title, fontsize=10)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    _clean(axis)
+    return figure
+
+
 def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str = "auroc") -> Figure:
     """Each category under the three protocols, with intervals and numbers of positives."""
     names = [name for name in means["multilabel"] if name != "macro"]

@@ -1,7 +1,8 @@
 """Three protocols that score the same predictions, and the statistics over support draws.
 
-[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This is the only file
-that sees the labels of a test set. All functions work from scores alone, whoever made them.
+[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This file and
+`sealed`, which calls it, are the only ones that see the labels of a test set. All functions work from scores
+alone, whoever made them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def evaluate(
 
     1. detection: normal images against those of each category, and against any (by the highest score).
     2. discrimination: each category against the other anomalies only; normal images are left out.
-    3. multilabel: every category on all images, with thresholded figures where thresholds are given.
+    3. multilabel: every category on all images, and the ranking loss within images; where thresholds are given
+       also F1 (each category, macro and micro), exact match and Hamming loss of the decisions.
 
     Args:
         scores: (N, C), higher means more likely.
@@ -67,9 +69,10 @@ def evaluate(
         if thresholds is not None:
             multilabel[name]["f1"] = _f1(has, scores[:, c] >= thresholds[c])
     macros = {p: _macro(rows) for p, rows in zip(PROTOCOLS, (detection, discrimination, multilabel), strict=True)}
+    macros["multilabel"]["ranking_loss"] = _ranking_loss(scores, labels)
     detection["any"] = _ranking(scores.max(1), ~normal, np.ones(len(normal), dtype=bool))
     if thresholds is not None:
-        macros["multilabel"] |= _decisions(scores, labels, scores >= np.asarray(thresholds)[None])
+        macros["multilabel"] |= _decisions(labels, scores >= np.asarray(thresholds)[None])
     return {
         "detection": detection | {"macro": macros["detection"]},
         "discrimination": discrimination | {"macro": macros["discrimination"]},
@@ -101,13 +104,18 @@ def _macro(rows: dict[str, dict]) -> dict:
     return out | ({"f1": float(np.mean(f1))} if f1 else {})
 
 
-def _decisions(scores: np.ndarray, labels: np.ndarray, decision: np.ndarray) -> dict:
+def _decisions(labels: np.ndarray, decision: np.ndarray) -> dict:
     return {
-        "f1_micro": float(f1_score(labels.ravel(), decision.ravel(), zero_division=0)),
+        "f1_micro": _f1(labels.ravel(), decision.ravel()),
         "exact_match": float(accuracy_score(labels, decision)),
         "hamming_loss": float(hamming_loss(labels, decision)),
-        "ranking_loss": float(label_ranking_loss(labels, scores)) if labels.shape[1] > 1 else None,
     }
+
+
+def _ranking_loss(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """None where no image has one category and lacks another: there is nothing to rank."""
+    has = labels.sum(1)
+    return float(label_ranking_loss(labels, scores)) if ((has > 0) & (has < labels.shape[1])).any() else None
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from . import plots
 from .data import read_image
 from .errors import BackboneError
-from .experiment import METHODS, OURS, Experiment
+from .experiment import OURS, Experiment
 from .protocols import mean_interval, over_draws
 
 
@@ -46,9 +46,9 @@ def write_report(
         "unused": unused,
     }
     methods = [
-        {"name": method, "what": METHODS[method], "macro": experiment.mean(method)["multilabel"]["macro"]}
+        {"name": method, "what": what, "macro": experiment.mean(method)["multilabel"]["macro"]}
         | {"paired": None if method == OURS else experiment.compare(OURS, method)}
-        for method in METHODS
+        for method, what in experiment.methods.items()
     ]
     metrics = {
         **means,
@@ -109,7 +109,7 @@ def pick_example(experiment: Experiment) -> dict:
     Chosen to show a success; the tables show the failures.
     """
     labels = experiment.test.labels
-    right = (experiment.scores[0] >= experiment.detectors[0].thresholds_) == labels
+    right = (experiment.scores[OURS][0] >= experiment.detectors[0].thresholds_) == labels
     rank = labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))
     row = int(np.argmax(rank))
     image = experiment.test.images[row]
@@ -137,7 +137,9 @@ def _pictures(experiment: Experiment, example: dict, explanations: list, methods
         "maps": _maps(detector, example["image"], picture, top),
         "protocols": _inline(plots.plot_protocols(means)),
         "methods": _inline(plots.plot_methods(rows, macro, f"{experiment.shots} shots, {len(experiment.seeds)} draws")),
-        "curves": _inline(plots.plot_curves(experiment.scores[0], experiment.test.labels, experiment.bank.categories)),
+        "curves": _inline(
+            plots.plot_curves(experiment.scores[OURS][0], experiment.test.labels, experiment.bank.categories)
+        ),
     }
 
 

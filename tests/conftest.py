@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from dataclasses import fields, replace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, so before everything else
 
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from sdmad_lite.backbone import EMBEDDED, Backbone, load_clip
+from sdmad_lite.baselines import BASELINES, Method
+from sdmad_lite.baselines import phantom_table as meta_table
 from sdmad_lite.data import ImageTable
-from sdmad_lite.phantoms import chest_bank, sample_phantoms
+from sdmad_lite.phantoms import CHEST, sample_phantoms
 from sdmad_lite.signs import SignBank
 
 CATEGORIES = ("Pleural effusion", "Cardiomegaly", "Emphysema")
@@ -80,7 +83,7 @@ def tiny_clip(tiny_clip_name) -> Backbone:
 @pytest.fixture(scope="session")
 def bank() -> SignBank:
     """Three categories of the chest phantoms."""
-    return chest_bank().restricted(list(CATEGORIES))
+    return CHEST.bank.restricted(list(CATEGORIES))
 
 
 def table_of(phantoms, categories) -> ImageTable:
@@ -95,3 +98,13 @@ def table_of(phantoms, categories) -> ImageTable:
 def phantom_table() -> ImageTable:
     """48 small phantoms of 24 patients, of the categories of `bank` or normal."""
     return table_of(list(sample_phantoms(48, seed=11, categories=CATEGORIES, size=48)), CATEGORIES)
+
+
+def quick_baselines(backbone: Backbone) -> dict[str, Method]:
+    """All baselines, with the least training that still exercises their code (a second for all)."""
+    table = meta_table(backbone, "chest", count=60, size=32)
+    least = {"steps": 3, "episodes": 2, "adapt_steps": 2, "views": 2, "size": 32, "width": 4, "table": table}
+    return {
+        name: replace(method, **{f.name: least[f.name] for f in fields(method) if f.name in least})
+        for name, method in BASELINES.items()
+    }

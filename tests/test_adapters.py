@@ -269,11 +269,12 @@ def test_a_timm_vision_tower_takes_adapters(timm_clip, images):
     assert torch.equal(before, encode(timm_clip, images)[0])
 
 
-def test_the_detector_runs_on_a_timm_tower_and_says_that_it_has_no_heat_maps(timm_clip, bank, phantom_table):
+def test_the_detector_runs_on_a_timm_tower_and_maps_signs(timm_clip, bank, phantom_table):
     detector = SDMAD(bank, timm_clip, alignment=AlignmentConfig(steps=2)).fit_table(phantom_table)
     assert detector.predict_proba(phantom_table.images[:3]).shape == (3, 3)
-    with pytest.raises(BackboneError, match="heat maps need an open_clip ViT"):
-        detector.sign_maps(phantom_table.images[0])
+    maps = detector.sign_maps(phantom_table.images[0])
+    assert maps.shape == (len(bank.texts), 2, 2)  # 32 pixels in patches of 16
+    assert np.abs(maps).max() <= 1 + 1e-5 and maps.std() > 0
 
 
 class HuggingFaceLayer(nn.Module):
@@ -308,4 +309,6 @@ def test_a_resnet_is_refused_and_the_tower_named(tmp_path):
         BackboneError, match=r"the image tower \(ModifiedResNet\) has no list of transformer layers.*ViT"
     ):
         build_adapters(backbone)
+    with pytest.raises(BackboneError, match="heat maps need a plain ViT"):
+        backbone.patch_features(torch.zeros(1, 3, 64, 64))
     assert backbone.encode_texts(TEXTS).shape == (2, 16)  # without adapters it serves

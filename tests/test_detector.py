@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, table_of, write_clip
+from conftest import CATEGORIES, quick_baselines, table_of, write_clip
 from PIL import Image
 from scipy.special import expit, logit
 from sklearn.metrics import f1_score, roc_auc_score
@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from sdmad_lite.adapters import AdapterConfig
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.backbone import load_clip
+from sdmad_lite.baselines import BASELINES, Query
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
@@ -213,9 +214,16 @@ def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_clip, bank, support
 
 
 def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_table):
-    """The same training images with two test sets: signs, weights, thresholds and adapters are the same bits."""
-    tests = [table_of(list(sample_phantoms(12, seed, CATEGORIES, size=48)), CATEGORIES) for seed in (1, 2)]
-    one, two = (run_experiment(phantom_table, test, bank, tiny_clip, 2, [4], alignment=SHORT) for test in tests)
+    """The same training images with two test sets: signs, weights, thresholds and adapters are the same bits.
+
+    So is what the predictors of all methods say of images that belong to neither.
+    """
+    sets = [table_of(list(sample_phantoms(12, seed, CATEGORIES, size=48)), CATEGORIES) for seed in (1, 2, 3)]
+    methods = quick_baselines(tiny_clip)
+    one, two = (
+        run_experiment(phantom_table, test, bank, tiny_clip, 2, [4], alignment=SHORT, baselines=methods)
+        for test in sets[:2]
+    )
     for a, b in zip(one.detectors, two.detectors, strict=True):
         for name in ("weights_", "thresholds_", "bias_", "scale_"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -223,7 +231,12 @@ def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_
         assert all(torch.equal(p, q) for p, q in zip(a.adapters_.parameters(), b.adapters_.parameters(), strict=True))
     for a, b in zip(one.support, two.support, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(one.scores[0], two.scores[0])
+    probe = Query(sets[2].images, tiny_clip.encode_images(sets[2].images))
+    assert set(one.predictors) == set(two.predictors) >= set(BASELINES)
+    for method in one.predictors:
+        a, b = one.predictors[method][0](probe), two.predictors[method][0](probe)
+        np.testing.assert_array_equal(a, b, err_msg=method)
+        assert not np.array_equal(one.scores[method][0], two.scores[method][0]), method
 
 
 # Saved and loaded

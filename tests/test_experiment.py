@@ -1,17 +1,17 @@
-"""What stands between the parts: baselines, groups, who is eligible, and what the notebooks share."""
+"""What stands between the parts: the whole experiment, who is eligible, and what the notebooks share."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite import course
-from sdmad_lite.baselines import clip_adapter, linear_probe, prototypes, zero_shot
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.baselines import ON_FEATURES, zero_shot
 from sdmad_lite.data import ImageTable
-from sdmad_lite.experiment import METHODS, OURS, ZERO, eligible, groups, run_experiment
-
-MEMBERSHIP = torch.tensor([[0.0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]])
+from sdmad_lite.episodes import draw_episodes
+from sdmad_lite.errors import DataError
+from sdmad_lite.experiment import METHODS, OURS, OWN, ZERO, eligible, run_experiment
 
 
 def table(labels, **meta):
@@ -20,58 +20,7 @@ def table(labels, **meta):
     return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), meta)
 
 
-def features(seed, count=60, width=8):
-    """Unit features in which direction 0 tells the first category and direction 1 the second, among noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 2, (count, 2), generator=generator)
-    u = 0.5 * torch.randn(count, width, generator=generator)
-    u[:, :2] += 1.5 * labels
-    return F.normalize(u, dim=1), labels.numpy()
-
-
-# Baselines
-
-
-def test_zero_shot_by_hand():
-    """Cosines 0.6, 0.8, -0.6 with the signs and 0 with the normal one: (0.6 + 0.8) / 2 and -0.6."""
-    v = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0.8, -0.6]])
-    np.testing.assert_allclose(zero_shot(torch.tensor([[0.6, 0.8]]), v, MEMBERSHIP), [[0.7, -0.6]], atol=1e-6)
-
-
-def test_prototypes_by_hand():
-    """Positives (1, 0) and (0, 1) have the mean direction (1, 1) / sqrt 2; the negative is (-1, 0)."""
-    u = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    got = prototypes(u, np.array([[1], [1], [0]]), torch.tensor([[0.6, 0.8]]))
-    np.testing.assert_allclose(got, [[1.4 / 2**0.5 + 0.6]], rtol=1e-6)
-
-
-def test_baselines_tell_new_images_and_follow_the_seed():
-    (u, labels), (u_test, truth) = features(0), features(1)
-    v = F.normalize(torch.eye(4, 8)[[0, 2, 1, 3]] + 0.3, dim=1)  # signs that point roughly where they should
-    for method in (
-        lambda seed: linear_probe(u, labels, u_test, seed),
-        lambda seed: clip_adapter(u, labels, u_test, v, MEMBERSHIP, seed),
-        lambda seed: prototypes(u, labels, u_test),
-    ):
-        scores = method(0)
-        assert scores.shape == (60, 2) and roc_auc_score(truth, scores) > 0.8
-        np.testing.assert_array_equal(method(0), scores)
-
-
-def test_one_positive_is_enough_for_every_baseline():
-    u, _ = features(0, 6)
-    labels = np.eye(6, 2, dtype=int)
-    v = F.normalize(torch.ones(4, 8), dim=1)
-    for scores in (prototypes(u, labels, u), linear_probe(u, labels, u), clip_adapter(u, labels, u, v, MEMBERSHIP)):
-        assert scores.shape == (6, 2) and np.isfinite(scores).all()
-
-
 # Experiment
-
-
-def test_groups_are_the_values_of_columns_with_more_than_one():
-    got = groups(table([[0]] * 4, view="APAP", sex="FFFF", age=[30, 40, 50, 60]))
-    assert {name: rows.tolist() for name, rows in got.items()} == {"view=A": [0, 2], "view=P": [1, 3]}
 
 
 def test_eligible_names_who_is_short_and_of_what():
@@ -88,23 +37,55 @@ def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phanto
     test = phantom_table.rows(np.arange(24, 48))
     experiment = run_experiment(phantom_table.rows(np.arange(24)), test, bank, tiny_clip, 1, [0, 7])
     assert set(experiment.results) == set(METHODS) and all(len(r) == 2 for r in experiment.results.values())
-    # nothing in the zero-shot row depends on the draw, nor on the seven methods run before it
+    # nothing in the zero-shot row depends on the draw, nor on the methods run before it
     assert experiment.series(ZERO)[0] == experiment.series(ZERO)[1]
     u, v = tiny_clip.encode_images(test.images), tiny_clip.encode_texts(bank.texts)
     scores = zero_shot(u, v, torch.from_numpy(bank.membership()))
     expected = roc_auc_score(test.labels, scores, average="macro")
     assert experiment.mean(ZERO)["multilabel"]["macro"]["auroc"] == pytest.approx(expected, abs=1e-6)
-    for detector, scored in zip(experiment.detectors, experiment.scores, strict=True):
+    for detector, scored in zip(experiment.detectors, experiment.scores[OURS], strict=True):
         np.testing.assert_allclose(detector.predict_proba(test.images), scored, atol=1e-6)
     mine = experiment.compare(OURS, ZERO)
     assert mine["difference"] == pytest.approx(np.mean(experiment.series(OURS)) - experiment.series(ZERO)[0])
 
 
+def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank, phantom_table):
+    train, test = phantom_table.rows(np.arange(24)), phantom_table.rows(np.arange(24, 48))
+    episodes = draw_episodes(train, [1], 2)
+    rows = [episodes.rows(train, 1, draw) for draw in (1, 0)]
+    mine = {"prototypes again": ON_FEATURES["prototypes"]}
+    frozen = AlignmentConfig(steps=0)
+    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], frozen, baselines=mine, support=rows)
+    assert list(experiment.results) == list(experiment.methods) == [*OWN, "prototypes again"]
+    for given, used in zip(rows, experiment.support, strict=True):
+        np.testing.assert_array_equal(given, used)
+    with pytest.raises(DataError, match=r"test: categories \('Emphysema',\) differ"):
+        run_experiment(train, test.restricted(["Emphysema"]), bank, tiny_clip, 1, [0])
+
+
+def test_every_method_is_fitted_before_a_test_image_is_read(tiny_clip, bank, phantom_table):
+    """The test images are missing: it is noticed only when the predictors of all draws are there."""
+    fitted = []
+
+    def spy(support):
+        fitted.append(support.seed)
+        return lambda query: np.zeros((len(query.images), 3))
+
+    spy.what = "counts"
+    missing = ImageTable(("gone.png",) * 4, np.eye(4, 3, dtype=int), bank.categories, {})
+    with pytest.raises(DataError, match=r"gone\.png"):
+        frozen = AlignmentConfig(steps=0)
+        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], frozen, baselines={"spy": spy})
+    assert fitted == [4, 5]
+
+
 # The course
 
 
-def test_the_samples_of_the_course_load():
-    bank, train, test = course.chest_samples()
+@pytest.mark.parametrize("modality", ["chest", "brain", "fundus"])
+def test_the_samples_of_the_course_load(modality):
+    bank, train, test = course.samples(modality)
+    assert bank.name == f"{modality}_phantoms"
     assert train.categories == test.categories == bank.categories
     assert not set(train.patients()) & set(test.patients())
     assert (train.labels.sum(0) >= 16).all()

@@ -84,9 +84,17 @@ def test_macro_and_thresholded_figures_by_hand(result):
 
 
 def test_without_thresholds_there_are_no_thresholded_figures():
+    """The ranking loss needs none: of six images, image 3 alone is ranked wrong."""
     result = evaluate(SCORES, LABELS, ["A", "B"])["multilabel"]
     assert "f1" not in result["A"]
-    assert set(result["macro"]) == {"auroc", "ap", "positives", "categories"}
+    assert set(result["macro"]) == {"auroc", "ap", "positives", "categories", "ranking_loss"}
+    assert result["macro"]["ranking_loss"] == pytest.approx(1 / 6)
+
+
+def test_without_any_positive_there_is_no_f1_and_nothing_to_rank():
+    macro = evaluate(SCORES, 0 * LABELS, ["A", "B"], np.full(2, 0.5))["multilabel"]["macro"]
+    assert macro["f1_micro"] is None and macro["ranking_loss"] is None and "f1" not in macro
+    assert macro["exact_match"] == pytest.approx(3 / 6) and macro["hamming_loss"] == pytest.approx(5 / 12)
 
 
 def test_a_category_without_positives_is_not_averaged():

@@ -12,7 +12,8 @@ from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.backbone import load_clip
 from sdmad_lite.data import draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.experiment import eligible, groups
+from sdmad_lite.experiment import eligible
+from sdmad_lite.sealed import groups
 from sdmad_lite.signs import load_bank
 
 FOLDER = os.environ.get("SDMAD_REAL_CXR")
