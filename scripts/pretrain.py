@@ -190,6 +190,26 @@ def forget(phrase: str, rng: np.random.Generator) -> str:
     return " ".join(kept) if len(kept) > 1 else phrase
 
 
+def pose(pictures: torch.Tensor, where: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same random zoom, turn and shift for images (N, ch, H, W) and sign maps (N, S, h, w); some images blurred."""
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return torch.rand(len(pictures), generator=generator) * (high - low) + low
+
+    zoom, angle = uniform(0.85, 1.1), uniform(-0.08, 0.08)
+    along, across = zoom * torch.cos(angle), zoom * torch.sin(angle)
+    x, y = uniform(-0.06, 0.06), uniform(-0.06, 0.06)
+    matrix = torch.stack([torch.stack([along, -across, x], 1), torch.stack([across, along, y], 1)], 1)
+    pictures, where = (
+        F.grid_sample(
+            maps, F.affine_grid(matrix, maps.shape, align_corners=False), padding_mode=edge, align_corners=False
+        )
+        for maps, edge in ((pictures, "border"), (where, "zeros"))
+    )
+    share = uniform(-0.6, 0.7).clamp_min(0)[:, None, None, None]
+    return pictures.lerp(F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False), share), where
+
+
 def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: int, world: int, device) -> dict:
     """The three losses of one step; everything random follows from SEED, the step and the process."""
     rng = np.random.default_rng([SEED, step, rank])
@@ -200,8 +220,9 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
         rows = pool.rows((step * world + rank) * share, share)
         facts = torch.from_numpy(pool.facts[rows]).float()
         picture = torch.from_numpy(pool.images[rows]).float() / 255
-        picture = picture[:, None].expand(-1, 3, -1, -1) if picture.ndim == 3 else picture.permute(0, 3, 1, 2)
-        images.append(augment(picture, generator))
+        picture = picture[:, None] if picture.ndim == 3 else picture.permute(0, 3, 1, 2)
+        picture, where = pose(picture, torch.from_numpy(pool.where[rows]).float() / 255, generator)
+        images.append(augment(picture, generator).expand(-1, 3, -1, -1))
         named = np.concatenate([pool.always, rng.choice(pool.sided, min(8, len(pool.sided)), replace=False)])
         phrases = [forget(pool.phrases.say(int(f), rng), rng) for f in named]
         spoken.append([str(rng.choice(pool.phrases.templates)).format(phrase) for phrase in phrases])
@@ -209,7 +230,6 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
         told = [rng.permutation(np.flatnonzero(pool.facts[row]))[: rng.integers(1, 4)] for row in rows[: share // 3]]
         captions.append([pool.phrases.sentence(t.tolist(), rng) for t in told])
         meant.append(torch.stack([facts[:, t].prod(1) for t in told], 1))
-        where = torch.from_numpy(pool.where[rows]).float() / 255
         targets.append((F.adaptive_avg_pool2d(where, 8) * 4).clamp(max=1).flatten(2).transpose(1, 2))
     words, sentences = (tokenizer([*chain(*texts)]).to(device) for texts in (spoken, captions))
     signs, whole, patches = student(torch.cat(images).to(device), words, sentences)
@@ -239,8 +259,7 @@ def block_loss(logits: torch.Tensor, truth: list[torch.Tensor]) -> torch.Tensor:
 
 
 def train(args: argparse.Namespace) -> None:
-    gpu = torch.cuda.is_available()
-    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
     torch.set_num_threads(args.threads)
     torch.manual_seed(SEED)
     student = Student()
@@ -261,9 +280,9 @@ def train(args: argparse.Namespace) -> None:
         range(start, steps), "pretraining", initial=start, total=steps, unit="step", mininterval=10, disable=quiet
     )
     for step in bar:
-        warm, cool = min(1.0, (step + 1) / 200), 0.5 * (1 + math.cos(math.pi * step / steps))
+        warm, cool = min(1.0, (step + 1) / 200), min(1.0, (steps - step) / (args.cool * steps))
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * warm * max(cool, 0.01)
+            group["lr"] = args.lr * warm * cool
         with attention():
             parts = losses(model, tokenizer, pools, step, args.batch, rank, world, device)
             optimizer.zero_grad(set_to_none=True)
@@ -329,11 +348,12 @@ if __name__ == "__main__":
     sub.add_argument("--workers", type=int, default=1)
     sub.set_defaults(run=draw)
     sub = commands.add_parser("train", help="train on the pool, or go on from the last checkpoint")
-    sub.add_argument("--images", type=int, default=340_000, help="images seen in all")
+    sub.add_argument("--images", type=int, default=600_000, help="images seen in all; may change until the rate falls")
+    sub.add_argument("--cool", type=float, default=0.3, help="last part of the run, in which the learning rate falls")
     sub.add_argument("--batch", type=int, default=96, help="images per process and step, a third of each modality")
     sub.add_argument("--lr", type=float, default=1.5e-3)
     sub.add_argument("--threads", type=int, default=1)
-    sub.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    sub.add_argument("--every", type=int, default=100, help="steps between checkpoints")
     sub.set_defaults(run=train)
     sub = commands.add_parser("export", help="write the weights into the package")
     sub.add_argument("--out", type=Path, default=EMBEDDED / "open_clip_model.safetensors")

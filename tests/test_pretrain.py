@@ -40,7 +40,7 @@ def test_a_sign_is_on_a_side_where_most_of_its_region_is():
 
 
 def settings(images: int) -> Namespace:
-    return Namespace(images=images, batch=9, lr=1e-3, threads=1, every=1)
+    return Namespace(images=images, batch=9, lr=1e-3, cool=0.3, threads=1, every=1)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
