@@ -227,7 +227,7 @@ class SignSelector:
 
 
 def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:
-    """(C,) the threshold of best F1 for each category, midway to the next lower score.
+    """(C,) the threshold of best F1 for each category, midway to the next lower score, or to 0.
 
     [ours] It is shrunk towards 0.5 as if `prior` positives had asked for that, because the support
     images also trained the scores: on them they look better separated than on new ones.
@@ -241,7 +241,6 @@ def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.
         precision, recall, cut = precision_recall_curve(labels[:, c], scores[:, c])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         best = int(np.argmax(f1[:-1]))
-        lower = scores[:, c][scores[:, c] < cut[best]]
-        thresholds[c] = (cut[best] + lower.max()) / 2 if len(lower) else cut[best]
+        thresholds[c] = (cut[best] + scores[:, c].max(initial=0, where=scores[:, c] < cut[best])) / 2
     positives = labels.sum(0)
     return (positives * thresholds + prior * 0.5) / (positives + prior)

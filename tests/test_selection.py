@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import log_expit
+from scipy.special import expit, log_expit
 from sklearn.metrics import f1_score, roc_auc_score
 
 from sdmad_lite.errors import NotFittedError, SDMADError
@@ -304,7 +304,7 @@ def test_impossible_settings_are_refused(setting):
         ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], 0.5),  # separable: midway between 0.2 and 0.8
         # at or above .9: F1 2/3; .7: 1/2; .6: P 2/3, R 1, F1 0.8; .2: 2/3. Best at .6, midway to .2
         ([0.9, 0.7, 0.6, 0.2], [1, 0, 1, 0], 0.4),
-        ([0.1, 0.5], [1, 0], 0.1),  # all are called positive; there is no lower score
+        ([0.1, 0.5], [1, 0], 0.05),  # all are called positive; there is no lower score: midway to 0
         ([0.3, 0.3, 0.3, 0.1], [1, 1, 0, 0], 0.2),  # ties
     ],
 )
@@ -323,7 +323,7 @@ def test_thresholds_are_shrunk_by_hand():
 def test_no_other_threshold_has_a_better_f1():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (30, 4))
-    scores = rng.normal(size=(30, 4)) + labels
+    scores = expit(rng.normal(size=(30, 4)) + labels)
     for c, threshold in enumerate(best_f1_thresholds(scores, labels)):
         every = [f1_score(labels[:, c], scores[:, c] >= cut) for cut in scores[:, c]]
         assert f1_score(labels[:, c], scores[:, c] >= threshold) == pytest.approx(max(every))
