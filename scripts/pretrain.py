@@ -4,10 +4,11 @@
     torchrun --nproc_per_node 2 scripts/pretrain.py train     # or plain python; a GPU is used where there is one
     python scripts/pretrain.py export
 
-Three losses, all our choice (sigmoid contrastive learning after Zhai et al. 2023, arXiv 2303.15343):
+Four losses, all our choice (sigmoid contrastive learning after Zhai et al. 2023, arXiv 2303.15343):
   * signs: each image against a phrase for every fact of its modality, positive where the fact is true;
   * captions: each image against each caption of the batch, positive where all that it says is true;
-  * patches: each patch against the sign phrases, positive where the sign changed that patch.
+  * patches: each patch against the sign phrases, positive where the sign changed that patch;
+  * thumbnail: the image in 16 x 16 pixels, drawn from its embedding, so that what no phrase names stays in it.
 The categories in `Modality.kept_out` are never drawn and none of their own signs is ever named, nor are
 the `HELD_OUT` phrasings of every other sign. Each subcommand resumes after a stop; everything is seeded.
 """
@@ -46,6 +47,7 @@ CHECKPOINT, LOG = WORK / "checkpoint.safetensors", WORK / "log.jsonl"
 CURVE = Path("docs/results/pretraining.jsonl")
 CHUNK = 2048
 SEED = 20261122
+WEIGHTS = {"signs": 1.0, "captions": 0.5, "patches": 1.0, "thumbnail": 0.5}
 HELD_OUT = 4
 """Phrasings of each sign that pretraining never reads, by which `backbone_eval.py` measures new words."""
 
@@ -161,18 +163,24 @@ class Student(torch.nn.Module):
         self.clip.logit_scale.requires_grad_(False)  # `scale` stands for it, one for each loss
         self.scale = torch.nn.Parameter(torch.full((3,), math.log(10.0)))
         self.bias = torch.nn.Parameter(torch.tensor([-3.0, -3.0, -4.0]))
+        self.thumbnail = torch.nn.Linear(self.clip.visual.head.proj.out_features, 16 * 16)
         config = self.clip.visual.preprocess_cfg
         self.mean, self.std = config["mean"][0], config["std"][0]
 
     def forward(self, images: torch.Tensor, words: torch.Tensor, captions: torch.Tensor) -> list[torch.Tensor]:
-        """Logits of images (B, 3, H, W) in [0, 1] against words (B, W) and captions (B, C); patches (B, P, W)."""
-        visual = self.clip.visual
-        tokens = visual.trunk.forward_features((images - self.mean) / self.std)
+        """Logits of images (B, 3, H, W) in [0, 1] against words (B, W) and captions (B, C), of patches (B, P, W).
+
+        The last output is the error of the thumbnail, drawn from the embedding alone.
+        """
+        visual, images = self.clip.visual, (images - self.mean) / self.std
+        tokens = visual.trunk.forward_features(images)
         u = F.normalize(visual.head(visual.trunk.forward_head(tokens)), dim=-1)
         patches = F.normalize(visual.head(tokens[:, visual.trunk.num_prefix_tokens :]), dim=-1)
         w, c = self.texts(words), self.texts(captions)
         cosines = (u @ w.T, u @ c.T, patches @ w.T)
-        return [z * s.exp() + b for z, s, b in zip(cosines, self.scale, self.bias, strict=True)]
+        logits = [z * s.exp() + b for z, s, b in zip(cosines, self.scale, self.bias, strict=True)]
+        small = F.adaptive_avg_pool2d(images.mean(1, keepdim=True), 16).flatten(1)
+        return [*logits, F.mse_loss(self.thumbnail(u * u.shape[1] ** 0.5).float(), small)]
 
     def texts(self, tokens: torch.Tensor) -> torch.Tensor:
         """open_clip's `encode_text`, normalised, over no more places than the longest text fills."""
@@ -194,7 +202,7 @@ def pose(pictures: torch.Tensor, where: torch.Tensor, generator: torch.Generator
     """The same random zoom, turn and shift for images (N, ch, H, W) and sign maps (N, S, h, w); some images blurred."""
 
     def uniform(low: float, high: float) -> torch.Tensor:
-        return torch.rand(len(pictures), generator=generator) * (high - low) + low
+        return (torch.rand(len(pictures), generator=generator) * (high - low) + low).to(pictures.device)
 
     zoom, angle = uniform(0.85, 1.1), uniform(-0.08, 0.08)
     along, across = zoom * torch.cos(angle), zoom * torch.sin(angle)
@@ -219,9 +227,9 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
     for pool in pools:
         rows = pool.rows((step * world + rank) * share, share)
         facts = torch.from_numpy(pool.facts[rows]).float()
-        picture = torch.from_numpy(pool.images[rows]).float() / 255
+        picture = torch.from_numpy(pool.images[rows]).to(device).float() / 255
         picture = picture[:, None] if picture.ndim == 3 else picture.permute(0, 3, 1, 2)
-        picture, where = pose(picture, torch.from_numpy(pool.where[rows]).float() / 255, generator)
+        picture, where = pose(picture, torch.from_numpy(pool.where[rows]).to(device).float() / 255, generator)
         images.append(augment(picture, generator).expand(-1, 3, -1, -1))
         named = np.concatenate([pool.always, rng.choice(pool.sided, min(8, len(pool.sided)), replace=False)])
         phrases = [forget(pool.phrases.say(int(f), rng), rng) for f in named]
@@ -232,12 +240,12 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
         meant.append(torch.stack([facts[:, t].prod(1) for t in told], 1))
         targets.append((F.adaptive_avg_pool2d(where, 8) * 4).clamp(max=1).flatten(2).transpose(1, 2))
     words, sentences = (tokenizer([*chain(*texts)]).to(device) for texts in (spoken, captions))
-    signs, whole, patches = student(torch.cat(images).to(device), words, sentences)
+    signs, whole, patches, thumbnail = student(torch.cat(images), words, sentences)
     first = np.cumsum([0, *(len(texts) for texts in spoken)])
     local = [
         F.binary_cross_entropy_with_logits(
             patches[m * share : (m + 1) * share, :, first[m] : first[m] + target.shape[2]],
-            target.to(device),
+            target,
             pos_weight=torch.tensor(4.0, device=device),
         )
         for m, target in enumerate(targets)
@@ -246,6 +254,7 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
         "signs": block_loss(signs, said),
         "captions": block_loss(whole, meant),
         "patches": torch.stack(local).mean(),
+        "thumbnail": thumbnail,
     }
 
 
@@ -286,7 +295,7 @@ def train(args: argparse.Namespace) -> None:
         with attention():
             parts = losses(model, tokenizer, pools, step, args.batch, rank, world, device)
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(parts["signs"] + 0.5 * parts["captions"] + parts["patches"])
+            accelerator.backward(sum(weight * parts[name] for name, weight in WEIGHTS.items()))
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if quiet:

@@ -121,11 +121,12 @@ def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -
     reach = max(1, round(shift * size))
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low
+        return (torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low).to(images.device)
 
     images = images.clamp_min(1e-4) ** uniform(0.75, 1.33)
     images = (images - 0.4) * uniform(0.8, 1.25) + 0.4 + uniform(-0.06, 0.06)
     noise = torch.randn(count, 1, *images.shape[2:], generator=generator)  # grey: the same in every channel
+    noise = noise.to(images.device)
     padded = F.pad(images + noise * uniform(0, 0.03), [reach] * 4, mode="replicate")
     corner = torch.randint(0, 2 * reach + 1, (count, 2), generator=generator).tolist()
     moved = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, corner, strict=True)]

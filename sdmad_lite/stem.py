@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from timm.layers import PatchEmbed
 from timm.models import VisionTransformer, register_model
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["ConvStem", "vit_stem_128"]
+__all__ = ["ConvStem", "StemTransformer", "vit_stem_128"]
 
 
 def _conv(inside: int, outside: int) -> nn.Sequential:
@@ -30,12 +30,23 @@ class ConvStem(PatchEmbed):
         self.proj = nn.Sequential(*steps, nn.Conv2d(192, self.proj.out_channels, 1))
 
 
+class StemTransformer(VisionTransformer):
+    """[ours] An image is what the class token says plus the mean of what the patches say.
+
+    The class token alone forgot what no sign of pretraining asked for, such as how bright the lungs are.
+    """
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Tokens (N, 1 + P, D) to (N, D)."""
+        return x[:, 0] + x[:, 1:].mean(1)
+
+
 @register_model
 def vit_stem_128(
     pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs
-) -> VisionTransformer:
+) -> StemTransformer:
     """128 x 128 pixels, 8 x 8 tokens of width 192, 6 layers; timm's own arguments for weights have no use here."""
-    model = VisionTransformer(
+    model = StemTransformer(
         img_size=128, patch_size=16, embed_dim=192, depth=6, num_heads=3, embed_layer=ConvStem, **kwargs
     )
     model.default_cfg = {}
