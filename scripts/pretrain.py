@@ -49,7 +49,7 @@ CHUNK = 2048
 SEED = 20261122
 WEIGHTS = {"signs": 1.0, "captions": 0.5, "patches": 1.0, "thumbnail": 0.5}
 HELD_OUT = 4
-"""Phrasings of each sign that pretraining never reads, by which `backbone_eval.py` measures new words."""
+"""Of the phrasings under "signs", those that pretraining never reads: `backbone_eval.py` measures new words by them."""
 
 
 def draw_chunk(task: tuple[str, int]) -> None:
@@ -99,7 +99,7 @@ class Phrases:
             phrasings = data["signs"][sign.id]
             order = np.random.default_rng(zlib.crc32(sign.id.encode())).permutation(len(phrasings))
             self.unseen.append([phrasings[i] for i in order[:HELD_OUT]])
-            self.words.append([sign.text, *(phrasings[i] for i in order[HELD_OUT:])])
+            self.words.append([sign.text, *(phrasings[i] for i in order[HELD_OUT:]), *data["more"][sign.id]])
         self.sides = [
             (s, template) for s in range(len(self.signs)) for template in (data["sides"][k] for k in kind.sides)
         ]
@@ -218,6 +218,14 @@ def pose(pictures: torch.Tensor, where: torch.Tensor, generator: torch.Generator
     return pictures.lerp(F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False), share), where
 
 
+def shade(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Add a smooth random field to most images (N, ch, H, W), so that the thumbnail is not known from the anatomy."""
+    count, size = len(pictures), pictures.shape[-1]
+    strength = (torch.rand(count, 1, 1, 1, generator=generator) * 0.16 - 0.06).clamp_min(0)
+    field = torch.randn(count, 1, 6, 6, generator=generator) * strength
+    return pictures + F.interpolate(field.to(pictures.device), size=size, mode="bicubic", align_corners=False)
+
+
 def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: int, world: int, device) -> dict:
     """The three losses of one step; everything random follows from SEED, the step and the process."""
     rng = np.random.default_rng([SEED, step, rank])
@@ -230,7 +238,7 @@ def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: i
         picture = torch.from_numpy(pool.images[rows]).to(device).float() / 255
         picture = picture[:, None] if picture.ndim == 3 else picture.permute(0, 3, 1, 2)
         picture, where = pose(picture, torch.from_numpy(pool.where[rows]).to(device).float() / 255, generator)
-        images.append(augment(picture, generator).expand(-1, 3, -1, -1))
+        images.append(augment(shade(picture, generator), generator).expand(-1, 3, -1, -1))
         named = np.concatenate([pool.always, rng.choice(pool.sided, min(8, len(pool.sided)), replace=False)])
         phrases = [forget(pool.phrases.say(int(f), rng), rng) for f in named]
         spoken.append([str(rng.choice(pool.phrases.templates)).format(phrase) for phrase in phrases])
