@@ -41,9 +41,11 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_lite.phantoms.samples
 
-pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (hours on a CPU)
-	$(BIN)/python scripts/pretrain.py draw
-	$(BIN)/python scripts/pretrain.py train
+# One process a core; glibc keeps the large buffers of a step instead of returning them, a tenth of the time.
+pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (an hour on two cores)
+	$(BIN)/python scripts/pretrain.py draw --workers 2
+	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 OMP_NUM_THREADS=1 \
+		$(BIN)/torchrun --nproc_per_node 2 scripts/pretrain.py train
 	$(BIN)/python scripts/pretrain.py export
 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign

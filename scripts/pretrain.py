@@ -365,7 +365,7 @@ if __name__ == "__main__":
     sub.add_argument("--workers", type=int, default=1)
     sub.set_defaults(run=draw)
     sub = commands.add_parser("train", help="train on the pool, or go on from the last checkpoint")
-    sub.add_argument("--images", type=int, default=600_000, help="images seen in all; may change until the rate falls")
+    sub.add_argument("--images", type=int, default=300_000, help="images seen in all; may change until the rate falls")
     sub.add_argument("--cool", type=float, default=0.3, help="last part of the run, in which the learning rate falls")
     sub.add_argument("--batch", type=int, default=96, help="images per process and step, a third of each modality")
     sub.add_argument("--lr", type=float, default=1.5e-3)
