@@ -110,16 +110,16 @@ def explanation() -> Figure:
 
 
 def pretraining() -> Figure:
-    """The three losses of pretraining over images seen."""
+    """The four losses of pretraining over images seen."""
     rows = [json.loads(line) for line in Path("docs/results/pretraining.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
-    for name, color in zip(("signs", "captions", "patches"), plots.PALETTE, strict=False):
+    for name, color in zip(("signs", "captions", "patches", "thumbnail"), plots.PALETTE, strict=False):
         axis.plot([row["images"] for row in rows], [row[name] for row in rows], color=color, label=name)
     axis.set(
         xlabel="images seen",
         ylabel="loss",
-        title=f"Pretraining: {rows[-1]['seconds'] / 60:.0f} minutes, {rows[-1]['processes']} CPU cores",
+        title=f"All four losses still fall after {rows[-1]['seconds'] / 60:.0f} minutes on {rows[-1]['processes']} cores",
     )
     axis.legend()
     axis.spines[["top", "right"]].set_visible(False)
