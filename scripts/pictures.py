@@ -116,11 +116,9 @@ def pretraining() -> Figure:
     axis = figure.subplots()
     for name, color in zip(("signs", "captions", "patches", "thumbnail"), plots.PALETTE, strict=False):
         axis.plot([row["images"] for row in rows], [row[name] for row in rows], color=color, label=name)
-    axis.set(
-        xlabel="images seen",
-        ylabel="loss",
-        title=f"All four losses still fall after {rows[-1]['seconds'] / 60:.0f} minutes on {rows[-1]['processes']} cores",
-    )
+    minutes, cores = rows[-1]["seconds"] / 60, rows[-1]["processes"]
+    title = f"All four losses still fall after {minutes:.0f} minutes on {cores} cores"
+    axis.set(xlabel="images seen", ylabel="loss", title=title)
     axis.legend()
     axis.spines[["top", "right"]].set_visible(False)
     return figure
