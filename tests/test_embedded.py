@@ -89,7 +89,7 @@ def sign_auroc(clip, kind) -> dict[str, float]:
 def test_it_knows_the_signs_of_its_pretraining(clip, kind):
     """A floor, not the result. Guessing gives 0.5."""
     auroc = sign_auroc(clip, kind)
-    assert np.mean(list(auroc.values())) > 0.9, auroc
+    assert np.mean(list(auroc.values())) > 0.93, auroc
 
 
 def test_the_same_architecture_with_random_weights_knows_nothing(clip):
