@@ -149,12 +149,12 @@ def table(values: dict[str, dict[int, list[float]]], what: dict[str, str]) -> li
     return lines
 
 
-def page(cells: dict[str, dict[int, dict]], about: dict[str, str]) -> None:
+def page(cells: dict[str, dict[int, dict]], about: dict[str, str], command: str) -> None:
     """docs/results.md and its figures, from all cells."""
     phantoms = [name for name in cells if name != REAL]
     first = next(iter(cells[phantoms[0]].values()))
     methods, shots = first["what"], list(cells[phantoms[0]])
-    lines = ["# Few shots of new categories", "", f"{NOTICE} Made by `make benchmark`.", ""]
+    lines = ["# Few shots of new categories", "", f"{NOTICE} Made by `{command}`.", ""]
     lines += [
         f"Macro mAP of the multi-label protocol, mean and 95 % interval over {DRAWS} support draws, the same for "
     ]
@@ -190,7 +190,8 @@ def main() -> None:
     backbone, cells = load_clip(), {data.name: {} for data in sets}
     for shots, data in tqdm([(k, d) for k in args.shots for d in sets], desc="cells"):
         cells[data.name][shots] = measured(data, shots, backbone, SETS[args.methods])
-    page(cells, {data.name: data.about for data in sets})
+    command = f"python scripts/benchmark.py --methods {args.methods} --shots {' '.join(map(str, args.shots))}"
+    page(cells, {data.name: data.about for data in sets}, command + (" --real DIR" if args.real else ""))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_cells_are_measured_once_and_fill_the_page(benchmark, tiny_clip, monkeyp
     assert benchmark.measured(data, 2, tiny_clip, methods) == json.loads(json.dumps(cells[2]))
     with pytest.raises(pytest.fail.Exception):
         benchmark.measured(data, 2, tiny_clip, {"prototypes": methods["prototypes"]})
-    benchmark.page({"chest": cells}, {"chest": data.about})
+    benchmark.page({"chest": cells}, {"chest": data.about}, "make benchmark")
     text = benchmark.PAGE.read_text()
     ap = [r["multilabel"]["macro"]["ap"] for r in cells[2]["results"]["prototypes"]]
     assert f"{np.mean(ap):.3f} [" in text and "not for clinical use" in text
