@@ -74,6 +74,18 @@ def test_images_of_any_size_are_read(clip):
     assert u.shape[0] == 3 and u.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
 
 
+def test_an_image_is_its_class_token_plus_the_mean_of_its_patches(clip):
+    """Before the projection, which is the same for both; patches alone are what `patch_features` gives."""
+    pixels = clip.prepare([p.image for p in sample_phantoms(2, SEED)])
+    visual = clip.model.visual
+    with torch.no_grad():
+        tokens = visual.trunk.forward_features(pixels)
+        image, patches = visual.head(tokens[:, 0] + tokens[:, 1:].mean(1)), visual.head(tokens[:, 1:])
+        np.testing.assert_allclose(visual(pixels), image, rtol=1e-4, atol=1e-5)
+        expected = torch.nn.functional.normalize(patches, dim=-1).unflatten(1, (8, 8))
+        np.testing.assert_allclose(clip.patch_features(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
 def sign_auroc(clip, kind) -> dict[str, float]:
     """AUROC of the cosine of image and sign text, for the pretraining signs of a modality on 150 phantoms."""
     phantoms = list(sample_phantoms(150, SEED, kind.seen, images_per_patient=1, modality=kind.name))

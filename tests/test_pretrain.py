@@ -39,6 +39,21 @@ def test_a_sign_is_on_a_side_where_most_of_its_region_is():
     assert not facts[:, first + 2 : first + len(phrases.sides)].any() and facts[:, -1].all()  # no category: nothing
 
 
+def test_a_sign_moves_with_its_image():
+    """A bright square and its map, zoomed, turned and shifted alike: the map's centre stays on the square's."""
+    pictures, where = torch.zeros(20, 1, 128, 128), torch.zeros(20, 1, 16, 16)
+    pictures[:, :, 32:48, 80:96], where[:, :, 4:6, 10:12] = 1, 1
+    moved, region = pretrain.pose(pictures, where, torch.Generator().manual_seed(0))
+
+    def centre(maps):  # (N, 2), in shares of the side
+        axis = (torch.arange(maps.shape[-1]) + 0.5) / maps.shape[-1]
+        maps = maps[:, 0] / maps[:, 0].sum((1, 2), keepdim=True)
+        return torch.stack([maps.sum(2) @ axis, maps.sum(1) @ axis], 1)
+
+    assert (centre(moved) - centre(region)).abs().max() < 0.01
+    assert (centre(moved) - centre(pictures)).norm(dim=1).mean() > 0.02
+
+
 def settings(images: int) -> Namespace:
     return Namespace(images=images, batch=9, lr=1e-3, cool=0.3, threads=1, every=1)
 
