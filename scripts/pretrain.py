@@ -227,7 +227,7 @@ def shade(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def losses(student, tokenizer, pools: list[Pool], step: int, batch: int, rank: int, world: int, device) -> dict:
-    """The three losses of one step; everything random follows from SEED, the step and the process."""
+    """The four losses of one step; everything random follows from SEED, the step and the process."""
     rng = np.random.default_rng([SEED, step, rank])
     generator = torch.Generator().manual_seed(SEED + step * world + rank)
     share = batch // len(pools)

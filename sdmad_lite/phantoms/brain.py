@@ -9,7 +9,7 @@ import numpy as np
 from .brain_anatomy import SIDES, SITES, Anatomy, expose, frame, render
 from .brain_signs import OVERLAY_SIGNS, SHAPE_SIGNS
 from .canvas import Canvas
-from .modality import Drawing, Modality, Patient
+from .modality import Drawing, Modality, Patient, reshaped
 
 
 def draw(
@@ -22,19 +22,16 @@ def draw(
 ) -> Drawing:
     """See `Modality.draw`."""
 
-    def anatomy_with(shapes: list[int]) -> Anatomy:
-        anatomy = patient.anatomy
-        for i in shapes:
-            anatomy = SHAPE_SIGNS[signs[i]](anatomy, sides[i], strength[i])
-        return anatomy
+    def anatomy(left_out: str | None = None) -> Anatomy:
+        return reshaped(patient.anatomy, SHAPE_SIGNS, signs, sides, strength, left_out)
 
-    shapes = [i for i, sign in enumerate(signs) if sign in SHAPE_SIGNS]
+    shapes = [sign for sign in signs if sign in SHAPE_SIGNS]
     base = frame(Canvas(rng, size, warp=0.012), patient.anatomy, (rng.uniform(), rng.uniform()))
-    scene = render(base, anatomy_with(shapes))
+    scene = render(base, anatomy())
     masks = {}
-    for i in shapes:
-        without = render(base, anatomy_with([j for j in shapes if j != i]))
-        masks[signs[i]] = np.abs(scene.image - without.image) > 0.04
+    for sign in shapes:
+        without = render(base, anatomy(left_out=sign))
+        masks[sign] = np.abs(scene.image - without.image) > 0.04
     for sign, lay_over in OVERLAY_SIGNS.items():
         if sign in signs:
             i, before = signs.index(sign), scene.image.copy()

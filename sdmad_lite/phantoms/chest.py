@@ -9,7 +9,7 @@ import numpy as np
 from .canvas import Canvas
 from .chest_anatomy import SITES, Anatomy, Renderer, expose
 from .chest_signs import OVERLAY_SIGNS, SHAPE_SIGNS
-from .modality import Drawing, Modality, Patient
+from .modality import Drawing, Modality, Patient, reshaped
 
 
 def draw(
@@ -22,20 +22,17 @@ def draw(
 ) -> Drawing:
     """See `Modality.draw`."""
 
-    def anatomy_with(shapes: list[int]) -> Anatomy:
-        anatomy = patient.anatomy
-        for i in shapes:
-            anatomy = SHAPE_SIGNS[signs[i]](anatomy, sides[i], strength[i])
-        return anatomy
+    def anatomy(left_out: str | None = None) -> Anatomy:
+        return reshaped(patient.anatomy, SHAPE_SIGNS, signs, sides, strength, left_out)
 
-    shapes = [i for i, sign in enumerate(signs) if sign in SHAPE_SIGNS]
-    anatomy = anatomy_with(shapes)
-    renderer = Renderer(Canvas(rng, size), anatomy, rng)
-    scene = renderer.scene(anatomy)
+    shapes = [sign for sign in signs if sign in SHAPE_SIGNS]
+    whole = anatomy()
+    renderer = Renderer(Canvas(rng, size), whole, rng)
+    scene = renderer.scene(whole)
     masks = {}
-    for i in shapes:
-        without = renderer.scene(anatomy_with([j for j in shapes if j != i]))
-        masks[signs[i]] = renderer.change(without.image, scene.image)
+    for sign in shapes:
+        without = renderer.scene(anatomy(left_out=sign))
+        masks[sign] = renderer.change(without.image, scene.image)
     for i, sign in enumerate(signs):
         if sign in OVERLAY_SIGNS:
             before = scene.image

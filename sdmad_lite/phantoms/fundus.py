@@ -9,7 +9,7 @@ import numpy as np
 from .canvas import Canvas
 from .fundus_anatomy import SITES, Anatomy, compose, draw_disc, draw_field, draw_ground, draw_vessels, expose
 from .fundus_signs import DISC_SIGNS, GROUND_SIGNS, TOP_SIGNS, VESSEL_SIGNS, Painting
-from .modality import Drawing, Modality, Patient
+from .modality import Drawing, Modality, Patient, reshaped
 
 VISIBLE = 0.04
 
@@ -25,12 +25,8 @@ def draw(
     """See `Modality.draw`."""
     shapes = {**DISC_SIGNS, **VESSEL_SIGNS}
 
-    def anatomy_without(left_out: str) -> Anatomy:
-        anatomy = patient.anatomy
-        for sign, side, much in zip(signs, sides, strength, strict=True):
-            if sign in shapes and sign != left_out:
-                anatomy = shapes[sign](anatomy, side, much)
-        return anatomy
+    def anatomy_without(left_out: str | None) -> Anatomy:
+        return reshaped(patient.anatomy, shapes, signs, sides, strength, left_out)
 
     def changed(before: np.ndarray, after: np.ndarray, seen: np.ndarray) -> np.ndarray:
         difference = after - before
@@ -44,7 +40,7 @@ def draw(
                 kind[sign](painting, sides[i], strength[i], rng)
                 yield sign, before
 
-    site, canvas, anatomy = SITES[patient.scanner], Canvas(rng, size, pose=1.4, warp=0.0), anatomy_without("")
+    site, canvas, anatomy = SITES[patient.scanner], Canvas(rng, size, pose=1.4, warp=0.0), anatomy_without(None)
     field, masks = draw_field(size, site, rng), {}
     disc, vessels = draw_disc(canvas, anatomy), draw_vessels(canvas, anatomy)
     window, share, colour = disc

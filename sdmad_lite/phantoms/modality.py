@@ -42,6 +42,21 @@ class Patient:
 Drawing = tuple[np.ndarray, dict[str, np.ndarray]]
 
 
+def reshaped(
+    anatomy: Hashable,
+    shapes: Mapping[str, Callable],
+    signs: Sequence[str],
+    sides: Sequence[str],
+    strength: np.ndarray,
+    left_out: str | None = None,
+) -> Hashable:
+    """The anatomy after every one of `signs` that changes its shape, but for one that is left out."""
+    for sign, side, much in zip(signs, sides, strength, strict=True):
+        if sign in shapes and sign != left_out:
+            anatomy = shapes[sign](anatomy, side, much)
+    return anatomy
+
+
 @dataclass(frozen=True)
 class Modality:
     """One kind of image.
