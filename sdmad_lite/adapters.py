@@ -33,7 +33,7 @@ NAME = "shift_adapter"
 class AdapterConfig:
     """Where adapters stand and how strong they are (values are our choice, from trials on phantoms)."""
 
-    lam: float = 0.9
+    lam: float = 0.7
     """[paper] lambda in [0, 1], the share of the frozen layer's output; 1 switches the adapters off."""
     reduction: int = 4
     """The bottleneck is the tower's width divided by this."""
@@ -180,7 +180,7 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
     """
     blocks, start = vision_blocks(backbone.model), first_adapted(backbone.model)
     if start is None:
-        return backbone.image_features, lambda u: u
+        return backbone.image_features, lambda u: F.normalize(u, dim=-1)
     native = hasattr(backbone.model.visual, "transformer")
     parent = backbone.model.visual.transformer if native else backbone.model.visual.trunk
     attribute = "resblocks" if native else "blocks"
@@ -207,9 +207,8 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         handle = blocks[start].register_forward_pre_hook(put_back)
         setattr(parent, attribute, blocks[start:])
         try:
-            return backbone.image_features(
-                activations.new_zeros(len(activations), 3, *backbone.model.visual.image_size)
-            )
+            # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
+            return backbone.image_features(activations.new_zeros(1, 3, *backbone.model.visual.image_size))
         finally:
             setattr(parent, attribute, blocks)
             handle.remove()

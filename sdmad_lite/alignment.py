@@ -1,11 +1,12 @@
 """Stage 1: align signs with their categories and push the categories apart.
 
-Losses are pure functions of unit embeddings u (N, D), v (S, D), labels Y (N, C) and weights
-W (C+1, S) or membership M (C+1, S); row 0 is normal. `align` runs them over the adapters.
+Losses are pure functions of unit embeddings u (N, D), v (S, D), labels Y (N, C) and signed weights
+W (C, S) or membership M (C+1, S), whose row 0 is normal. `align` runs them over the adapters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,10 @@ class AlignmentConfig:
     """Peak learning rate of Adam."""
     batch_size: int = 32
     """Support images in a step."""
-    views: int = 4
+    views: int = 8
     """Versions of each support image: itself and views - 1 variations of exposure, position and noise."""
+    mix: float = 1.0
+    """Both parameters of the beta distribution of `mixed`; 0 for no mixing."""
     discrepancy: float = 0.1
     """Weight of `discrepancy_loss`."""
     intra: float = 0.1
@@ -42,13 +45,14 @@ class AlignmentConfig:
     """Focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most."""
 
     def __post_init__(self):
-        if self.steps < 0 or self.lr <= 0 or self.batch_size < 1 or self.views < 1:
-            raise SDMADError(f"{self}: steps must be at least 0, lr above 0, batch_size and views at least 1")
+        if self.steps < 0 or self.mix < 0 or self.lr <= 0 or self.batch_size < 1 or self.views < 1:
+            raise SDMADError(f"{self}: steps and mix must be at least 0, lr above 0, batch_size and views at least 1")
 
 
 def uniform_weights(membership: Tensor) -> Tensor:
-    """W from M: every sign of a category weighs the same; rows sum to 1. Both (C+1, S)."""
-    return membership / membership.sum(1, keepdim=True)
+    """W (C, S) from M (C+1, S): the signs of a category weigh the same, sum 1; so do the normal signs, sum -1."""
+    shares = membership / membership.sum(1, keepdim=True)
+    return shares[1:] - shares[:1]
 
 
 def category_margins(u: Tensor, v: Tensor, weights: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def category_margins(u: Tensor, v: Tensor, weights: Tensor) -> Tensor:
     difference can help or hurt, depending on the category; notebook 02 measures it.
     """
     z = u @ v.T  # (N, S)
-    return z @ (weights[1:] - weights[:1]).T
+    return z @ weights.T
 
 
 def inter_anomaly_loss(logits: Tensor, labels: Tensor, hardness: float = 0.0) -> Tensor:
@@ -69,7 +73,7 @@ def inter_anomaly_loss(logits: Tensor, labels: Tensor, hardness: float = 0.0) ->
 
     Args:
         logits: (N, C), unbounded.
-        labels: (N, C) in {0, 1}.
+        labels: (N, C) in {0, 1}, or between where images are mixed.
         hardness: exponent g of the factor (1 - p_correct)^g; 0 for none.
     """
     positive = labels.sum(0).clamp(min=1)
@@ -133,6 +137,21 @@ def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -
     return torch.stack(moved).clamp(0, 1)
 
 
+def mixed(x: Tensor, y: Tensor, mix: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Blend each row with another one, in random shares, and its labels in the same: few images become many.
+
+    Source: manifold mixup, Verma et al. 2019 (arXiv 1806.05236), here on the activations below the first
+    adapter. [ours] On validation draws it gave the most where shots are few.
+
+    Args:
+        x: (N, ...) activations. y: (N, C) labels. mix: of the beta distribution of shares, above 0.
+    """
+    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
+    share = torch.from_numpy(rng.beta(mix, mix, len(x))).to(x)
+    wide = share.view(-1, *[1] * (x.ndim - 1))
+    return wide * x + (1 - wide) * x[other], share[:, None] * y + (1 - share[:, None]) * y[other]
+
+
 def make_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
     """`count` versions of prepared images, each (N, 3, H, W) normalised; the first is unchanged."""
     pixels = backbone.prepare(images, color)
@@ -169,6 +188,7 @@ def align(
     seed: int = 0,
     color: bool = False,
     progress: bool = False,
+    watch: Callable[[int], None] | None = None,
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
 
@@ -180,6 +200,8 @@ def align(
         texts, membership: S sign texts and M (C+1, S).
         seed: of variations and batches.
         color: whether images are read in colour.
+        watch: called after each step with its number, from 1, while the adapters stand in the backbone: what
+            `backbone` embeds then is embedded as they shift it by now.
     """
     device = backbone.device
     tokens = backbone.tokenize(texts)
@@ -212,11 +234,13 @@ def align(
                 order = rng.permutation(count).tolist()
             rows, order = order[:size], order[size:]
             view = rng.integers(0, config.views, size)
-            x = flat[torch.from_numpy(view * count + np.asarray(rows)).to(device)]
+            x, y = flat[torch.from_numpy(view * count + np.asarray(rows)).to(device)], target[rows]
+            if config.mix:
+                x, y = mixed(x, y, config.mix, rng)
             u, v = embed(x), backbone.text_features(tokens)
             logits = category_margins(u, v, weights) * scale.exp() + bias
             parts = {
-                "inter-anomaly": inter_anomaly_loss(logits, target[rows], config.hardness),
+                "inter-anomaly": inter_anomaly_loss(logits, y, config.hardness),
                 "discrepancy": discrepancy_loss(v, membership),
                 "intra-anomaly": intra_anomaly_loss(v, frozen, membership),
             }
@@ -230,6 +254,8 @@ def align(
             optimizer.step()
             schedule.step()
             history.append({name: value.item() for name, value in parts.items()})
+            if watch:
+                watch(len(history))
         with torch.no_grad():
             u = torch.stack([torch.cat([embed(part) for part in view.split(64)]) for view in cached])
             v = backbone.text_features(tokens)

@@ -25,7 +25,7 @@ from .alignment import AlignmentConfig, align
 from .data import ImageTable
 from .errors import BackboneError, DataError, NotFittedError, SDMADError
 from .files import new_folder
-from .selection import SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
+from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank, parse_bank
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class CategoryExplanation:
     signs: tuple[SignEvidence, ...]
 
 
+def _class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(2, C): mean of values (N, C) over each category's positives, and over its negatives."""
+    return np.array([[v[y == value].mean() for v, y in zip(values.T, labels.T, strict=True)] for value in (1, 0)])
+
+
 class SDMAD:
     """Sign-driven few-shot multi-anomaly detector.
 
@@ -70,7 +75,7 @@ class SDMAD:
         adapters, alignment, selection: settings. `AlignmentConfig(steps=0)` is the training-free mode.
         seed: of everything random; the same seed gives the same result on a CPU.
 
-    After `fit`: weights_ (C+1, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_,
+    After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
     bias_ (C,), history_ (losses of each step), selector_ (not saved).
     """
 
@@ -93,7 +98,7 @@ class SDMAD:
         self.backbone = backbone
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
-        self.selection_config = selection or SelectionConfig()
+        self.selection_config = selection or (SelectionConfig() if self.alignment_config.steps else TRAINING_FREE)
         self.seed = seed
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
@@ -124,15 +129,11 @@ class SDMAD:
         )
         self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
         z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
-        self.scale_, bias = aligned.scale, aligned.bias.double().numpy()
-        equal = equal_weights(self.membership.astype(np.float64))
-        if not self.alignment_config.steps:
-            self.scale_, bias = 10.0, self._midway(margins(z[0], equal), labels)
-        self.selector_ = SignSelector(self.selection_config, self.seed).fit(z, labels, self.membership)
+        self.selector_ = SignSelector(self.selection_config).fit(z, labels, self.membership)
         self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
-        # keep each category's mean logit on the support set where stage 1 put it
-        change = z[0] @ (equal[1:] - self.weights_[1:]).T
-        self.bias_ = bias + self.scale_ * change.mean(0)
+        stage1 = margins(z[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
+        wanted = _class_means(stage1, labels) if self.alignment_config.steps else np.array([[1.0], [-1.0]])
+        self.scale_, self.bias_ = self._calibrated(_class_means(margins(z[0], self.weights_), labels), wanted)
         prior = self.selection_config.threshold_prior
         self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0])), labels, prior)
         return self
@@ -142,11 +143,17 @@ class SDMAD:
             return self.adapter_config
         return AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
 
-    def _midway(self, margin: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Bias that puts logit 0 midway between the mean positive and the mean negative of the support set."""
-        columns = range(labels.shape[1])
-        middle = [(margin[labels[:, c] == 1, c].mean() + margin[labels[:, c] == 0, c].mean()) / 2 for c in columns]
-        return -self.scale_ * np.array(middle)
+    @staticmethod
+    def _calibrated(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and bias (C,) that bring the mean margins of positives and negatives (2, C) to the wanted logits.
+
+        [ours] Stage 2 changes which signs speak, not how sure stage 1 was; without stage 1 the means become 1 and
+        -1. A category whose positives lie no higher than its negatives gets scale 10 and its middle at 0.
+        """
+        gap = found[0] - found[1]
+        usable = (gap > 1e-6) & (wanted[0] > wanted[1])
+        scale = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), 10.0)
+        return scale, np.where(usable, wanted.mean(0), 0) - scale * found.mean(0)
 
     def _checked(self, images: Sequence, labels: np.ndarray) -> np.ndarray:
         labels = np.asarray(labels)
@@ -209,14 +216,13 @@ class SDMAD:
         logits = self.logits(z[None])[0]
         out = []
         for c, category in enumerate(self.bank.categories):
-            difference = self.weights_[c + 1] - self.weights_[0]
             evidence = tuple(
                 SignEvidence(
                     text=self.bank.texts[s],
-                    weight=float(difference[s]),
+                    weight=float(self.weights_[c, s]),
                     cosine=float(z[s]),
-                    contribution=float(self.scale_ * difference[s] * z[s]),
-                    reason=self.reasons_[c].get(int(s), "normal sign: speaks against every category"),
+                    contribution=float(self.scale_[c] * self.weights_[c, s] * z[s]),
+                    reason=self.reasons_[c][int(s)],
                 )
                 for s in np.flatnonzero(self.membership[c + 1] + self.membership[0])
             )
@@ -241,11 +247,11 @@ class SDMAD:
             rows = [
                 {
                     "text": self.bank.texts[s],
-                    "kept": bool(self.weights_[c + 1, s] > 0),
-                    "weight": round(float(self.weights_[c + 1, s]), 6),
+                    "kept": bool(self.weights_[c, s] > 0),
+                    "weight": round(float(self.weights_[c, s]), 6),
                     "reason": reasons[s],
                 }
-                for s in sorted(reasons)
+                for s in np.flatnonzero(self.membership[c + 1]).tolist()
             ]
             out[category] = sorted(rows, key=lambda row: -row["weight"])
         return out
@@ -279,7 +285,7 @@ class SDMAD:
             "alignment": asdict(self.alignment_config),
             "selection": asdict(self.selection_config),
             "seed": self.seed,
-            "scale": self.scale_,
+            "scale": self.scale_.tolist(),
             "bias": self.bias_.tolist(),
             "weights": self.weights_.tolist(),
             "thresholds": self.thresholds_.tolist(),
@@ -311,11 +317,11 @@ class SDMAD:
             state = json.loads(file.read_text(encoding="utf-8"))
             bank = parse_bank(state["bank"], str(folder / STATE))
             configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
-            selection = SelectionConfig(**{**state["selection"], "strengths": tuple(state["selection"]["strengths"])})
+            selection = SelectionConfig(**state["selection"])
             name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
-            numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("bias", "weights", "thresholds")}
+            numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
             reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
-            scale, seed, history = float(state["scale"]), int(state["seed"]), list(state["history"])
+            seed, history = int(state["seed"]), list(state["history"])
             file = folder / WEIGHTS
             tensors = load_file(file)
             text_features = tensors.pop("text_features")
@@ -334,16 +340,14 @@ class SDMAD:
             raise BackboneError(
                 f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone"
             )
-        members, categories = bank.membership().shape, len(bank.categories)
-        shapes = [numbers[k].shape for k in ("weights", "bias", "thresholds")]
-        if shapes != [members, (categories,), (categories,)] or len(reasons) != categories:
+        categories, signs = len(bank.categories), len(bank.texts)
+        shapes = [numbers[k].shape for k in ("weights", "scale", "bias", "thresholds")]
+        if shapes != [(categories, signs), *[(categories,)] * 3] or len(reasons) != categories:
             raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
-        if text_features.shape[0] != members[1]:
-            raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {members[1]} signs")
+        if text_features.shape[0] != signs:
+            raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
         detector.adapters_.load_state_dict(tensors)
-        detector.text_features_, detector.scale_, detector.reasons_ = text_features, scale, reasons
-        detector.bias_, detector.weights_, detector.thresholds_ = (
-            numbers[k] for k in ("bias", "weights", "thresholds")
-        )
+        detector.text_features_, detector.reasons_ = text_features, reasons
+        detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
         detector.history_ = history
         return detector

@@ -22,7 +22,7 @@ from .detector import SDMAD
 from .errors import DataError
 from .protocols import over_draws, paired
 from .sealed import SealedTest
-from .selection import SelectionConfig, SignSelector, equal_weights, margins
+from .selection import TRAINING_FREE, SelectionConfig, SignSelector, equal_weights, margins
 from .signs import SignBank
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def fit_methods(
         u = u_used[np.searchsorted(used, rows)]
         detector = SDMAD(bank, backbone, alignment=alignment, selection=selection, seed=seed)
         detectors.append(detector.fit_table(table, progress))
-        frozen = SignSelector(selection, seed).fit((u @ v.T).numpy(), table.labels, detector.membership)
+        frozen = SignSelector(selection or TRAINING_FREE).fit((u @ v.T).numpy(), table.labels, detector.membership)
         for method, predictor in _own(detector, frozen, v, progress).items():
             predictors[method].append(predictor)
         given = Support(table.images, table.labels, u, v, bank, backbone, seed)

@@ -2,10 +2,13 @@
 
 [paper] With few shots some signs stay under-fitted and some uncertain; the aligned ones are selected
 automatically and the others left out of the score. [ours] How: ranking signs one by one after stage 1
-costs accuracy, since they work as an ensemble whose errors cancel, so weights are fitted *together* on
-the simplex, their freedom is set by cross-fitting, and without a cross-fitted gain all signs stay.
+costs accuracy, since they work as an ensemble whose errors cancel, so the weights of a category's signs and
+of the normal signs are fitted *together*, by a discriminant that allows no sign to speak against its own
+category; where it would, it is dropped. A pull towards equal weights fades as shots grow.
 
 Everything here is a function of z (N, S), the cosines of images and signs, Y (N, C) and M (C+1, S).
+Weights W (C, S) are signed: above 0 a sign speaks for the category, below 0 it is a normal sign and speaks
+against it, 0 is a sign that is dropped or another category's.
 """
 
 from __future__ import annotations
@@ -14,8 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, log_expit, softmax
+from scipy.optimize import nnls
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from .errors import NotFittedError, SDMADError
@@ -23,29 +25,34 @@ from .errors import NotFittedError, SDMADError
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """Settings of stage 2 [ours]."""
+    """Settings of stage 2 [ours], chosen on validation draws (docs/results/ablations.md)."""
 
-    rule: Literal["simplex", "rank", "all"] = "simplex"
-    """simplex: cross-fitted joint weights. rank: the best `keep` share by support AUROC. all: none dropped."""
+    rule: Literal["discriminant", "rank", "all"] = "discriminant"
+    """discriminant: joint non-negative weights. rank: the best `keep` share by support AUROC. all: none dropped."""
     keep: float = 0.5
     """Share of each category's signs that `rank` keeps (at least one)."""
-    folds: int = 4
-    """Cross-fitting folds over support images."""
-    strengths: tuple[float, ...] = (10.0, 3.0, 1.0, 0.3, 0.1)
-    """Pulls towards equal weights that cross-fitting chooses from, strongest first; each is divided by
-    the number of positives, so that it weakens as shots grow."""
-    least_gain: float = 1.0
-    """Standard errors over folds by which the cross-fitted gain must exceed zero, or all signs stay."""
+    shrink: float = 0.2
+    """Share of the covariance of signs that is replaced by a sphere of the same size, in [0, 1]."""
+    pull: float = 16.0
+    """Strength of the pull towards equal weights; it is divided by the number of positives."""
+    least_positives: int = 2
+    """With fewer positives or negatives than this all signs of a category stay, with equal weights."""
     drop_below: float = 0.25
-    """A sign whose weight is under this share of an equal weight is dropped."""
+    """A sign whose weight is under this share of the mean weight is dropped."""
     threshold_prior: float = 8.0
     """Positives' worth of pull of each decision threshold towards 0.5."""
 
     def __post_init__(self):
-        if self.rule not in ("simplex", "rank", "all"):
-            raise SDMADError(f"rule is {self.rule!r}: use simplex, rank or all")
-        if not 0 < self.keep <= 1 or self.folds < 2:
-            raise SDMADError(f"{self}: keep must be in (0, 1], folds at least 2")
+        if self.rule not in ("discriminant", "rank", "all"):
+            raise SDMADError(f"rule is {self.rule!r}: use discriminant, rank or all")
+        if not 0 < self.keep <= 1 or not 0 <= self.shrink <= 1:
+            raise SDMADError(f"{self}: keep must be in (0, 1], shrink in [0, 1]")
+        if self.pull < 0 or self.least_positives < 1:
+            raise SDMADError(f"{self}: pull must be at least 0, least_positives at least 1")
+
+
+TRAINING_FREE = SelectionConfig(pull=1.0, least_positives=1)
+"""For a frozen model: it has not seen the support set, so what signs show there is worth more."""
 
 
 def support_auroc(z: np.ndarray, labels: np.ndarray, membership: np.ndarray, prior: float = 2.0) -> np.ndarray:
@@ -71,81 +78,65 @@ def support_auroc(z: np.ndarray, labels: np.ndarray, membership: np.ndarray, pri
 
 
 def equal_weights(membership: np.ndarray) -> np.ndarray:
-    """(C+1, S): all signs of a category weigh the same; rows sum to 1."""
-    return membership / membership.sum(1, keepdims=True)
+    """W (C, S): all signs of a category weigh the same, sum 1; so do the normal signs, sum -1."""
+    shares = membership / membership.sum(1, keepdims=True)
+    return shares[1:] - shares[:1]
 
 
 def margins(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """g (N, C): weighted cosine of each category's signs minus that of the normal signs."""
-    return z @ (weights[1:] - weights[:1]).T
+    return z @ weights.T
 
 
-def fit_simplex(z: np.ndarray, normal: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """Weights on the simplex for one category, by balanced logistic regression.
+def discriminant_weights(
+    x: np.ndarray, y: np.ndarray, equal: np.ndarray, positives: int, shrink: float, pull: float
+) -> np.ndarray:
+    """Non-negative weights under which positives and negatives lie furthest apart, for their spread.
 
-    Minimises the balanced log loss of `a (z w - normal) + b` plus `strength / positives` times
-    KL(w || equal weights), over w, a > 0 and b (and 0.01 log(a)^2, which keeps a finite).
+    Minimises `w A w / 2 - b w` over w >= 0, with A = S + p v I and b = d + p v e. S (s, s) is the covariance within
+    the classes, shrunk to a sphere of variance v; d (s,) the difference of the class means; p = pull / positives;
+    e the best multiple of `equal`. Without pull and bounds this is Fisher's linear discriminant.
 
     Args:
-        z: (N, s) cosines of the category's own signs. normal: (N,) score of the normal signs.
-        y: (N,) in {0, 1}. strength: pull towards equal weights.
+        x: (N, s) signs as columns, each expected to be higher on positives (so normal signs come negated).
+        y: (N,) in {0, 1}, both there. equal: (s,) non-negative weights to pull to.
+        positives: images that y counts, for several views of an image are no more evidence than one.
+        shrink, pull: see `SelectionConfig`.
 
     Returns:
-        w (s,), non-negative, sum 1.
+        w (s,), all 0 where no sign is higher on positives and nothing pulls.
     """
-    count, positives = z.shape[1], y.sum()
-    if count == 1:
-        return np.ones(1)
-    balance = np.where(y == 1, 0.5 / positives, 0.5 / (len(y) - positives))
-    sign = 2.0 * y - 1
-    spread = np.std(z.mean(1) - normal) + 1e-6
-    pull = strength / positives
-
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        w, a, b = softmax(theta[:count]), np.exp(theta[-2]) / spread, theta[-1]
-        margin = z @ w - normal
-        logit = a * margin + b
-        log_w = np.log(w + 1e-12)
-        kl = float(w @ log_w) + np.log(count)
-        value = -(balance * log_expit(sign * logit)).sum() + pull * kl + 0.01 * theta[-2] ** 2
-        d_logit = -balance * sign * expit(-sign * logit)
-        d_w = a * (z.T @ d_logit) + pull * log_w
-        d_theta = w * (d_w - w @ d_w)
-        return value, np.concatenate([d_theta, [a * (d_logit @ margin) + 0.02 * theta[-2], d_logit.sum()]])
-
-    start = np.zeros(count + 2)
-    start[-1] = -np.mean(z.mean(1) - normal) / spread
-    return softmax(minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x[:count])
-
-
-def _folds(y: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold number of each image, positives and negatives dealt out evenly."""
-    fold = np.zeros(len(y), dtype=int)
-    for value in (0, 1):
-        rows = rng.permutation(np.flatnonzero(y == value))
-        fold[rows] = np.arange(len(rows)) % folds
-    return fold
+    groups = [x[y == value] for value in (1, 0)]
+    difference = groups[0].mean(0) - groups[1].mean(0)
+    inside = np.concatenate([group - group.mean(0) for group in groups])
+    covariance = inside.T @ inside / len(inside)
+    sphere = np.eye(len(covariance))
+    variance = np.trace(covariance) / len(covariance) + 1e-3 * x.var(0).mean() + 1e-12
+    covariance = (1 - shrink) * covariance + (shrink * variance + 1e-3 * x.var(0).mean() + 1e-12) * sphere
+    start = equal * max(difference @ equal / (equal @ covariance @ equal), 0)
+    strength = pull / positives * variance
+    root = np.linalg.cholesky(covariance + strength * sphere)
+    # |root' w - root^-1 b|^2 differs from what is minimised by a constant factor and a constant
+    return nnls(root.T, np.linalg.solve(root, difference + strength * start))[0]
 
 
 class SignSelector:
     """Fit weights W on the support set; scikit-learn's shape.
 
     After `fit`:
-        weights_: W (C+1, S); rows sum to 1, zero for a dropped sign and outside M.
+        weights_: W (C, S); a category's own signs sum to 1, dropped signs and those of others are 0.
         auroc_: (C, S) shrunk support AUROC, nan outside M.
-        reasons_: C dicts from sign number to the reason it was kept or dropped.
-        gains_: (C,) cross-fitted gain in AUROC over all signs (nan where it could not be judged).
+        reasons_: C dicts from the number of an own or normal sign to the reason it was kept or dropped.
     """
 
-    def __init__(self, config: SelectionConfig | None = None, seed: int = 0):
+    def __init__(self, config: SelectionConfig | None = None):
         self.config = config or SelectionConfig()
-        self.seed = seed
 
     def fit(self, z: np.ndarray, labels: np.ndarray, membership: np.ndarray) -> SignSelector:
         """Choose signs.
 
         Args:
-            z: (views, N, S) or (N, S) cosines; the views of an image stay in one fold.
+            z: (views, N, S) or (N, S) cosines.
             labels: (N, C) in {0, 1}.
             membership: M (C+1, S).
         """
@@ -154,70 +145,49 @@ class SignSelector:
         labels, membership = np.asarray(labels), np.asarray(membership, dtype=np.float64)
         self.weights_ = equal_weights(membership)
         self.auroc_ = support_auroc(z[0], labels, membership)
-        self.gains_ = np.full(labels.shape[1], np.nan)
         self.reasons_: list[dict[int, str]] = []
-        normal = z @ self.weights_[0]
-        rng = np.random.default_rng(self.seed)
-        for c in range(labels.shape[1]):
-            own = np.flatnonzero(membership[c + 1])
-            weights, note = self._choose(z[:, :, own], normal, labels[:, c], self.auroc_[c, own], rng, c)
-            small = weights < self.config.drop_below / len(own)
-            small[np.argmax(weights)] = False  # every category keeps one sign
-            final = np.where(small, 0.0, weights)
-            self.weights_[c + 1, own] = final / final.sum()
-            self.reasons_.append(self._reasons(own, small, note, c))
+        for c, equal in enumerate(self.weights_.copy()):
+            own, normal = (np.flatnonzero(membership[row]) for row in (c + 1, 0))
+            signs = np.concatenate([own, normal])
+            w, note = self._choose(z[:, :, signs], labels[:, c], equal[signs], self.auroc_[c, own])
+            for part in (slice(None, len(own)), slice(len(own), None)):
+                size = np.abs(w[part])
+                w[part] = np.where((size < self.config.drop_below * size.mean()) & (size < size.max()), 0, w[part])
+            self.weights_[c, signs] = w / w[: len(own)].sum()
+            self.reasons_.append(
+                {int(s): self._reason(w_s, self.auroc_[c, s], note) for s, w_s in zip(signs, w, strict=True)}
+            )
         return self
 
-    def _choose(self, z, normal, y, auroc, rng, c) -> tuple[np.ndarray, str]:
-        count = z.shape[2]
-        equal = np.full(count, 1 / count)
-        if self.config.rule == "all" or count == 1:
-            return equal, "all signs are kept" if count > 1 else "the only sign"
+    def _choose(self, z: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray) -> tuple[np.ndarray, str]:
+        """Signed weights of own and normal signs, z (views, N, s), before small ones are dropped."""
+        count, positives = len(auroc), int(y.sum())
+        if self.config.rule == "all":
+            return equal, "all signs are kept"
         if self.config.rule == "rank":
             best = np.argsort(-auroc, kind="stable")[: max(1, round(self.config.keep * count))]
-            weights = np.zeros(count)
+            weights = np.where(equal < 0, equal, 0)
             weights[best] = 1 / len(best)
             return weights, f"ranked by support AUROC, best {len(best)} of {count} kept"
-        fewer = int(min(y.sum(), len(y) - y.sum()))
-        if fewer < 2:
-            side = "positive" if y.sum() == fewer else "negative"
+        fewer = min(positives, len(y) - positives)
+        if fewer < self.config.least_positives:
+            side = "positive" if positives == fewer else "negative"
             return equal, f"all signs are kept: {fewer} {side}{'s' * (fewer != 1)} to judge by, too few"
-        return self._cross_fit(z, normal, y, equal, rng, c)
+        side, views = np.sign(equal), len(z)
+        x, y = (z * side).reshape(-1, len(equal)), np.tile(y, views)
+        weights = discriminant_weights(x, y, np.abs(equal), positives, self.config.shrink, self.config.pull)
+        if not weights[:count].any():
+            return equal, "all signs are kept: none is higher on the positives"
+        return weights * side, "weighed together on the support set"
 
-    def _cross_fit(self, z, normal, y, equal, rng, c) -> tuple[np.ndarray, str]:
-        views = len(z)
-        fold = _folds(y, min(self.config.folds, int(y.sum()), int(len(y) - y.sum())), rng)
-        names = [None, *self.config.strengths]
-        rank = {name: [] for name in names}  # held-out AUROC of each fold
-        for f in np.unique(fold):
-            train, test = fold != f, fold == f
-            flat = z[:, train].reshape(-1, z.shape[2])
-            for name in names:
-                w = equal
-                if name is not None:
-                    w = fit_simplex(flat, normal[:, train].ravel(), np.tile(y[train], views), name * views)
-                rank[name].append(roc_auc_score(y[test], z[0, test] @ w - normal[0, test]))
-        best = max(self.config.strengths, key=lambda name: np.mean(rank[name]))  # strongest pull wins a tie
-        gain = np.subtract(rank[best], rank[None])
-        self.gains_[c] = gain.mean()
-        error = gain.std(ddof=1) / np.sqrt(len(gain))
-        if self.gains_[c] <= self.config.least_gain * error:
-            return equal, f"all signs are kept: no clear cross-fitted gain ({self.gains_[c]:+.3f} AUROC)"
-        flat = z.reshape(-1, z.shape[2])
-        weights = fit_simplex(flat, normal.ravel(), np.tile(y, views), best * views)
-        return weights, f"weights fitted, cross-fitted gain {self.gains_[c]:+.3f} AUROC"
-
-    def _reasons(self, own: np.ndarray, small: np.ndarray, note: str, c: int) -> dict[int, str]:
-        reasons = {}
-        for s, dropped in zip(own, small, strict=True):
-            auroc = self.auroc_[c, s]
-            if not dropped:
-                reasons[int(s)] = f"kept; {note}"
-            elif auroc < 0.55:
-                reasons[int(s)] = f"dropped: under-fitted, support AUROC {auroc:.2f} (shrunk); {note}"
-            else:
-                reasons[int(s)] = f"dropped: adds nothing beside the others (support AUROC {auroc:.2f}, shrunk); {note}"
-        return reasons
+    def _reason(self, weight: float, auroc: float, note: str) -> str:
+        if weight:
+            return f"kept; {note}"
+        if np.isnan(auroc):
+            return f"dropped: as a normal sign it tells nothing from this category; {note}"
+        if auroc < 0.55:
+            return f"dropped: under-fitted, support AUROC {auroc:.2f} (shrunk); {note}"
+        return f"dropped: adds nothing beside the others (support AUROC {auroc:.2f}, shrunk); {note}"
 
     def transform(self, z: np.ndarray) -> np.ndarray:
         """Cosines (N, S) to margins g (N, C) with the selected weights."""

@@ -22,7 +22,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import DataError
 from .plots import BLUE, GREY, ORANGE, RED, _clean, _figure, to_png
-from .selection import equal_weights
 from .signs import SignBank
 
 
@@ -32,7 +31,7 @@ class SignCase:
 
     z: (N, S) cosines of validation images and signs; never of test images, since a user chooses by them.
     labels: Y (N, C). bank: gives M, the texts and the categories. auroc: (C, S) support AUROC, by which
-    signs are ranked. weights: W (C+1, S) of stage 2.
+    signs are ranked. weights: W (C, S) of stage 2.
     """
 
     z: np.ndarray
@@ -47,7 +46,7 @@ class SignCase:
             "z": (len(self.z), signs),
             "labels": (len(self.z), categories),
             "auroc": (categories, signs),
-            "weights": (categories + 1, signs),
+            "weights": (categories, signs),
         }
         for name, shape in shapes.items():
             if np.shape(getattr(self, name)) != shape:
@@ -61,7 +60,7 @@ class SignCase:
 
     def chosen(self, category: str) -> list[int]:
         """The signs that stage 2 kept, in the order of `ranked`."""
-        row = self.weights[self.bank.categories.index(category) + 1]
+        row = self.weights[self.bank.categories.index(category)]
         return [s for s in self.ranked(category) if row[s] > 0]
 
     def weights_of(self, category: str, kept: Sequence[int]) -> np.ndarray:
@@ -72,8 +71,9 @@ class SignCase:
         """
         if not len(kept) or not set(kept) <= set(self.ranked(category)):
             raise DataError(f"{category}: keep at least one of its own signs {self.ranked(category)}, not {list(kept)}")
-        weights = -equal_weights(self.bank.membership())[0].astype(np.float64)
-        weights[list(kept)] += 1 / len(kept)
+        normal = self.bank.membership()[0].astype(np.float64)
+        weights = -normal / normal.sum()
+        weights[list(kept)] = 1 / len(kept)
         return weights
 
 
@@ -95,7 +95,7 @@ def sign_numbers(case: SignCase, category: str, kept: Sequence[int]) -> SignNumb
     y = case.labels[:, c]
     now = case.z @ case.weights_of(category, kept)
     every = case.z @ case.weights_of(category, case.ranked(category))
-    stage2 = case.z @ (case.weights[c + 1] - case.weights[0])
+    stage2 = case.z @ case.weights[c]
     if not 0 < y.sum() < len(y):
         return SignNumbers(int(y.sum()), len(y), None, None, None, None)
     ap, ap_all, ap_stage2 = (float(average_precision_score(y, g)) for g in (now, every, stage2))

@@ -63,7 +63,7 @@ class Support:
 
     @property
     def weights(self) -> Tensor:
-        """W (C+1, S): all signs of a category weigh the same; row 0 is normal."""
+        """W (C, S): all signs of a category weigh the same, and so do the normal signs, against it."""
         return uniform_weights(torch.from_numpy(self.bank.membership()))
 
 

@@ -147,7 +147,7 @@ class TextProbe:
     """Weight of the relative squared distance to the start, divided by the mean number of positives."""
 
     def __call__(self, support: Support) -> Predictor:
-        start = (support.weights[1:] - support.weights[:1]) @ support.v  # (C, D)
+        start = support.weights @ support.v  # (C, D)
         pull = self.pull / support.labels.sum(0).mean() / start.square().sum().clamp(min=1e-12)
         w, calibration = nn.Parameter(start.clone()), Calibration(len(start))
 
