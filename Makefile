@@ -51,8 +51,8 @@ pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
 	$(BIN)/python scripts/backbone_eval.py --seed $(or $(SEED),0) $(ARGS)
 
-benchmark: $(INSTALLED) ## measure every method on the categories kept out of pretraining (hours; goes on after a stop)
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+benchmark: $(INSTALLED) ## measure every method on the categories kept out of pretraining (QUICK=1: chest only, minutes; all: hours, goes on after a stop)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

@@ -180,7 +180,7 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
     """
     blocks, start = vision_blocks(backbone.model), first_adapted(backbone.model)
     if start is None:
-        return backbone.image_features, lambda u: F.normalize(u, dim=-1)
+        return backbone.image_features, lambda u: u
     native = hasattr(backbone.model.visual, "transformer")
     parent = backbone.model.visual.transformer if native else backbone.model.visual.trunk
     attribute = "resblocks" if native else "blocks"

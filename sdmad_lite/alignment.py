@@ -162,6 +162,11 @@ def make_views(backbone: Backbone, images, count: int, seed: int, color: bool = 
     return [pixels] + [(augment(plain, generator) - mean) / std for _ in range(count - 1)]
 
 
+def embedded_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
+    """(count, N, D) unit embeddings of `make_views`, on the CPU: for methods that train on the frozen features."""
+    return _chunked(backbone.image_features, make_views(backbone, images, count, seed, color)).cpu()
+
+
 @dataclass
 class Aligned:
     """What stage 1 leaves behind.
@@ -201,7 +206,7 @@ def align(
         seed: of variations and batches.
         color: whether images are read in colour.
         watch: called after each step with its number, from 1, while the adapters stand in the backbone: what
-            `backbone` embeds then is embedded as they shift it by now.
+            `backbone` embeds then is embedded as they shift it by now (gradients are on).
     """
     device = backbone.device
     tokens = backbone.tokenize(texts)

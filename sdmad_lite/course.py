@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .adapters import AdapterConfig
 from .alignment import AlignmentConfig
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
 from .errors import BackboneError, DataError
+from .selection import SelectionConfig
 from .signs import SignBank, load_bank
 
 if TYPE_CHECKING:
@@ -51,9 +53,11 @@ def support_and_validation(train: ImageTable, shots: int, seed: int) -> tuple[Im
 def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0) -> SDMAD:
     """The detector saved under OUTPUTS, or a newly fitted one, which is then saved there.
 
-    The folder's name carries a hash of the support set and the seed, so that another draw is fitted anew.
+    The folder's name carries a hash of the support set, the seed and the settings, so that another draw is
+    fitted anew.
     """
-    content = repr([str(image) for image in support.images]) + repr(support.labels.tolist()) + repr(seed)
+    content = repr([str(image) for image in support.images]) + repr(support.labels.tolist())
+    content += repr([seed, AdapterConfig(), AlignmentConfig(), SelectionConfig()])
     folder = OUTPUTS / f"{name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     if (folder / "detector.json").is_file():
         try:

@@ -40,11 +40,13 @@ class SignEvidence:
 
     text: str
     weight: float
-    """Selection weight, 0 for a dropped sign; negative for a normal sign, which speaks against."""
+    """Selection weight, 0 for a dropped sign; negative for a normal sign that speaks against."""
     cosine: float
     contribution: float
     """Part of the logit: scale * weight * cosine."""
     reason: str
+    normal: bool = False
+    """Whether it is a sign of a normal image."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ class SDMAD:
                     cosine=float(z[s]),
                     contribution=float(self.scale_[c] * self.weights_[c, s] * z[s]),
                     reason=self.reasons_[c][int(s)],
+                    normal=bool(self.membership[0, s]),
                 )
                 for s in np.flatnonzero(self.membership[c + 1] + self.membership[0])
             )

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
-from torch import Tensor
 from tqdm import tqdm
 
-from .alignment import AlignmentConfig
+from .alignment import AlignmentConfig, embedded_views
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .data import ImageTable, draw_support
 from .detector import SDMAD
 from .errors import DataError
 from .protocols import over_draws, paired
 from .sealed import SealedTest
-from .selection import TRAINING_FREE, SelectionConfig, SignSelector, equal_weights, margins
+from .selection import SelectionConfig, equal_weights, margins
 from .signs import SignBank
 
 if TYPE_CHECKING:
@@ -40,9 +39,9 @@ class Experiment:
     """Everything that was fitted and measured.
 
     methods: name -> in a few words. results: method -> draws -> `evaluate` output. within: "column=value" ->
-    draws -> the same for OURS. scores: method -> draws -> (T, C), probabilities for OURS. detectors: the
-    fitted detector of each draw. predictors: method -> draws -> what was fitted, as a function of a Query.
-    support: rows of the training table, for each draw.
+    draws -> the same for OURS. scores: method -> draws -> (T, C), probabilities for OURS and FROZEN. detectors,
+    training_free: the fitted detector of each draw, with and without stage 1. predictors: method -> draws ->
+    what was fitted, as a function of a Query. support: rows of the training table, for each draw.
     """
 
     bank: SignBank
@@ -54,6 +53,7 @@ class Experiment:
     within: dict[str, list[dict]]
     scores: dict[str, list[np.ndarray]]
     detectors: list[SDMAD]
+    training_free: list[SDMAD]
     predictors: dict[str, list[Predictor]]
     support: list[np.ndarray]
 
@@ -102,7 +102,9 @@ def run_experiment(
     drawn = [draw_support(train, shots, seed) for seed in seeds] if support is None else list(support)
     baselines = ON_FEATURES if baselines is None else baselines
     sealed = SealedTest(test)
-    detectors, predictors = fit_methods(train, drawn, seeds, bank, backbone, baselines, alignment, selection, progress)
+    detectors, frozen, predictors = fit_methods(
+        train, drawn, seeds, bank, backbone, baselines, alignment, selection, progress
+    )
     draws, ours = range(len(seeds)), [(OURS, draw) for draw in range(len(seeds))]
     opened = sealed.open(
         {(method, draw): fitted[draw] for method, fitted in predictors.items() for draw in draws},
@@ -120,6 +122,7 @@ def run_experiment(
         within={group: [opened.within[key][group] for key in ours] for group in opened.within[ours[0]]},
         scores={method: [opened.scores[method, draw] for draw in draws] for method in predictors},
         detectors=detectors,
+        training_free=frozen,
         predictors=predictors,
         support=drawn,
     )
@@ -135,35 +138,40 @@ def fit_methods(
     alignment: AlignmentConfig | None = None,
     selection: SelectionConfig | None = None,
     progress: bool = False,
-) -> tuple[list[SDMAD], dict[str, list[Predictor]]]:
+) -> tuple[list[SDMAD], list[SDMAD], dict[str, list[Predictor]]]:
     """Fit SD-MAD and the baselines on every support set. No test image can come in here.
 
     Args:
         train: the table; drawn: rows of it, a support set for each of the seeds.
 
     Returns:
-        the detector of each draw, and for each method its predictors, one for each draw.
+        the detector of each draw, the same without stage 1, and for each method its predictors, one for each draw.
     """
     used = np.unique(np.concatenate(drawn))
     u_used = backbone.encode_images([train.images[i] for i in used], color=bank.color, progress=progress)
     v = backbone.encode_texts(bank.texts)
     detectors: list[SDMAD] = []
+    training_free: list[SDMAD] = []
+    untrained = AlignmentConfig(steps=0, views=1)
     predictors: dict[str, list[Predictor]] = {method: [] for method in (*OWN, *baselines)}
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         table = train.rows(rows)
         u = u_used[np.searchsorted(used, rows)]
         detector = SDMAD(bank, backbone, alignment=alignment, selection=selection, seed=seed)
         detectors.append(detector.fit_table(table, progress))
-        frozen = SignSelector(selection or TRAINING_FREE).fit((u @ v.T).numpy(), table.labels, detector.membership)
-        for method, predictor in _own(detector, frozen, v, progress).items():
+        training_free.append(
+            SDMAD(bank, backbone, alignment=untrained, selection=selection, seed=seed).fit_table(table)
+        )
+        for method, predictor in _own(detector, training_free[-1], progress).items():
             predictors[method].append(predictor)
-        given = Support(table.images, table.labels, u, v, bank, backbone, seed)
+        views = embedded_views(backbone, table.images, detector.alignment_config.views, seed, bank.color)
+        given = Support(table.images, table.labels, u, v, bank, backbone, seed, views)
         for method, fit in baselines.items():
             predictors[method].append(fit(given))
-    return detectors, predictors
+    return detectors, training_free, predictors
 
 
-def _own(detector: SDMAD, frozen: SignSelector, v: Tensor, progress: bool) -> dict[str, Predictor]:
+def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]:
     """Predictors of stage 1 + 2, of stage 1 alone, and of signs selected on the frozen model."""
     equal = equal_weights(detector.membership)
 
@@ -174,7 +182,7 @@ def _own(detector: SDMAD, frozen: SignSelector, v: Tensor, progress: bool) -> di
     return {
         OURS: lambda query: expit(detector.logits(cosines(query))),
         STAGE1: lambda query: margins(cosines(query), equal),
-        FROZEN: lambda query: frozen.transform((query.u @ v.T).numpy()),
+        FROZEN: lambda query: expit(frozen.logits((query.u @ frozen.text_features_.T).double().numpy())),
     }
 
 

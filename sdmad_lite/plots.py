@@ -189,8 +189,8 @@ def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Seque
 
 def draw_explanation(axis, explanation: CategoryExplanation) -> None:
     """`plot_explanation` on an axis."""
-    own = [s for s in explanation.signs if s.weight >= 0]
-    against = [s for s in explanation.signs if s.weight < 0]
+    own = [s for s in explanation.signs if not s.normal]
+    against = [s for s in explanation.signs if s.normal]
     texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs", "bias"]
     parts = [s.contribution for s in own] + [sum(s.contribution for s in against), explanation.bias]
     axis.barh(range(len(parts)), parts, color=[BLUE if part >= 0 else RED for part in parts])
@@ -208,7 +208,7 @@ def plot_explanation(explanation: CategoryExplanation) -> Figure:
 
     The normal signs are drawn as one bar.
     """
-    figure = _figure(8, 0.36 * (sum(s.weight >= 0 for s in explanation.signs) + 2) + 1.1)
+    figure = _figure(8, 0.36 * (sum(not s.normal for s in explanation.signs) + 2) + 1.1)
     draw_explanation(figure.subplots(), explanation)
     return figure
 
@@ -270,6 +270,26 @@ def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], lab
     axis.set_title(title, fontsize=10)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
     _clean(axis)
+    return figure
+
+
+def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles: Mapping[str, str]) -> Figure:
+    """Paired differences with intervals (panel -> bank -> K -> difference, low, high), a panel for each of `titles`."""
+    figure = _figure(9, 3.4)
+    for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for i, (bank, row) in enumerate(gains[name].items()):
+            shots = np.array(list(row), dtype=float) * 2 ** (0.12 * (i - (len(gains[name]) - 1) / 2))
+            middle = np.array([r["difference"] for r in row.values()])
+            reach = [[r["difference"] - r["low"], r["high"] - r["difference"]] for r in row.values()]
+            axis.errorbar(shots, middle, np.array(reach).T, fmt="o", color=PALETTE[i], capsize=2, label=bank)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(row), [str(k) for k in row])
+        axis.minorticks_off()
+        axis.set(xlabel="shots per category, K", ylabel="gain in macro mAP")
+        axis.set_title(title, fontsize=10)
+        _clean(axis)
+    axis.legend(title="sign bank", fontsize=8, frameon=False)
     return figure
 
 

@@ -42,16 +42,16 @@ def test_margins_by_hand():
 
 def test_margins_against_a_loop():
     u, v = unit(5, 8), unit(4, 8, seed=1)
-    weights = torch.rand(3, 4, generator=torch.Generator().manual_seed(2))
+    weights = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)) - 0.5
     got = category_margins(u, v, weights)
     for n in range(5):
         for c in range(2):
-            expected = sum((weights[c + 1, s] - weights[0, s]) * torch.dot(u[n], v[s]) for s in range(4))
+            expected = sum(weights[c, s] * torch.dot(u[n], v[s]) for s in range(4))
             assert got[n, c].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_uniform_weights_by_hand():
-    expected = torch.tensor([[0, 0, 0, 1], [0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0]])
+    expected = torch.tensor([[0.5, 0.5, 0, -1], [0, 0.5, 0.5, -1]])
     assert torch.equal(uniform_weights(MEMBERSHIP), expected)
 
 
@@ -227,7 +227,7 @@ def patterns():
 
 
 def train(backbone, patterns, seed=0, lam=0.9, **settings):
-    config = AlignmentConfig(**{"lr": 1e-2, "views": 2, **settings})
+    config = AlignmentConfig(**{"lr": 1e-2, "views": 2, "mix": 0, **settings})
     adapters = build_adapters(backbone, AdapterConfig(lam=lam), seed)
     return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, seed)
 

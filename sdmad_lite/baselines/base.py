@@ -28,7 +28,8 @@ class Support:
     """All that a method may learn from.
 
     images: N paths, arrays or PIL images. labels: Y (N, C) in {0, 1}. u: (N, D) and v: (S, D) unit-length
-    embeddings of the images and of the bank's signs by the frozen backbone. seed: of everything random.
+    embeddings of the images and of the bank's signs by the frozen backbone. seed: of everything random. views:
+    (V, N, D) embeddings of several versions of the images, the first unchanged; u alone when left out.
 
     Raises:
         DataError: shapes or labels do not fit, or a category has no positive or no negative image.
@@ -41,12 +42,17 @@ class Support:
     bank: SignBank
     backbone: Backbone
     seed: int = 0
+    views: Tensor | None = None
 
     def __post_init__(self):
         names = self.bank.categories
         expected = (len(self.images), len(names))
         if np.shape(self.labels) != expected or len(self.u) != len(self.images):
             raise DataError(f"support: labels {np.shape(self.labels)}, {len(self.u)} features; expected {expected}")
+        if self.views is not None and self.views.shape[1:] != self.u.shape:
+            raise DataError(
+                f"support: views {tuple(self.views.shape)}, expected (any, {len(self.u)}, {self.u.shape[1]})"
+            )
         if len(self.v) != len(self.bank.texts):
             raise DataError(f"support: {len(self.v)} sign embeddings for {len(self.bank.texts)} signs of the bank")
         if not np.isin(self.labels, (0, 1)).all():
@@ -60,6 +66,12 @@ class Support:
     def target(self) -> Tensor:
         """Y as (N, C) floats."""
         return torch.as_tensor(self.labels, dtype=torch.float32)
+
+    @property
+    def many(self) -> tuple[Tensor, Tensor]:
+        """Features (V N, D) and targets (V N, C) of all versions of the images: stage 1 sees them too."""
+        views = self.u[None] if self.views is None else self.views
+        return views.flatten(0, 1), self.target.repeat(len(views), 1)
 
     @property
     def weights(self) -> Tensor:

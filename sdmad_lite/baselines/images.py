@@ -84,7 +84,7 @@ class VisualAdapter:
     views: int = 4
     steps: int = 100
     lr: float = 1e-3
-    batch: int = 32
+    batch: int = 16
 
     def __call__(self, support: Support) -> Predictor:
         backbone, device = support.backbone, support.backbone.device
