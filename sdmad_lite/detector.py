@@ -78,7 +78,8 @@ class SDMAD:
         seed: of everything random; the same seed gives the same result on a CPU.
 
     After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
-    bias_ (C,), history_ (losses of each step), selector_ (not saved).
+    bias_ (C,), history_ (losses of each step), selector_ and
+    support_z_ (views, N, S), the cosines that it saw (both not saved).
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class SDMAD:
             progress,
         )
         self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
-        z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
+        self.support_z_ = z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
         self.selector_ = SignSelector(self.selection_config).fit(z, labels, self.membership)
         self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
         stage1 = margins(z[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()

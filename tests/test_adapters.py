@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import write_clip
 from torch import nn
 
@@ -113,6 +114,15 @@ def test_both_towers_shift(tiny_clip, images):
 
 
 # Places
+
+
+def test_texts_cut_behind_their_end_have_the_same_embedding(tiny_clip):
+    """With adapters too; the longest text decides where all are cut."""
+    tokens = tiny_clip.tokenize(["a rib", "a much longer sign with many words in it"])
+    with torch.no_grad(), installed(tiny_clip, shifted(tiny_clip)):
+        whole = F.normalize(tiny_clip.model.encode_text(tokens), dim=-1)
+        torch.testing.assert_close(tiny_clip.text_features(tokens), whole)
+        torch.testing.assert_close(tiny_clip.text_features(tokens[:1]), whole[:1])
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from sdmad_lite.alignment import (
     augment,
     category_margins,
     discrepancy_loss,
+    embedded_views,
     inter_anomaly_loss,
     intra_anomaly_loss,
     make_views,
+    mixed,
     uniform_weights,
 )
 from sdmad_lite.errors import SDMADError
@@ -269,6 +271,37 @@ def test_training_leaves_the_frozen_weights_bit_identical(tiny_clip, patterns):
     assert list(after) == list(before)
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert not any(p.requires_grad for p in tiny_clip.model.parameters())
+
+
+def test_mixing_blends_images_and_labels_in_the_same_shares():
+    x, y = torch.eye(4).view(4, 2, 2), torch.eye(4)
+    blended, labels = mixed(x, y, 1.0, np.random.default_rng(0))
+    torch.testing.assert_close(blended.flatten(1), labels)  # the labels of these images are their pixels
+    torch.testing.assert_close(labels.sum(1), torch.ones(4))
+    assert (blended > 0).flatten(1).sum(1).max() == 2 and not torch.equal(blended, x)
+    alone, same = mixed(x[:1], y[:1], 1.0, np.random.default_rng(0))
+    torch.testing.assert_close(alone, x[:1])
+    torch.testing.assert_close(same, y[:1])
+
+
+def test_a_watcher_sees_every_step_and_the_adapted_model(tiny_clip, patterns):
+    seen = []
+
+    def watch(step):
+        seen.append((step, tiny_clip.encode_texts(TEXTS)))
+
+    frozen = tiny_clip.encode_texts(TEXTS)
+    config = AlignmentConfig(steps=3, views=1)
+    aligned = align(tiny_clip, build_adapters(tiny_clip), *patterns, TEXTS, MEMBERSHIP, config, watch=watch)
+    assert [step for step, _ in seen] == [1, 2, 3]
+    torch.testing.assert_close(seen[-1][1], aligned.v)
+    assert not torch.allclose(seen[0][1], frozen) and torch.equal(tiny_clip.encode_texts(TEXTS), frozen)
+
+
+def test_embedded_views_are_those_of_the_frozen_model(tiny_clip, patterns):
+    u = embedded_views(tiny_clip, patterns[0], 3, seed=0)
+    assert u.shape == (3, 12, 16) and not torch.allclose(u[0], u[1])
+    torch.testing.assert_close(u[0], tiny_clip.encode_images(patterns[0]))
 
 
 def test_no_steps_leave_the_frozen_model(tiny_clip, patterns):

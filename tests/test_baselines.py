@@ -43,6 +43,17 @@ def features(seed, count=60, width=8):
     return F.normalize(u, dim=1), labels.numpy()
 
 
+def test_versions_of_an_image_bring_its_labels(bank):
+    u, _ = features(0, count=4)
+    support = given(bank.restricted(["Emphysema", "Cardiomegaly"]), u, [[0, 1], [1, 0], [1, 1], [0, 0]])
+    assert torch.equal(support.many[0], u)
+    views = torch.stack([u, -u])
+    twice = replace(support, views=views)
+    assert torch.equal(twice.many[0], torch.cat([u, -u])) and torch.equal(twice.many[1], support.target.repeat(2, 1))
+    with pytest.raises(DataError, match=r"views \(2, 3, 8\)"):
+        replace(support, views=views[:, :3])
+
+
 # By hand
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from conftest import quick_baselines
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite import course
 from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.baselines import ON_FEATURES, zero_shot
+from sdmad_lite.baselines import ON_FEATURES, Query, zero_shot
 from sdmad_lite.data import ImageTable
 from sdmad_lite.episodes import draw_episodes
 from sdmad_lite.errors import DataError
@@ -77,6 +78,25 @@ def test_every_method_is_fitted_before_a_test_image_is_read(tiny_clip, bank, pha
         frozen = AlignmentConfig(steps=0)
         run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], frozen, baselines={"spy": spy})
     assert fitted == [4, 5]
+
+
+def test_another_test_set_changes_nothing_that_was_fitted(tiny_clip, bank, phantom_table):
+    """Bit for bit: adapters, weights, thresholds, and what every method says of the same new images."""
+    train, new = phantom_table.rows(np.arange(24)), phantom_table.rows(np.arange(40, 48)).images
+    tests = phantom_table.rows(np.arange(24, 32)), phantom_table.rows(np.arange(32, 48))
+    query = Query(new, tiny_clip.encode_images(new))
+    methods = quick_baselines(tiny_clip)
+    short = AlignmentConfig(steps=5)
+    one, two = (run_experiment(train, t, bank, tiny_clip, 2, [0, 1], short, baselines=methods) for t in tests)
+    for a, b in zip(one.detectors + one.training_free, two.detectors + two.training_free, strict=True):
+        for name, tensor in a.adapters_.state_dict().items():
+            assert torch.equal(tensor, b.adapters_.state_dict()[name])
+        for name in ("weights_", "thresholds_", "scale_", "bias_"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for method in one.methods:
+        for a, b in zip(one.predictors[method], two.predictors[method], strict=True):
+            np.testing.assert_array_equal(a(query), b(query))
+    assert one.series(OURS) != two.series(OURS)  # the results, which may change
 
 
 # The course
