@@ -220,21 +220,24 @@ def _clip() -> Backbone:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="chest only, K = 1, 4, 16 and one dirty bank")
+    parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, help="all of these when left out")
     parser.add_argument("--real", type=Path, help="folder with labels.csv of NIH radiographs")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one core each")
     args = parser.parse_args()
-    names, shots, noisy = (
+    names, every, noisy = (
         ([CHEST.name], QUICK_SHOTS, ["50 % wrong"]) if args.quick else (list(MODALITIES), SHOTS, NOISY)
     )
+    shots = sorted(args.shots or every)
     tasks = [(name, CLEAN, k, None) for name in names for k in shots]
-    tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS]
+    tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
     tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
     tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, -task[2]))  # what matters most first, then the longest
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, _start) as pool:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: cell["shots"])
-    command = "make benchmark" + " QUICK=1" * args.quick + " ARGS='--real DIR'" * bool(args.real)
+    more = ["--real DIR"] * bool(args.real) + [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
+    command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(more)}'" * bool(more)
     write_json(SUMMARY, summary(cells, command))
     write_page(SUMMARY, PAGE)
     print(PAGE)
