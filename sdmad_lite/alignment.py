@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Settings of stage 1. [ours] Chosen on validation phantoms and draws of their own (docs/results/ablations.md)."""
+    """Settings of stage 1. [ours] Chosen on validation phantoms and draws of their own (`scripts/ablations.py`)."""
 
     steps: int = 100
     """Optimiser steps; 0 leaves the model frozen (the training-free mode)."""

@@ -25,7 +25,7 @@ from .errors import NotFittedError, SDMADError
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """Settings of stage 2 [ours], chosen on validation draws (docs/results/ablations.md)."""
+    """Settings of stage 2 [ours], chosen on validation draws (`scripts/ablations.py`)."""
 
     rule: Literal["discriminant", "rank", "all"] = "discriminant"
     """discriminant: joint non-negative weights. rank: the best `keep` share by support AUROC. all: none dropped."""
