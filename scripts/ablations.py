@@ -16,6 +16,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -23,13 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import phantom_table
-from benchmark_page import difference, number, table
+from benchmark import clip, one_thread, phantom_table
+from benchmark_page import NOTICE, difference, number, table
 from tqdm import tqdm
 
 from sdmad_lite.adapters import AdapterConfig
 from sdmad_lite.alignment import AlignmentConfig, embedded_views
-from sdmad_lite.backbone import Backbone, load_clip
 from sdmad_lite.baselines import BASELINES, Query, Support
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
@@ -41,7 +41,6 @@ from sdmad_lite.signs import SignBank, parse_bank
 
 POOL, VALIDATION, FIRST_DRAW = (500, 2000), (600, 2001), 100
 CELLS, PAGES = Path("build/ablations"), Path("docs/results")
-NOTICE = "For teaching and research; not for clinical use."
 SHIPPED = "as shipped"
 
 
@@ -113,12 +112,7 @@ def tables(name: str) -> tuple[ImageTable, ImageTable, torch.Tensor]:
     """Pool, validation images and their frozen embeddings."""
     kind = modality_named(name)
     pool, validation = (phantom_table(count, seed, kind) for count, seed in (POOL, VALIDATION))
-    return pool, validation, _clip().encode_images(validation.images, color=kind.bank.color)
-
-
-@lru_cache(maxsize=1)
-def _clip() -> Backbone:
-    return load_clip()
+    return pool, validation, clip().encode_images(validation.images, color=kind.bank.color)
 
 
 def bank_of(name: str, setting: Setting) -> SignBank:
@@ -133,66 +127,73 @@ def bank_of(name: str, setting: Setting) -> SignBank:
     return parse_bank(bank.model_dump() | fewer)
 
 
-def score(scores: np.ndarray, truth: ImageTable) -> float:
-    """Macro mAP."""
-    return evaluate(scores, truth.labels, truth.categories)["multilabel"]["macro"]["ap"]
+Row = Callable[[str, ImageTable, int], dict[str, np.ndarray]]
+"""From a modality, a support set and a draw to scores of the validation images, by title."""
 
 
-def own_row(row: str, shots: int, draws: int) -> dict[str, list[float]]:
-    """mAP of one setting, and of further rules on the same detector: a value a draw, mean over modalities."""
-    setting, out = ROWS[row], {}
-    for draw in range(draws):
-        values: dict[str, list[float]] = {}
-        for name in MODALITIES:
-            pool, validation, u = tables(name)
-            support = pool.rows(draw_support(pool, shots, FIRST_DRAW + draw))
-            parts = (setting.adapters, setting.alignment, setting.selection)
-            detector = SDMAD(bank_of(name, setting), _clip(), None, None, *parts, seed=draw).fit_table(support)
-            trained = bool(setting.alignment.steps)
-            z = detector.cosines(validation.images) if trained else (u @ detector.text_features_.T).double().numpy()
-            values.setdefault(row, []).append(score(detector.logits(z), validation))
-            for rule, config in setting.rules.items():
-                chosen = SignSelector(config).fit(detector.support_z_, support.labels, detector.membership)
-                values.setdefault(rule, []).append(score(margins(z, chosen.weights_), validation))
-        for title, parts in values.items():
-            out.setdefault(title, []).append(float(np.mean(parts)))
-    return out
-
-
-def baseline_row(row: str, shots: int, draws: int) -> dict[str, list[float]]:
-    """The same for every hyper-parameter of one baseline's grid."""
+def averaged(row: Row, shots: int, draws: int) -> dict[str, list[float]]:
+    """Macro mAP of each title: a value a draw, mean over modalities."""
     out: dict[str, list[float]] = {}
     for draw in range(draws):
         values: dict[str, list[float]] = {}
         for name in MODALITIES:
-            pool, validation, u = tables(name)
-            bank, support = bank_of(name, Setting()), pool.rows(draw_support(pool, shots, FIRST_DRAW + draw))
-            views = embedded_views(_clip(), support.images, AlignmentConfig().views, draw, bank.color)
-            v = _clip().encode_texts(bank.texts)
-            given = Support(support.images, support.labels, views[0], v, bank, _clip(), draw, views)
-            for change in GRIDS[row]:
-                title = f"{row}, {SHIPPED}" if not change else f"{row}, {json.dumps(change)[1:-1]}"
-                predictor = replace(BASELINES[row], **change)(given)
-                values.setdefault(title, []).append(score(predictor(Query(validation.images, u)), validation))
+            pool, validation, _ = tables(name)
+            support = pool.rows(draw_support(pool, shots, FIRST_DRAW + draw))
+            for title, scores in row(name, support, draw).items():
+                macro = evaluate(scores, validation.labels, validation.categories)["multilabel"]["macro"]
+                values.setdefault(title, []).append(macro["ap"])
         for title, parts in values.items():
             out.setdefault(title, []).append(float(np.mean(parts)))
     return out
+
+
+def own_row(row: str) -> Row:
+    """One setting, and further rules of stage 2 on the same detector."""
+    setting = ROWS[row]
+
+    def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
+        _, validation, u = tables(name)
+        parts = (setting.adapters, setting.alignment, setting.selection)
+        detector = SDMAD(bank_of(name, setting), clip(), None, None, *parts, seed=draw).fit_table(support)
+        trained = bool(setting.alignment.steps)
+        z = detector.cosines(validation.images) if trained else (u @ detector.text_features_.T).double().numpy()
+        found = {row: detector.logits(z)}
+        for rule, config in setting.rules.items():
+            chosen = SignSelector(config).fit(detector.support_z_, support.labels, detector.membership)
+            found[rule] = margins(z, chosen.weights_)
+        return found
+
+    return scores
+
+
+def baseline_row(row: str) -> Row:
+    """Every hyper-parameter of one baseline's grid."""
+
+    def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
+        _, validation, u = tables(name)
+        bank = bank_of(name, Setting())
+        views = embedded_views(clip(), support.images, AlignmentConfig().views, draw, bank.color)
+        v = clip().encode_texts(bank.texts)
+        given = Support(support.images, support.labels, views[0], v, bank, clip(), draw, views)
+        found = {}
+        for change in GRIDS[row]:
+            title = f"{row}, {json.dumps(change)[1:-1] or SHIPPED}"
+            found[title] = replace(BASELINES[row], **change)(given)(Query(validation.images, u))
+        return found
+
+    return scores
 
 
 def measured(task: tuple[str, int, int]) -> dict[str, list[float]]:
     """One row at one K, from its file where that answers the same question."""
     row, shots, draws = task
     measure, what = (own_row, ROWS[row]) if row in ROWS else (baseline_row, (BASELINES[row], GRIDS[row]))
-    question = repr([_clip().fingerprint, row, shots, draws, what, POOL, VALIDATION, FIRST_DRAW])
+    question = repr([clip().fingerprint, row, shots, draws, what, POOL, VALIDATION, FIRST_DRAW])
     path = CELLS / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
     if not path.exists():
         CELLS.mkdir(parents=True, exist_ok=True)
-        write_json(path, measure(row, shots, draws))
+        write_json(path, averaged(measure(row), shots, draws))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
 
 
 def main() -> None:
@@ -203,7 +204,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     tasks = [(row, k, args.draws) for row in (GRIDS if args.baselines else ROWS) for k in args.shots]
-    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), _start) as pool:
+    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), one_thread) as pool:
         results = list(tqdm(pool.map(measured, tasks), total=len(tasks)))
     rows: dict[str, dict[int, list[float]]] = {}
     for (_, shots, _), result in zip(tasks, results, strict=True):

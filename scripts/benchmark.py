@@ -200,7 +200,7 @@ def summary(cells: list[dict], command: str) -> dict:
     return out
 
 
-def _start() -> None:
+def one_thread() -> None:
     torch.set_num_threads(1)
 
 
@@ -208,12 +208,12 @@ def _cell(task: tuple[str, str, int, Path | None]) -> dict:
     """In a process of its own: one cell."""
     name, variant, shots, folder = task
     return measured(
-        data_set(name, variant, folder), variant, shots, _clip(), BASELINES if variant == CLEAN else ON_FEATURES
+        data_set(name, variant, folder), variant, shots, clip(), BASELINES if variant == CLEAN else ON_FEATURES
     )
 
 
 @lru_cache(maxsize=1)
-def _clip() -> Backbone:
+def clip() -> Backbone:
     return load_clip()
 
 
@@ -233,7 +233,7 @@ def main() -> None:
     tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
     tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, -task[2]))  # what matters most first, then the longest
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.workers, context, _start) as pool:
+    with ProcessPoolExecutor(args.workers, context, one_thread) as pool:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: cell["shots"])
     more = ["--real DIR"] * bool(args.real) + [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)

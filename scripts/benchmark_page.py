@@ -83,20 +83,22 @@ def selection_tables(banks: dict[str, dict]) -> list[str]:
     return lines + table("bank, images, mode", rows, shots)
 
 
-def figures(summary: dict, folder: Path) -> list[str]:
-    """Methods over K for each data set, and the gains of selection over banks; returns names of files."""
-    names = []
+def shots_file(name: str) -> str:
+    return f"shots_{name.replace(' ', '_')}.png"
+
+
+def figures(summary: dict, folder: Path) -> None:
+    """Methods over K for each data set, and the gains of selection over banks."""
     for name, data in summary["banks"]["clean"].items():
         rows = {
             method: {int(k): tuple(data[k]["methods"][method]["mAP"][x] for x in ("mean", "low", "high")) for k in data}
             for method in next(iter(data.values()))["methods"]
         }
-        names.append(f"shots_{name.replace(' ', '_')}.png")
         last = max(rows[OURS])
         best = max((m for m in rows if m not in (OURS, STAGE1)), key=lambda m: rows[m][last][0])
         two = f"SD-MAD {rows[OURS][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
         title = f"{name}: at K = {last} {two}"
-        plots.plot_shots(rows, "macro mAP", title).savefig(folder / names[-1], dpi=90)
+        plots.plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)
     gains = {
         gain: {
             bank: {int(k): row["selection_gain"][gain]["mAP"] for k, row in sets[ALL].items()}
@@ -105,10 +107,8 @@ def figures(summary: dict, folder: Path) -> list[str]:
         }
         for gain in ("training_free", "stage2")
     }
-    names.append("selection.png")
     titles = {"training_free": "without stage 1: over zero-shot", "stage2": "after stage 1: over all signs"}
-    plots.plot_gains(gains, titles).savefig(folder / names[-1], dpi=90)
-    return names
+    plots.plot_gains(gains, titles).savefig(folder / "selection.png", dpi=90)
 
 
 def write_page(summary_file: Path, page: Path) -> None:
@@ -132,8 +132,7 @@ def write_page(summary_file: Path, page: Path) -> None:
             first = next(iter(data.values()))
             positives = ", ".join(f"{c} {n}" for c, n in first["positives"].items())
             lines.append(f"{summary['about'][name]}. Test: {first['test']} images; positives: {positives}.")
-        file = f"shots_{name.replace(' ', '_')}.png"
-        lines += ["", f"![{name}](results/{file})", *method_tables(data, what)]
+        lines += ["", f"![{name}](results/{shots_file(name)})", *method_tables(data, what)]
     lines += ["", "## Selection", ""]
     lines += [
         "What stage 2 adds, on the bank as drawn and on dirty ones: with wrong signs (those of other categories) up to "

@@ -40,7 +40,7 @@ def method() -> Figure:
     box(27, 21, 18, 9, "text tower, frozen\n+ Shift Adapters", "#dcebf7")
     box(27, 4, 18, 9, "image tower, frozen\n+ Shift Adapters", "#dcebf7")
     box(51, 11, 20, 12, "stage 1: align\ncosines z = u · v\nsigns to their categories,\ncategories apart", "#d8efe6", 9)
-    box(77, 11, 15, 12, "stage 2: select\nsigns that help,\ncross-fitted on the\nsupport set", "#fbe3d6", 9)
+    box(77, 11, 15, 12, "stage 2: weigh\nsigns together on\nthe support set,\ndrop what misleads", "#fbe3d6", 9)
     box(97, 13, 12, 8, "score of each\ncategory, and\nwhy", "#eeeeee", 9)
     for start, end in (
         ((21.6, 25.5), (26.4, 25.5)),

@@ -147,8 +147,6 @@ def fit_methods(
     Returns:
         the detector of each draw, the same without stage 1, and for each method its predictors, one for each draw.
     """
-    used = np.unique(np.concatenate(drawn))
-    u_used = backbone.encode_images([train.images[i] for i in used], color=bank.color, progress=progress)
     v = backbone.encode_texts(bank.texts)
     detectors: list[SDMAD] = []
     training_free: list[SDMAD] = []
@@ -156,7 +154,6 @@ def fit_methods(
     predictors: dict[str, list[Predictor]] = {method: [] for method in (*OWN, *baselines)}
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         table = train.rows(rows)
-        u = u_used[np.searchsorted(used, rows)]
         detector = SDMAD(bank, backbone, alignment=alignment, selection=selection, seed=seed)
         detectors.append(detector.fit_table(table, progress))
         training_free.append(
@@ -165,7 +162,7 @@ def fit_methods(
         for method, predictor in _own(detector, training_free[-1], progress).items():
             predictors[method].append(predictor)
         views = embedded_views(backbone, table.images, detector.alignment_config.views, seed, bank.color)
-        given = Support(table.images, table.labels, u, v, bank, backbone, seed, views)
+        given = Support(table.images, table.labels, views[0], v, bank, backbone, seed, views)
         for method, fit in baselines.items():
             predictors[method].append(fit(given))
     return detectors, training_free, predictors

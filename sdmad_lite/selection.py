@@ -111,8 +111,9 @@ def discriminant_weights(
     inside = np.concatenate([group - group.mean(0) for group in groups])
     covariance = inside.T @ inside / len(inside)
     sphere = np.eye(len(covariance))
-    variance = np.trace(covariance) / len(covariance) + 1e-3 * x.var(0).mean() + 1e-12
-    covariance = (1 - shrink) * covariance + (shrink * variance + 1e-3 * x.var(0).mean() + 1e-12) * sphere
+    floor = 1e-3 * x.var(0).mean() + 1e-12  # so that the equation can be solved from a single image too
+    variance = np.trace(covariance) / len(covariance) + floor
+    covariance = (1 - shrink) * covariance + (shrink * variance + floor) * sphere
     start = equal * max(difference @ equal / (equal @ covariance @ equal), 0)
     strength = pull / positives * variance
     root = np.linalg.cholesky(covariance + strength * sphere)

@@ -22,6 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import DataError
 from .plots import BLUE, GREY, ORANGE, RED, _clean, _figure, to_png
+from .selection import equal_weights
 from .signs import SignBank
 
 
@@ -71,8 +72,8 @@ class SignCase:
         """
         if not len(kept) or not set(kept) <= set(self.ranked(category)):
             raise DataError(f"{category}: keep at least one of its own signs {self.ranked(category)}, not {list(kept)}")
-        normal = self.bank.membership()[0].astype(np.float64)
-        weights = -normal / normal.sum()
+        equal = equal_weights(self.bank.membership().astype(np.float64))
+        weights = np.minimum(equal[self.bank.categories.index(category)], 0)  # those of the normal signs
         weights[list(kept)] = 1 / len(kept)
         return weights
 
