@@ -59,21 +59,25 @@ class Setting:
     """Further rules of stage 2, measured on the same fitted detector."""
 
 
+ALONE = "signs alone"
 RULES = {
-    "all signs (stage 1 alone)": SelectionConfig(rule="all"),
-    "best half by support AUROC": SelectionConfig(rule="rank"),
-    "best quarter by support AUROC": SelectionConfig(rule="rank", keep=0.25),
-    "no pull to equal weights": SelectionConfig(pull=0),
-    "four times the pull": SelectionConfig(pull=64),
-    "covariance not shrunk": SelectionConfig(shrink=0),
-    "covariance shrunk by 0.8": SelectionConfig(shrink=0.8),
-    "light signs not dropped": SelectionConfig(drop_below=0),
-    "also with one positive": SelectionConfig(least_positives=1),
+    f"{ALONE}, {SHIPPED}": SelectionConfig(),
+    f"{ALONE}, all signs (stage 1 alone)": SelectionConfig(rule="all"),
+    f"{ALONE}, best half by support AUROC": SelectionConfig(rule="rank"),
+    f"{ALONE}, best quarter by support AUROC": SelectionConfig(rule="rank", keep=0.25),
+    f"{ALONE}, no pull to equal weights": SelectionConfig(pull=0),
+    f"{ALONE}, a sixteenth of the pull": SelectionConfig(pull=16),
+    f"{ALONE}, covariance not shrunk": SelectionConfig(shrink=0),
+    f"{ALONE}, covariance shrunk by 0.8": SelectionConfig(shrink=0.8),
+    f"{ALONE}, light signs not dropped": SelectionConfig(drop_below=0),
+    f"{ALONE}, also with one positive": SelectionConfig(least_positives=1),
 }
+SHARES = (0, 0.25, 0.75, 1)
 FREE_RULES = {
     "training-free, all signs": SelectionConfig(rule="all"),
     "training-free, best half by support AUROC": SelectionConfig(rule="rank"),
     "training-free, pull as after stage 1": SelectionConfig(least_positives=1),
+    "training-free, no pull": SelectionConfig(pull=0, least_positives=1),
 }
 ROWS = {
     SHIPPED: Setting(rules=RULES),
@@ -156,8 +160,19 @@ def own_row(row: str) -> Row:
         parts = (setting.adapters, setting.alignment, setting.selection)
         detector = SDMAD(bank_of(name, setting), clip(), None, None, *parts, seed=draw).fit_table(support)
         trained = bool(setting.alignment.steps)
-        z = detector.cosines(validation.images) if trained else (u @ detector.text_features_.T).double().numpy()
-        found = {row: detector.logits(z)}
+        z, h = (
+            detector.features(validation.images)
+            if trained
+            else ((u @ detector.text_features_.T).double().numpy(), None)
+        )
+        found = {row: detector.logits(z, h)}
+        if row == SHIPPED:
+            by_image = detector.image_logits(h)
+            by_signs, share = found[row] - by_image, detector.evidence_config.share
+            for other in SHARES:
+                found[f"share of image evidence {other}"] = (
+                    by_signs * (1 - other) / (1 - share) + by_image * other / share
+                )
         for rule, config in setting.rules.items():
             chosen = SignSelector(config).fit(detector.support_z_, support.labels, detector.membership)
             found[rule] = margins(z, chosen.weights_)

@@ -35,7 +35,8 @@ from sdmad_lite.backbone import Backbone, load_clip
 from sdmad_lite.baselines import BASELINES, ON_FEATURES, Method
 from sdmad_lite.data import ImageTable, load_folder, split_train_test
 from sdmad_lite.episodes import Episodes, draw_episodes, load_episodes
-from sdmad_lite.experiment import FROZEN, OURS, STAGE1, ZERO, eligible, run_experiment
+from sdmad_lite.evidence import EvidenceConfig
+from sdmad_lite.experiment import FROZEN, OURS, SIGNS, STAGE1, ZERO, eligible, run_experiment
 from sdmad_lite.phantoms import CHEST, MODALITIES, Modality, modality_named, sample_phantoms
 from sdmad_lite.protocols import mean_interval, paired
 from sdmad_lite.report import write_json
@@ -117,6 +118,7 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
         AdapterConfig(),
         AlignmentConfig(),
         SelectionConfig(),
+        EvidenceConfig(),
         TRAINING_FREE,
         methods,
         data.bank.model_dump_json(),
@@ -174,7 +176,7 @@ def summarised(values: dict[str, dict[str, list[float]]]) -> dict:
         if method != OURS:
             row["sdmad_minus"] = {name: paired(values[OURS][name], v) for name, v in figures.items()}
         out[method] = row
-    gains = {"stage2": (OURS, STAGE1), "training_free": (FROZEN, ZERO)}
+    gains = {"stage2": (SIGNS, STAGE1), "training_free": (FROZEN, ZERO), "image_evidence": (OURS, SIGNS)}
     pairs = {name: (values[a], values[b]) for name, (a, b) in gains.items()}
     return {
         "methods": out,

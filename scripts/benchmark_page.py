@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from sdmad_lite import plots
-from sdmad_lite.experiment import FROZEN, OURS, STAGE1, ZERO
+from sdmad_lite.experiment import FROZEN, OURS, OWN, SIGNS, STAGE1, ZERO
 
 NOTICE = "For teaching and research; not for clinical use."
 ALL = "all phantoms"
@@ -60,8 +60,9 @@ def selection_tables(banks: dict[str, dict]) -> list[str]:
     """What selection gains on each bank, with and without stage 1, and which signs it keeps."""
     lines: list[str] = []
     titles = {
-        "stage2": f"{OURS} minus {STAGE1}",
+        "stage2": f"{SIGNS} minus {STAGE1}",
         "training_free": f"{FROZEN} minus {ZERO}",
+        "image_evidence": f"{OURS} minus {SIGNS}",
     }
     shots = [k for k in next(iter(banks.values()))[ALL] if all(k in sets[ALL] for sets in banks.values())]
     for gain, title in titles.items():
@@ -95,7 +96,7 @@ def figures(summary: dict, folder: Path) -> None:
             for method in next(iter(data.values()))["methods"]
         }
         last = max(rows[OURS])
-        best = max((m for m in rows if m not in (OURS, STAGE1)), key=lambda m: rows[m][last][0])
+        best = max((m for m in rows if m not in OWN), key=lambda m: rows[m][last][0])
         two = f"SD-MAD {rows[OURS][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
         title = f"{name}: at K = {last} {two}"
         plots.plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)

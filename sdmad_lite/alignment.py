@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .adapters import installed, split_image_tower
 from .errors import SDMADError
+from .evidence import pooled
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -171,14 +172,15 @@ def embedded_views(backbone: Backbone, images, count: int, seed: int, color: boo
 class Aligned:
     """What stage 1 leaves behind.
 
-    scale: temperature 1/tau. bias: (C,). u: (views, N, D) support embeddings. v: (S, D). history: the
-    losses of each step.
+    scale: temperature 1/tau. bias: (C,). u: (views, N, D) support embeddings. v: (S, D). h: (views, N, d) image
+    evidence of them, see `evidence`. history: the losses of each step.
     """
 
     scale: float
     bias: Tensor
     u: Tensor
     v: Tensor
+    h: Tensor
     history: list[dict[str, float]]
 
 
@@ -264,7 +266,8 @@ def align(
         with torch.no_grad():
             u = torch.stack([torch.cat([embed(part) for part in view.split(64)]) for view in cached])
             v = backbone.text_features(tokens)
-    return Aligned(float(scale.detach().exp()), bias.detach().cpu(), u.cpu(), v.cpu(), history)
+    h = pooled(cached) if cached.ndim == 4 else cached  # without image adapters what lies below is u itself
+    return Aligned(float(scale.detach().exp()), bias.detach().cpu(), u.cpu(), v.cpu(), h.cpu(), history)
 
 
 @torch.no_grad()

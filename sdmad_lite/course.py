@@ -13,6 +13,7 @@ from .alignment import AlignmentConfig
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
 from .errors import BackboneError, DataError
+from .evidence import EvidenceConfig
 from .selection import SelectionConfig
 from .signs import SignBank, load_bank
 
@@ -57,7 +58,7 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     fitted anew.
     """
     content = repr([str(image) for image in support.images]) + repr(support.labels.tolist())
-    content += repr([seed, AdapterConfig(), AlignmentConfig(), SelectionConfig()])
+    content += repr([seed, AdapterConfig(), AlignmentConfig(), SelectionConfig(), EvidenceConfig()])
     folder = OUTPUTS / f"{name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
     if (folder / "detector.json").is_file():
         try:

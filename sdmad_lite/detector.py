@@ -24,6 +24,7 @@ from .adapters import AdapterConfig, build_adapters, installed
 from .alignment import AlignmentConfig, align
 from .data import ImageTable
 from .errors import BackboneError, DataError, NotFittedError, SDMADError
+from .evidence import EvidenceConfig, evidence_width, logistic, overheard
 from .files import new_folder
 from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank, parse_bank
@@ -51,13 +52,15 @@ class SignEvidence:
 
 @dataclass(frozen=True)
 class CategoryExplanation:
-    """Why one image got its score for one category; contributions and bias sum to the logit."""
+    """Why one image got its score for one category; contributions, image and bias sum to the logit."""
 
     category: str
     probability: float
     threshold: float
     logit: float
     bias: float
+    image: float
+    """Part of the logit that the image evidence gives, 0 for a detector by signs alone."""
     signs: tuple[SignEvidence, ...]
 
 
@@ -74,11 +77,12 @@ class SDMAD:
         backbone: a Backbone, "embedded", or another open_clip name.
         pretrained: weights for another open_clip name, see `load_clip`.
         device: where to run; an accelerator if there is one when left out.
-        adapters, alignment, selection: settings. `AlignmentConfig(steps=0)` is the training-free mode.
+        adapters, alignment, selection, evidence: settings. `AlignmentConfig(steps=0)` is the training-free mode,
+            by signs alone unless told otherwise.
         seed: of everything random; the same seed gives the same result on a CPU.
 
     After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
-    bias_ (C,), history_ (losses of each step), selector_ and
+    bias_ (C,), probe_ (C, d) of the image evidence, history_ (losses of each step), selector_ and
     support_z_ (views, N, S), the cosines that it saw (both not saved).
     """
 
@@ -92,6 +96,7 @@ class SDMAD:
         alignment: AlignmentConfig | None = None,
         selection: SelectionConfig | None = None,
         seed: int = 0,
+        evidence: EvidenceConfig | None = None,
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         if isinstance(backbone, str):
@@ -102,6 +107,7 @@ class SDMAD:
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
         self.selection_config = selection or (SelectionConfig() if self.alignment_config.steps else TRAINING_FREE)
+        self.evidence_config = evidence or EvidenceConfig(share=0.5 if self.alignment_config.steps else 0)
         self.seed = seed
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
@@ -137,9 +143,27 @@ class SDMAD:
         stage1 = margins(z[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
         wanted = _class_means(stage1, labels) if self.alignment_config.steps else np.array([[1.0], [-1.0]])
         self.scale_, self.bias_ = self._calibrated(_class_means(margins(z[0], self.weights_), labels), wanted)
+        self._add_evidence(aligned.h.double().numpy(), z[0], labels)
         prior = self.selection_config.threshold_prior
-        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0])), labels, prior)
+        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0], aligned.h[0].numpy())), labels, prior)
         return self
+
+    def _add_evidence(self, h: np.ndarray, z: np.ndarray, labels: np.ndarray) -> None:
+        """Fit the image logit on h (views, N, d), as sure as the signs are, and mix it in.
+
+        [ours] Its class means on the support set become those of the signs' logit, so that neither drowns the other.
+        """
+        share = self.evidence_config.share
+        self.probe_ = np.zeros((labels.shape[1], h.shape[-1]))
+        if not share:
+            return
+        weights, bias = logistic(
+            h.reshape(-1, h.shape[-1]), np.tile(labels, (len(h), 1)), self.evidence_config.strength
+        )
+        by_signs = _class_means(self.scale_ * margins(z, self.weights_) + self.bias_, labels)
+        scale, shift = self._calibrated(_class_means(h[0] @ weights.T + bias, labels), by_signs, otherwise=1.0)
+        self.probe_ = share * scale[:, None] * weights
+        self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_ + share * (scale * bias + shift)
 
     def _effective_adapters(self) -> AdapterConfig:
         if self.alignment_config.steps:
@@ -147,15 +171,15 @@ class SDMAD:
         return AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
 
     @staticmethod
-    def _calibrated(found: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _calibrated(found: np.ndarray, wanted: np.ndarray, otherwise: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
         """Scale and bias (C,) that bring the mean margins of positives and negatives (2, C) to the wanted logits.
 
         [ours] Stage 2 changes which signs speak, not how sure stage 1 was; without stage 1 the means become 1 and
-        -1. A category whose positives lie no higher than its negatives gets scale 10 and its middle at 0.
+        -1. A category whose positives lie no higher than its negatives gets scale `otherwise` and its middle at 0.
         """
         gap = found[0] - found[1]
         usable = (gap > 1e-6) & (wanted[0] > wanted[1])
-        scale = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), 10.0)
+        scale = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), otherwise)
         return scale, np.where(usable, wanted.mean(0), 0) - scale * found.mean(0)
 
     def _checked(self, images: Sequence, labels: np.ndarray) -> np.ndarray:
@@ -184,23 +208,38 @@ class SDMAD:
         if not hasattr(self, "weights_"):
             raise NotFittedError("SDMAD: call fit(images, labels) or SDMAD.load(folder) first")
 
+    def features(self, images: Sequence, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Of N images, in one pass: z (N, S), their cosines with the signs after stage 1, and h (N, d), image evidence.
+
+        h is what `evidence.pooled` makes of the activations below the first adapter.
+        """
+        self._fitted()
+        with installed(self.backbone, self.adapters_), overheard(self.backbone) as heard:
+            u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
+        return (u @ self.text_features_.T).double().numpy(), torch.cat(heard).double().numpy()
+
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""
-        self._fitted()
-        with installed(self.backbone, self.adapters_):
-            return (
-                (self.backbone.encode_images(images, color=self.bank.color, progress=progress) @ self.text_features_.T)
-                .double()
-                .numpy()
-            )
+        return self.features(images, progress)[0]
 
-    def logits(self, z: np.ndarray) -> np.ndarray:
-        """Logits (N, C) from cosines z (N, S), with the selected weights."""
-        return self.scale_ * margins(z, self.weights_) + self.bias_
+    def image_logits(self, h: np.ndarray) -> np.ndarray:
+        """The part (N, C) of the logits that the image evidence h (N, d) gives."""
+        return h @ self.probe_.T
+
+    def logits(self, z: np.ndarray, h: np.ndarray | None = None) -> np.ndarray:
+        """Logits (N, C) from cosines z (N, S), with the selected weights, and image evidence h (N, d).
+
+        Raises:
+            SDMADError: h is left out of a detector that was fitted with image evidence.
+        """
+        by_signs = self.scale_ * margins(z, self.weights_) + self.bias_
+        if h is None and self.probe_.any():
+            raise SDMADError("logits: this detector was fitted with image evidence; give h of `features` too")
+        return by_signs if h is None else by_signs + self.image_logits(h)
 
     def decision_function(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """Logits (N, C)."""
-        return self.logits(self.cosines(images, progress))
+        return self.logits(*self.features(images, progress))
 
     def predict_proba(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """Probabilities (N, C), one for each category; they need not sum to 1, anomalies co-occur."""
@@ -213,10 +252,10 @@ class SDMAD:
     def explain(self, image) -> list[CategoryExplanation]:
         """For each category: every sign's weight, cosine and part of the logit.
 
-        The contributions and the bias sum to the logit.
+        The contributions, the image evidence and the bias sum to the logit.
         """
-        z = self.cosines([image])[0]
-        logits = self.logits(z[None])[0]
+        (z,), h = self.features([image])
+        logits, by_image = self.logits(z[None], h)[0], self.image_logits(h)[0]
         out = []
         for c, category in enumerate(self.bank.categories):
             evidence = tuple(
@@ -237,6 +276,7 @@ class SDMAD:
                     threshold=float(self.thresholds_[c]),
                     logit=float(logits[c]),
                     bias=float(self.bias_[c]),
+                    image=float(by_image[c]),
                     signs=evidence,
                 )
             )
@@ -288,6 +328,7 @@ class SDMAD:
             "adapters": asdict(self._effective_adapters()),
             "alignment": asdict(self.alignment_config),
             "selection": asdict(self.selection_config),
+            "evidence": asdict(self.evidence_config),
             "seed": self.seed,
             "scale": self.scale_.tolist(),
             "bias": self.bias_.tolist(),
@@ -298,6 +339,7 @@ class SDMAD:
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
         tensors["text_features"] = self.text_features_.contiguous()
+        tensors["probe"] = torch.from_numpy(self.probe_)
         with new_folder(folder, STATE) as temporary:
             save_file(tensors, temporary / WEIGHTS)
             (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
@@ -321,19 +363,19 @@ class SDMAD:
             state = json.loads(file.read_text(encoding="utf-8"))
             bank = parse_bank(state["bank"], str(folder / STATE))
             configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
-            selection = SelectionConfig(**state["selection"])
+            selection, evidence = SelectionConfig(**state["selection"]), EvidenceConfig(**state["evidence"])
             name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
             numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
             reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
             seed, history = int(state["seed"]), list(state["history"])
             file = folder / WEIGHTS
             tensors = load_file(file)
-            text_features = tensors.pop("text_features")
+            text_features, probe = tensors.pop("text_features"), tensors.pop("probe")
         except SDMADError:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
             raise SDMADError(f"{file}: not what save() wrote ({type(error).__name__}: {error})") from None
-        detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed)
+        detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
         if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
             raise BackboneError(
                 f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again"
@@ -350,8 +392,10 @@ class SDMAD:
             raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
         if text_features.shape[0] != signs:
             raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
+        if probe.shape != (categories, evidence_width(detector.adapters_, text_features.shape[1])):
+            raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
         detector.adapters_.load_state_dict(tensors)
         detector.text_features_, detector.reasons_ = text_features, reasons
         detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
-        detector.history_ = history
+        detector.probe_, detector.history_ = probe.double().numpy(), history
         return detector

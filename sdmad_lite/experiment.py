@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 OURS, STAGE1, ZERO = "SD-MAD (stage 1 + 2)", "stage 1 alone", "zero-shot signs"
-FROZEN = "selection without training"
-OWN = {OURS: "adapters and selected signs", STAGE1: "adapters, all signs", FROZEN: "frozen model, selected signs"}
+SIGNS, IMAGE, FROZEN = "signs alone (stage 1 + 2)", "image evidence alone", "selection without training"
+OWN = {
+    OURS: "adapters, selected signs, image evidence",
+    SIGNS: "adapters, selected signs",
+    STAGE1: "adapters, all signs",
+    IMAGE: "probe below the adapters",
+    FROZEN: "frozen model, selected signs",
+}
 METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
 """What `run_experiment` compares unless told otherwise: name -> in a few words."""
 
@@ -169,16 +175,18 @@ def fit_methods(
 
 
 def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]:
-    """Predictors of stage 1 + 2, of stage 1 alone, and of signs selected on the frozen model."""
+    """Predictors of SD-MAD, of its parts, and of signs selected on the frozen model."""
     equal = equal_weights(detector.membership)
 
     @lru_cache(maxsize=1)
-    def cosines(query: Query) -> np.ndarray:  # asked for twice, computed once
-        return detector.cosines(query.images, progress)
+    def features(query: Query) -> tuple[np.ndarray, np.ndarray]:  # asked for by each part, computed once
+        return detector.features(query.images, progress)
 
     return {
-        OURS: lambda query: expit(detector.logits(cosines(query))),
-        STAGE1: lambda query: margins(cosines(query), equal),
+        OURS: lambda query: expit(detector.logits(*features(query))),
+        SIGNS: lambda query: margins(features(query)[0], detector.weights_),
+        STAGE1: lambda query: margins(features(query)[0], equal),
+        IMAGE: lambda query: detector.image_logits(features(query)[1]),
         FROZEN: lambda query: expit(frozen.logits((query.u @ frozen.text_features_.T).double().numpy())),
     }
 

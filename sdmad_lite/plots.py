@@ -191,8 +191,9 @@ def draw_explanation(axis, explanation: CategoryExplanation) -> None:
     """`plot_explanation` on an axis."""
     own = [s for s in explanation.signs if not s.normal]
     against = [s for s in explanation.signs if s.normal]
-    texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs", "bias"]
-    parts = [s.contribution for s in own] + [sum(s.contribution for s in against), explanation.bias]
+    texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs"]
+    parts = [s.contribution for s in own] + [sum(s.contribution for s in against)]
+    texts, parts = [*texts, "image evidence", "bias"], [*parts, explanation.image, explanation.bias]
     axis.barh(range(len(parts)), parts, color=[BLUE if part >= 0 else RED for part in parts])
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(parts)), texts, fontsize=8)
@@ -204,11 +205,11 @@ def draw_explanation(axis, explanation: CategoryExplanation) -> None:
 
 
 def plot_explanation(explanation: CategoryExplanation) -> Figure:
-    """What each sign adds to the logit; bars and bias sum to it.
+    """What each sign adds to the logit, and what the image evidence; all bars sum to it.
 
     The normal signs are drawn as one bar.
     """
-    figure = _figure(8, 0.36 * (sum(not s.normal for s in explanation.signs) + 2) + 1.1)
+    figure = _figure(8, 0.36 * (sum(not s.normal for s in explanation.signs) + 3) + 1.1)
     draw_explanation(figure.subplots(), explanation)
     return figure
 

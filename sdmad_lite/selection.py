@@ -33,8 +33,8 @@ class SelectionConfig:
     """Share of each category's signs that `rank` keeps (at least one)."""
     shrink: float = 0.2
     """Share of the covariance of signs that is replaced by a sphere of the same size, in [0, 1]."""
-    pull: float = 16.0
-    """Strength of the pull towards equal weights; it is divided by the number of positives."""
+    pull: float = 256.0
+    """Strength of the pull towards equal weights; it is divided by the square of the number of positives."""
     least_positives: int = 2
     """With fewer positives or negatives than this all signs of a category stay, with equal weights."""
     drop_below: float = 0.25
@@ -94,7 +94,7 @@ def discriminant_weights(
     """Non-negative weights under which positives and negatives lie furthest apart, for their spread.
 
     Minimises `w A w / 2 - b w` over w >= 0, with A = S + p v I and b = d + p v e. S (s, s) is the covariance within
-    the classes, shrunk to a sphere of variance v; d (s,) the difference of the class means; p = pull / positives;
+    the classes, shrunk to a sphere of variance v; d (s,) the difference of the class means; p = pull / positives^2;
     e the best multiple of `equal`. Without pull and bounds this is Fisher's linear discriminant.
 
     Args:
@@ -115,7 +115,7 @@ def discriminant_weights(
     variance = np.trace(covariance) / len(covariance) + floor
     covariance = (1 - shrink) * covariance + (shrink * variance + floor) * sphere
     start = equal * max(difference @ equal / (equal @ covariance @ equal), 0)
-    strength = pull / positives * variance
+    strength = pull / positives**2 * variance
     root = np.linalg.cholesky(covariance + strength * sphere)
     # |root' w - root^-1 b|^2 differs from what is minimised by a constant factor and a constant
     return nnls(root.T, np.linalg.solve(root, difference + strength * start))[0]

@@ -10,7 +10,7 @@ import pytest
 
 from sdmad_lite.baselines import ON_FEATURES
 from sdmad_lite.errors import DataError
-from sdmad_lite.experiment import FROZEN, OURS, STAGE1, ZERO
+from sdmad_lite.experiment import FROZEN, OURS, SIGNS, STAGE1, ZERO
 from sdmad_lite.phantoms import CHEST, MODALITIES
 from sdmad_lite.report import write_json
 
@@ -68,6 +68,7 @@ def test_means_over_modalities_are_taken_draw_by_draw(benchmark):
         draws = [{"multilabel": {"macro": {"ap": v, "auroc": v}}} for v in values]
         results = {
             OURS: draws,
+            SIGNS: draws,
             STAGE1: draws,
             FROZEN: draws,
             ZERO: [{"multilabel": {"macro": {"ap": 0.1, "auroc": 0.1}}}] * 2,

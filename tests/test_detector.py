@@ -18,6 +18,7 @@ from sdmad_lite.baselines import BASELINES, Query
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
+from sdmad_lite.evidence import EvidenceConfig
 from sdmad_lite.experiment import run_experiment
 from sdmad_lite.phantoms import sample_phantoms
 from sdmad_lite.selection import TRAINING_FREE, SelectionConfig
@@ -71,7 +72,7 @@ def test_explanations_sum_to_the_logit(tiny_clip, bank, support, images, rule):
         explanations = detector.explain(image)
         assert [e.category for e in explanations] == list(CATEGORIES)
         for c, e in enumerate(explanations):
-            assert sum(sign.contribution for sign in e.signs) + e.bias == pytest.approx(e.logit, abs=1e-6)
+            assert sum(sign.contribution for sign in e.signs) + e.image + e.bias == pytest.approx(e.logit, abs=1e-6)
             assert e.logit == pytest.approx(scores[i, c], abs=1e-4)  # one image, or a batch
             assert e.probability == pytest.approx(probabilities[i, c], abs=1e-5)
             assert e.threshold == detector.thresholds_[c]
@@ -94,7 +95,8 @@ def class_means(logits, labels):
 def test_choosing_signs_leaves_positives_and_negatives_where_stage_1_put_them(tiny_clip, bank, support, rule):
     means = []
     for selection in ("all", rule):
-        detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=SelectionConfig(rule=selection))
+        settings = {"selection": SelectionConfig(rule=selection), "evidence": EvidenceConfig(share=0)}
+        detector = SDMAD(bank, tiny_clip, alignment=SHORT, **settings)
         means.append(class_means(detector.fit_table(support).decision_function(support.images), support.labels))
     apart = means[0][0] > means[0][1]  # so little training leaves a category the wrong way round: nothing to keep
     assert apart.sum() == 2
@@ -239,7 +241,7 @@ def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_
         for test in sets[:2]
     )
     for a, b in zip(one.detectors, two.detectors, strict=True):
-        for name in ("weights_", "thresholds_", "bias_", "scale_"):
+        for name in ("weights_", "thresholds_", "bias_", "scale_", "probe_"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         assert a.reasons_ == b.reasons_ and a.history_ == b.history_
         assert all(torch.equal(p, q) for p, q in zip(a.adapters_.parameters(), b.adapters_.parameters(), strict=True))

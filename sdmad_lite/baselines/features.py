@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from ..alignment import category_margins, inter_anomaly_loss, uniform_weights
+from ..evidence import logistic
 from .base import Calibration, Predictor, Support, descend, seeded
 
 
@@ -90,7 +88,7 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Logistic regression on the features.
+    """`logistic` on the features.
 
     Source: the linear probe of Radford et al. 2021 (arXiv 2103.00020).
     """
@@ -101,19 +99,8 @@ class LinearProbe:
 
     def __call__(self, support: Support) -> Predictor:
         features, target = support.many
-        decide = self.fit(features.double().numpy(), target.numpy())
-        return lambda query: decide(query.u.double().numpy())
-
-    def fit(self, x: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Balanced logistic regression per category on standardised features; returns its decision function.
-
-        Args:
-            x: (N, D). labels: (N, C).
-        """
-        centre, spread = x.mean(0), x.std(0) + 1e-6
-        model = LogisticRegression(C=self.strength, class_weight="balanced", max_iter=2000)
-        models = [clone(model).fit((x - centre) / spread, y) for y in labels.T]
-        return lambda new: np.stack([m.decision_function((new - centre) / spread) for m in models], 1)
+        weights, bias = logistic(features.double().numpy(), target.numpy(), self.strength)
+        return lambda query: query.u.double().numpy() @ weights.T + bias
 
 
 @dataclass(frozen=True)

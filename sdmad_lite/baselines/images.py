@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..adapters import block_width, installed, split_image_tower, vision_blocks
 from ..alignment import augment, category_margins, inter_anomaly_loss, make_views
 from ..data import read_image
+from ..evidence import logistic
 from .base import Calibration, Predictor, Query, Support, batches, descend, seeded
 from .features import LinearProbe
 
@@ -48,8 +49,8 @@ class Pixels(LinearProbe):
 
         x = flat(support.images)
         pca = PCA(min(self.components, len(x) - 1), whiten=True, svd_solver="full").fit(x)
-        decide = self.fit(pca.transform(x), support.labels)
-        return lambda query: decide(pca.transform(flat(query.images)))
+        weights, bias = logistic(pca.transform(x), support.labels, self.strength)
+        return lambda query: pca.transform(flat(query.images)) @ weights.T + bias
 
 
 class PatchAdapter(nn.Module):
