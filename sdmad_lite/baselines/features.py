@@ -140,7 +140,7 @@ class TipAdapter:
     """
 
     what: ClassVar[str] = "cache of support features with trained keys"
-    alpha: float = 3.0
+    alpha: float = 10.0
     """Weight of the cache beside the margin."""
     beta: float = 5.5
     """Sharpness of the affinity."""
