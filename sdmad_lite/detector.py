@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from .alignment import AlignmentConfig, align
 from .data import ImageTable
 from .errors import BackboneError, DataError, NotFittedError, SDMADError
 from .evidence import EvidenceConfig, evidence_width, logistic, overheard
+from .explain import CategoryExplanation, explanations, sign_maps
 from .files import new_folder
 from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank, parse_bank
@@ -33,35 +34,6 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
-
-
-@dataclass(frozen=True)
-class SignEvidence:
-    """One sign's part in one category's score."""
-
-    text: str
-    weight: float
-    """Selection weight, 0 for a dropped sign; negative for a normal sign that speaks against."""
-    cosine: float
-    contribution: float
-    """Part of the logit: scale * weight * cosine."""
-    reason: str
-    normal: bool = False
-    """Whether it is a sign of a normal image."""
-
-
-@dataclass(frozen=True)
-class CategoryExplanation:
-    """Why one image got its score for one category; contributions, image and bias sum to the logit."""
-
-    category: str
-    probability: float
-    threshold: float
-    logit: float
-    bias: float
-    image: float
-    """Part of the logit that the image evidence gives, 0 for a detector by signs alone."""
-    signs: tuple[SignEvidence, ...]
 
 
 def _class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -254,33 +226,8 @@ class SDMAD:
 
         The contributions, the image evidence and the bias sum to the logit.
         """
-        (z,), h = self.features([image])
-        logits, by_image = self.logits(z[None], h)[0], self.image_logits(h)[0]
-        out = []
-        for c, category in enumerate(self.bank.categories):
-            evidence = tuple(
-                SignEvidence(
-                    text=self.bank.texts[s],
-                    weight=float(self.weights_[c, s]),
-                    cosine=float(z[s]),
-                    contribution=float(self.scale_[c] * self.weights_[c, s] * z[s]),
-                    reason=self.reasons_[c][int(s)],
-                    normal=bool(self.membership[0, s]),
-                )
-                for s in np.flatnonzero(self.membership[c + 1] + self.membership[0])
-            )
-            out.append(
-                CategoryExplanation(
-                    category=category,
-                    probability=float(expit(logits[c])),
-                    threshold=float(self.thresholds_[c]),
-                    logit=float(logits[c]),
-                    bias=float(self.bias_[c]),
-                    image=float(by_image[c]),
-                    signs=evidence,
-                )
-            )
-        return out
+        (z,), (h,) = self.features([image])
+        return explanations(self, z, h)
 
     def selected_signs(self) -> dict[str, list[dict]]:
         """For each category its signs with `kept`, `weight` and `reason`, heaviest first: plain data."""
@@ -301,16 +248,9 @@ class SDMAD:
         return out
 
     def sign_maps(self, image) -> np.ndarray:
-        """(S, h, w) cosine of each patch of the image with each sign.
-
-        The patches are read from the frozen model: stage 1 moves whole images, not patches [ours].
-
-        Raises:
-            BackboneError: the image tower gives no patch embeddings.
-        """
-        with torch.no_grad():
-            patches = self.backbone.patch_features(self.backbone.prepare([image], self.bank.color))[0].cpu()
-            return (patches @ self.backbone.encode_texts(self.bank.texts).T).permute(2, 0, 1).numpy()
+        """(S, h, w) where in the image each sign is seen, see `explain.sign_maps`."""
+        self._fitted()
+        return sign_maps(self, image)
 
     def save(self, folder: str | Path) -> Path:
         """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.

@@ -12,7 +12,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
-from .detector import CategoryExplanation
+from .explain import CategoryExplanation
 from .protocols import PROTOCOLS
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"

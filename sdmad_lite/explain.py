@@ -1,0 +1,97 @@
+"""Which sign, where in the image, how much of the logit.
+
+    for e in detector.explain("image.png"):  # a CategoryExplanation for each category
+        e.logit, e.signs[0].text, e.signs[0].contribution
+    detector.sign_maps("image.png")  # (S, h, w), where each sign is seen
+
+An explanation is no story told afterwards, it is the score: contributions, image evidence and bias sum to the logit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+
+@dataclass(frozen=True)
+class SignEvidence:
+    """One sign's part in one category's score."""
+
+    text: str
+    weight: float
+    """Selection weight, 0 for a dropped sign; negative for a normal sign that speaks against."""
+    cosine: float
+    contribution: float
+    """Part of the logit: scale * weight * cosine."""
+    reason: str
+    normal: bool = False
+    """Whether it is a sign of a normal image."""
+
+
+@dataclass(frozen=True)
+class CategoryExplanation:
+    """Why one image got its score for one category; contributions, image and bias sum to the logit."""
+
+    category: str
+    probability: float
+    threshold: float
+    logit: float
+    bias: float
+    image: float
+    """Part of the logit that the image evidence gives, 0 for a detector by signs alone."""
+    signs: tuple[SignEvidence, ...]
+
+
+def explanations(detector, z: np.ndarray, h: np.ndarray) -> list[CategoryExplanation]:
+    """Explain one image from what `SDMAD.features` gives of it: nothing is computed that the score has not used.
+
+    Args:
+        detector: a fitted SDMAD. z: (S,) cosines with the signs. h: (d,) image evidence.
+    """
+    logits, by_image = detector.logits(z[None], h[None])[0], detector.image_logits(h[None])[0]
+    bank, membership = detector.bank, detector.membership
+    out = []
+    for c, category in enumerate(bank.categories):
+        evidence = tuple(
+            SignEvidence(
+                text=bank.texts[s],
+                weight=float(detector.weights_[c, s]),
+                cosine=float(z[s]),
+                contribution=float(detector.scale_[c] * detector.weights_[c, s] * z[s]),
+                reason=detector.reasons_[c][int(s)],
+                normal=bool(membership[0, s]),
+            )
+            for s in np.flatnonzero(membership[c + 1] + membership[0])
+        )
+        out.append(
+            CategoryExplanation(
+                category=category,
+                probability=float(expit(logits[c])),
+                threshold=float(detector.thresholds_[c]),
+                logit=float(logits[c]),
+                bias=float(detector.bias_[c]),
+                image=float(by_image[c]),
+                signs=evidence,
+            )
+        )
+    return out
+
+
+def sign_maps(detector, image) -> np.ndarray:
+    """(S, h, w) cosine of each patch of the image with each sign.
+
+    The patches are read from the frozen model: stage 1 moves whole images, not patches [ours].
+
+    Args:
+        detector: an SDMAD. image: a path, an array or a PIL image.
+
+    Raises:
+        BackboneError: the image tower gives no patch embeddings.
+    """
+    backbone, bank = detector.backbone, detector.bank
+    with torch.no_grad():
+        patches = backbone.patch_features(backbone.prepare([image], bank.color))[0].cpu()
+        return (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1).numpy()
