@@ -102,12 +102,12 @@ ROWS = {
 GRIDS = {
     "linear probe": ({}, {"strength": 0.01}, {"strength": 100}),
     "text-initialised probe": ({}, {"pull": 1.0}, {"pull": 0.0}, {"lr": 1e-2}),
-    "Tip-Adapter-F": ({}, {"alpha": 1.0}, {"alpha": 10.0}, {"beta": 20.0}, {"lr": 1e-2}),
+    "Tip-Adapter-F": ({}, {"alpha": 3.0}, {"alpha": 30.0}, {"beta": 20.0}, {"lr": 1e-2}),
     "CLIP-Adapter": ({}, {"ratio": 0.2}, {"ratio": 0.9}, {"lr": 3e-3}),
-    "visual adapter": ({}, {"residual": 0.3}, {"lr": 3e-3}),
-    "small CNN": ({}, {"steps": 400}, {"lr": 1e-3}),
-    "prototypical episodes": ({}, {"episodes": 400}, {"lr": 3e-3}),
-    "first-order MAML": ({}, {"inner_lr": 0.3}, {"adapt_steps": 40}),
+    "visual adapter": ({}, {"residual": 0.1}, {"lr": 3e-3}),
+    "small CNN": ({}, {"steps": 200}, {"lr": 1e-3}),
+    "prototypical episodes": ({}, {"episodes": 400}, {"lr": 1e-3}),
+    "first-order MAML": ({}, {"inner_lr": 0.1}, {"adapt_steps": 40}),
 }
 
 

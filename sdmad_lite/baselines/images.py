@@ -79,7 +79,7 @@ class VisualAdapter:
     what: ClassVar[str] = "residual adapters on patch tokens (as MVFA)"
     layers: int = 4
     """Adapters, evenly spaced up to the last layer; no more than the tower has layers."""
-    residual: float = 0.1
+    residual: float = 0.3
     top: float = 1.0
     """Share of the patches, best first, whose margins are averaged; 1 for all, as in the paper."""
     views: int = 4
@@ -141,7 +141,7 @@ class SmallCNN:
     size: int = 64
     width: int = 16
     """Channels of the first of four layers; each next one has twice as many."""
-    steps: int = 200
+    steps: int = 400
     lr: float = 3e-3
     decay: float = 1e-2
     batch: int = 32

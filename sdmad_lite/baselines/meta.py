@@ -131,7 +131,7 @@ class PrototypicalEpisodes(_Meta):
     ways: int = 3
     queries: int = 8
     hidden: int = 64
-    lr: float = 1e-2
+    lr: float = 3e-3
 
     def __call__(self, support: Support) -> Predictor:
         table, rng = self._table(support), np.random.default_rng(support.seed)
@@ -178,7 +178,7 @@ class FirstOrderMAML(_Meta):
     hidden: int = 32
     lr: float = 1e-2
     """Of the start (Adam)."""
-    inner_lr: float = 0.1
+    inner_lr: float = 0.3
     """Of the steps within a task (plain gradient descent)."""
     inner_steps: int = 5
     adapt_steps: int = 10
