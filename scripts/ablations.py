@@ -28,11 +28,13 @@ from benchmark import clip, one_thread, phantom_table
 from benchmark_page import NOTICE, difference, number, table
 from tqdm import tqdm
 
-from sdmad_lite.adapters import AdapterConfig
-from sdmad_lite.alignment import AlignmentConfig, embedded_views
+from sdmad_lite.adapters import AdapterConfig, installed
+from sdmad_lite.alignment import AlignmentConfig, embedded_views, make_views
 from sdmad_lite.baselines import BASELINES, Query, Support
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.evidence import EvidenceConfig, logistic, overheard
+from sdmad_lite.experiment import IMAGE
 from sdmad_lite.phantoms import MODALITIES, modality_named
 from sdmad_lite.protocols import evaluate, mean_interval, paired
 from sdmad_lite.report import write_json
@@ -173,12 +175,29 @@ def own_row(row: str) -> Row:
                 found[f"share of image evidence {other}"] = (
                     by_signs * (1 - other) / (1 - share) + by_image * other / share
                 )
+            found |= poolings(detector, support, h)
         for rule, config in setting.rules.items():
             chosen = SignSelector(config).fit(detector.support_z_, support.labels, detector.membership)
             found[rule] = margins(z, chosen.weights_)
         return found
 
     return scores
+
+
+def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, np.ndarray]:
+    """Image evidence alone, from each part of h and from some together."""
+    with torch.no_grad(), installed(clip(), detector.adapters_), overheard(clip()) as heard:
+        views = make_views(clip(), support.images, detector.alignment_config.views, detector.seed, detector.bank.color)
+        for view in views:
+            clip().image_features(view)
+    learnt, labels = torch.cat(heard).double().numpy(), np.tile(support.labels, (len(views), 1))
+    found = {f"{IMAGE}, {SHIPPED}": detector.image_logits(h)}
+    names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
+    for parts in ((0,), (1,), (2,), (0, 1)):
+        columns = np.concatenate([np.arange(i * width, (i + 1) * width) for i in parts])
+        weights, bias = logistic(learnt[:, columns], labels, detector.evidence_config.strength)
+        found[f"{IMAGE}, {' and '.join(names[i] for i in parts)} only"] = h[:, columns] @ weights.T + bias
+    return found
 
 
 def baseline_row(row: str) -> Row:
@@ -203,7 +222,9 @@ def measured(task: tuple[str, int, int]) -> dict[str, list[float]]:
     """One row at one K, from its file where that answers the same question."""
     row, shots, draws = task
     measure, what = (own_row, ROWS[row]) if row in ROWS else (baseline_row, (BASELINES[row], GRIDS[row]))
-    question = repr([clip().fingerprint, row, shots, draws, what, POOL, VALIDATION, FIRST_DRAW])
+    question = repr(
+        [clip().fingerprint, row, shots, draws, what, SHARES, EvidenceConfig(), POOL, VALIDATION, FIRST_DRAW]
+    )
     path = CELLS / f"{hashlib.sha256(question.encode()).hexdigest()[:16]}.json"
     if not path.exists():
         CELLS.mkdir(parents=True, exist_ok=True)

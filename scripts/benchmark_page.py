@@ -122,7 +122,8 @@ def write_page(summary_file: Path, page: Path) -> None:
         f"Macro figures of the multi-label protocol, mean and 95 % interval over {summary['draws']} support draws, the "
         "same for every method; differences are paired over these draws and bold where their interval excludes zero. "
         "The intervals speak of other draws, not of other test images. All on the embedded CLIP. All numbers are in "
-        "[summary.json](results/summary.json)."
+        "[summary.json](results/summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
+        "of their own. What led to it: [tried](tried.md)."
     ]
     for name in (ALL, *(n for n in clean if n != ALL)):
         data = clean[name]
