@@ -54,7 +54,7 @@ class SDMAD:
         seed: of everything random; the same seed gives the same result on a CPU.
 
     After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
-    bias_ (C,), probe_ (C, d) of the image evidence, history_ (losses of each step), selector_ and
+    bias_ (C,), probe_ (C, d) and probe_bias_ (C,) of the image evidence, history_ (losses of each step), selector_ and
     support_z_ (views, N, S), the cosines that it saw (both not saved).
     """
 
@@ -126,7 +126,7 @@ class SDMAD:
         [ours] Its class means on the support set become those of the signs' logit, so that neither drowns the other.
         """
         share = self.evidence_config.share
-        self.probe_ = np.zeros((labels.shape[1], h.shape[-1]))
+        self.probe_, self.probe_bias_ = np.zeros((labels.shape[1], h.shape[-1])), np.zeros(labels.shape[1])
         if not share:
             return
         weights, bias = logistic(
@@ -134,8 +134,8 @@ class SDMAD:
         )
         by_signs = _class_means(self.scale_ * margins(z, self.weights_) + self.bias_, labels)
         scale, shift = self._calibrated(_class_means(h[0] @ weights.T + bias, labels), by_signs, otherwise=1.0)
-        self.probe_ = share * scale[:, None] * weights
-        self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_ + share * (scale * bias + shift)
+        self.probe_, self.probe_bias_ = share * scale[:, None] * weights, share * (scale * bias + shift)
+        self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_
 
     def _effective_adapters(self) -> AdapterConfig:
         if self.alignment_config.steps:
@@ -196,7 +196,7 @@ class SDMAD:
 
     def image_logits(self, h: np.ndarray) -> np.ndarray:
         """The part (N, C) of the logits that the image evidence h (N, d) gives."""
-        return h @ self.probe_.T
+        return h @ self.probe_.T + self.probe_bias_
 
     def logits(self, z: np.ndarray, h: np.ndarray | None = None) -> np.ndarray:
         """Logits (N, C) from cosines z (N, S), with the selected weights, and image evidence h (N, d).
@@ -249,8 +249,7 @@ class SDMAD:
 
     def sign_maps(self, image) -> np.ndarray:
         """(S, h, w) where in the image each sign is seen, see `explain.sign_maps`."""
-        self._fitted()
-        return sign_maps(self, image)
+        return sign_maps(self.backbone, self.bank, image)
 
     def save(self, folder: str | Path) -> Path:
         """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.
@@ -279,7 +278,7 @@ class SDMAD:
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
         tensors["text_features"] = self.text_features_.contiguous()
-        tensors["probe"] = torch.from_numpy(self.probe_)
+        tensors |= {"probe": torch.from_numpy(self.probe_), "probe_bias": torch.from_numpy(self.probe_bias_)}
         with new_folder(folder, STATE) as temporary:
             save_file(tensors, temporary / WEIGHTS)
             (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
@@ -310,7 +309,7 @@ class SDMAD:
             seed, history = int(state["seed"]), list(state["history"])
             file = folder / WEIGHTS
             tensors = load_file(file)
-            text_features, probe = tensors.pop("text_features"), tensors.pop("probe")
+            text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
         except SDMADError:
             raise
         except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
@@ -332,10 +331,12 @@ class SDMAD:
             raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
         if text_features.shape[0] != signs:
             raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
-        if probe.shape != (categories, evidence_width(detector.adapters_, text_features.shape[1])):
+        width = evidence_width(detector.adapters_, text_features.shape[1])
+        if probe.shape != (categories, width) or bias.shape != (categories,):
             raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
         detector.adapters_.load_state_dict(tensors)
         detector.text_features_, detector.reasons_ = text_features, reasons
         detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
-        detector.probe_, detector.history_ = probe.double().numpy(), history
+        detector.probe_, detector.probe_bias_ = probe.double().numpy(), bias.double().numpy()
+        detector.history_ = history
         return detector

@@ -10,10 +10,16 @@ An explanation is no story told afterwards, it is the score: contributions, imag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.special import expit
+
+from .signs import SignBank
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -80,18 +86,14 @@ def explanations(detector, z: np.ndarray, h: np.ndarray) -> list[CategoryExplana
     return out
 
 
-def sign_maps(detector, image) -> np.ndarray:
-    """(S, h, w) cosine of each patch of the image with each sign.
+def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
+    """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank.
 
     The patches are read from the frozen model: stage 1 moves whole images, not patches [ours].
-
-    Args:
-        detector: an SDMAD. image: a path, an array or a PIL image.
 
     Raises:
         BackboneError: the image tower gives no patch embeddings.
     """
-    backbone, bank = detector.backbone, detector.bank
     with torch.no_grad():
         patches = backbone.patch_features(backbone.prepare([image], bank.color))[0].cpu()
         return (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1).numpy()
