@@ -9,7 +9,7 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab samples pretrain backbone-eval benchmark clean
+.PHONY: help install demo test lab samples pretrain backbone-eval benchmark explain-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
 
 benchmark: $(INSTALLED) ## measure every method on the categories kept out of pretraining (QUICK=1: chest only, minutes; all: hours, goes on after a stop)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
+
+explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps are (ARGS='--real DIR' adds radiologists' boxes)
+	$(BIN)/python scripts/explain_eval.py $(ARGS)
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

@@ -71,7 +71,7 @@ def pointing(backbone: Backbone, bank: SignBank, table: ImageTable) -> list[tupl
 
 
 def courses(backbone: Backbone, bank: SignBank, table: ImageTable, rows: Sequence[int], rng) -> np.ndarray:
-    """(n, 2, 2): deletion and insertion, by heat map and in random order: mean cosine over the course, per drawn sign."""
+    """(n, 2, 2): of each drawn sign the mean cosine over deletion and insertion, by heat map and in random order."""
     texts, v, out = {sign.id: sign.text for sign in bank.signs}, backbone.encode_texts(bank.texts), []
     for row in rows:
         picture = read_image(table.images[row], bank.color)
