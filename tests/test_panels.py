@@ -1,0 +1,210 @@
+"""Panels of `panels.py`: every control is swept, and what is shown is compared with what scikit-learn says."""
+
+import re
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from sdmad_lite import panels
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.backbone import load_clip
+from sdmad_lite.data import draw_support
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError
+from sdmad_lite.panels import (
+    BoardCase,
+    BreakCase,
+    EmbeddingCase,
+    Panel,
+    board_panel,
+    break_panel,
+    broken,
+    embedding_explorer,
+    embedding_panel,
+    protocol_board,
+)
+from sdmad_lite.plots import NOTICE, to_png
+
+NAMES = ("Effusion", "Mass", "Hernia <b>")
+
+
+@pytest.fixture(scope="module")
+def board():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((90, 3)) < 0.25).astype(int)
+    scores = np.clip(0.3 + 0.3 * labels + 0.15 * rng.standard_normal((90, 3)), 0, 1)
+    return BoardCase(scores, labels, NAMES, np.array([0.4, 0.5, 0.6]))
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    rng = np.random.default_rng(1)
+    labels = (rng.random((30, 3)) < 0.3).astype(int)
+    images = [rng.integers(0, 255, (16, 16), dtype=np.uint8) for _ in range(30)]
+    flat = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
+    texts = ("meniscus", "round opacity")
+    return EmbeddingCase(*flat, labels, NAMES, rng.standard_normal((30, 2)), texts, images, {"sex": list("FM" * 15)})
+
+
+@pytest.fixture(scope="module")
+def broken_case(tiny_clip_name, bank, phantom_table):
+    tiny_clip = load_clip(tiny_clip_name, device="cpu")
+    support = phantom_table.rows(draw_support(phantom_table, 3, 0))
+    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=4)).fit_table(support)
+    return BreakCase(detector, phantom_table.images[0])
+
+
+def positions(control):
+    """Every option of a list, and all marks of a slider or a few of them."""
+    if hasattr(control, "options"):
+        return list(control.options)
+    return np.unique(np.linspace(control.min, control.max, 7).astype(type(control.value))).tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(board_panel, "board"), (embedding_panel, "embedding"), (break_panel, "broken_case")]
+)
+def test_every_value_of_every_control_draws(make, name, request):
+    panel = make(request.getfixturevalue(name))
+    assert isinstance(panel, Panel) and NOTICE in panel.state.value
+    for control in panel.controls.values():
+        seen = set()
+        for value in [*positions(control), control.value]:
+            control.value = value
+            picture = bytes(panel.picture.value)
+            assert picture.startswith(b"\x89PNG")
+            seen.add(picture)
+        assert len(seen) > 1  # a control that changes nothing is no control
+    assert all(getattr(c, "continuous_update", False) is False for c in panel.controls.values())
+
+
+def test_an_exception_in_a_callback_is_not_swallowed(board, monkeypatch):
+    panel = board_panel(board)
+    monkeypatch.setattr(panels, "protocol_board", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.controls["threshold"].value = 0.25
+
+
+@pytest.mark.parametrize("make", [board_panel])
+def test_a_move_is_quick(make, board):
+    panel, times = make(board), []
+    for value in (0.1, 0.2, 0.3, 0.4, 0.6):
+        start = time.process_time()
+        panel.controls["threshold"].value = value
+        times.append(time.process_time() - start)
+    assert min(times) < 0.3
+
+
+# The protocol board
+
+
+@pytest.mark.parametrize(("category", "protocol"), list(product(NAMES, ("detection", "discrimination", "multilabel"))))
+def test_the_board_says_what_scikit_learn_says(board, category, protocol):
+    _, text = protocol_board(board, category, protocol, 0.45)
+    c = NAMES.index(category)
+    has, normal = board.labels[:, c] == 1, board.labels.sum(1) == 0
+    rows = {"detection": has | normal, "discrimination": ~normal, "multilabel": has | True}[protocol]
+    y, p = has[rows], board.scores[rows, c]
+    assert f"AUROC <b>{roc_auc_score(y, p):.3f}</b>, AP <b>{average_precision_score(y, p):.3f}</b>" in text
+    assert f"F1 <b>{f1_score(y, p >= 0.45):.3f}</b>" in text
+    assert f"{y.sum()} positives of {rows.sum()} images" in text
+    assert f"{((p >= 0.45) & ~y).sum()} false" in text and f"{((p < 0.45) & y).sum()} missed" in text
+    assert "<b>Hernia <b>" not in text
+
+
+def test_the_points_on_the_curves_are_the_rates_at_the_threshold(board):
+    figure, _ = protocol_board(board, "Mass", "multilabel", 0.5)
+    y, called = board.labels[:, 1] == 1, board.scores[:, 1] >= 0.5
+    points = [line.get_xydata()[0] for axis in figure.axes[:2] for line in axis.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points[0], (called[~y].mean(), called[y].mean()))
+    np.testing.assert_allclose(points[1], (called[y].mean(), y[called].mean()))
+    shares = [bar.get_width() for bar in figure.axes[2].patches]
+    other = (board.labels[:, 0] == 1) & ~y
+    np.testing.assert_allclose(
+        shares[:3], (called[y].mean(), called[board.labels.sum(1) == 0].mean(), called[other].mean())
+    )
+
+
+def test_a_board_without_positives_says_so(board):
+    empty = BoardCase(board.scores, np.zeros_like(board.labels), NAMES, board.thresholds)
+    _, text = protocol_board(empty, "Mass", "multilabel", 0.5)
+    assert "n/a" in text and "0 positives of 90" in text
+
+
+@pytest.mark.parametrize(("values", "named"), [(("Gout", "detection"), "Gout"), (("Mass", "best"), "best")])
+def test_unknown_choices_are_named(board, values, named):
+    with pytest.raises(DataError, match=named):
+        protocol_board(board, *values, 0.5)
+
+
+@pytest.mark.parametrize("field", ["scores", "labels", "thresholds"])
+def test_shapes_of_a_board_are_checked(board, field):
+    fields = {name: getattr(board, name) for name in ("scores", "labels", "categories", "thresholds")}
+    with pytest.raises(DataError, match=f"{field}: shape|scores: shape|labels: shape"):
+        BoardCase(**fields | {field: fields[field][..., :-1]})
+
+
+# The embedding explorer
+
+
+def test_the_picked_image_is_ringed_and_named(embedding):
+    figure, text = embedding_explorer(embedding, "category: Mass", 7)
+    for axis, points in zip(figure.axes[:2], (embedding.before, embedding.after), strict=True):
+        ring = next(line for line in axis.lines if line.get_marker() == "o")
+        np.testing.assert_allclose(ring.get_xydata()[0], points[7])
+    truth = [c for c, y in zip(NAMES, embedding.labels[7], strict=True) if y]
+    assert figure.axes[2].get_title() == f"image 7: {', '.join(truth) or 'normal'}"
+    assert re.search(rf"meniscus \({embedding.z[7, 0]:+.2f}\)".replace("+", r"\+"), text)
+    counts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert counts[2] == f"Mass ({embedding.labels[:, 1].sum()})"
+
+
+def test_points_take_the_colour_of_a_sign_or_an_attribute(embedding):
+    figure, _ = embedding_explorer(embedding, "sign: round opacity", 0)
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), embedding.z[:, 1])
+    figure, _ = embedding_explorer(embedding, "attribute: sex", 0)
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["F (15)", "M (15)"]
+
+
+@pytest.mark.parametrize(("colour", "point"), [("sign: gout", 0), ("category: Mass", 30), ("category: Mass", -1)])
+def test_what_is_not_there_cannot_be_picked(embedding, colour, point):
+    with pytest.raises(DataError, match=r"gout|is none of 0 to 29"):
+        embedding_explorer(embedding, colour, point)
+
+
+# Break it
+
+
+def test_an_image_that_is_not_broken_is_the_same():
+    picture = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    np.testing.assert_array_equal(np.asarray(broken(picture, 0, 0, 0, 0)), np.asarray(picture))
+
+
+def test_each_way_to_break_by_hand():
+    flat = Image.fromarray(np.full((20, 20), 60, np.uint8))
+    assert (np.asarray(broken(flat, 0, 0, 1, 0)) == 120).all()
+    covered = np.asarray(broken(flat, 0, 0, 0, 0.5))
+    assert (covered[5:15, 5:15] == 110).all() and (covered == 110).sum() == 100
+    assert np.asarray(broken(flat, 0.1, 0, 0, 0)).std() == pytest.approx(25.5, rel=0.15)
+    edge = Image.fromarray(np.repeat([[0, 255]], 20, 0).repeat(10, 1).astype(np.uint8))
+    assert len(np.unique(np.asarray(broken(edge, 0, 3, 0, 0)))) > 5
+    colour = Image.fromarray(np.full((8, 8, 3), 60, np.uint8))
+    assert np.asarray(broken(colour, 0.1, 1, 0, 0.2)).shape == (8, 8, 3)
+
+
+def test_nothing_broken_nothing_changed(broken_case):
+    panel = break_panel(broken_case)
+    e = broken_case.before[0]
+    assert (
+        f"probability {e.probability:.3f}, now <b>{e.probability:.3f}</b>; decisions that turned: none"
+        in panel.state.value
+    )
+    panel.controls["exposure"].value = -2
+    spoilt = broken(broken_case.picture, 0, 0, -2, 0)
+    assert f"now <b>{broken_case.detector.predict_proba([spoilt])[0, 0]:.3f}</b>" in panel.state.value
+    figure, _ = panels.break_it(broken_case, e.category, 0, 0, 0, 0)
+    assert to_png(figure).startswith(b"\x89PNG")
