@@ -12,7 +12,7 @@ from .adapters import AdapterConfig
 from .alignment import AlignmentConfig
 from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
-from .errors import BackboneError, DataError
+from .errors import DataError, SDMADError
 from .evidence import EvidenceConfig
 from .selection import SelectionConfig
 from .signs import SignBank, load_bank
@@ -65,8 +65,8 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
             detector = SDMAD.load(folder, backbone)
             if detector.bank == bank and detector.alignment_config == AlignmentConfig():
                 return detector
-        except BackboneError:
-            print(f"{folder} was fitted on another backbone; fitting again")
+        except SDMADError as error:  # of another backbone, an older version, or broken
+            print(f"fitting again: {error}")
     detector = SDMAD(bank, backbone, seed=seed).fit_table(support, progress=True)
     detector.save(folder)
     return detector
