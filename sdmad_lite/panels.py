@@ -1,4 +1,4 @@
-"""More panels: protocols, embeddings, and an image that one can break. A case, a function, a line.
+"""More panels: signs of one image, protocols, embeddings, and an image that one can break. A case, a function, a line.
 
     case = BoardCase(scores, labels, categories, thresholds)     # computed beforehand
     figure, text = protocol_board(case, "Effusion", "detection", 0.4)  # anywhere
@@ -20,6 +20,7 @@ import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
+from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from .data import read_image
@@ -39,15 +40,34 @@ class Panel(ipywidgets.VBox):
         controls: name -> widget. picture: the Image. state: the HTML text.
     """
 
-    def __init__(self, draw: Callable[..., Drawn], controls: Mapping[str, ipywidgets.Widget]):
-        self.draw, self.controls = draw, dict(controls)
+    def __init__(
+        self,
+        draw: Callable[..., Drawn],
+        controls: Mapping[str, ipywidgets.Widget],
+        follow: Mapping[str, Callable[[Mapping[str, ipywidgets.Widget]], None]] | None = None,
+    ):
+        """`follow`: for the name of a control, what brings the others in step when it moves."""
+        self.draw, self.controls, self._follow, self._quiet = draw, dict(controls), dict(follow or {}), False
         self.picture, self.state = ipywidgets.Image(format="png"), ipywidgets.HTML()
         for control in self.controls.values():
-            control.observe(self._redraw, "value")
+            control.observe(self._moved, "value")
         self._redraw()
-        super().__init__([ipywidgets.HBox(list(self.controls.values())), self.picture, self.state])
+        layout = ipywidgets.Layout(flex_flow="row wrap")
+        super().__init__([ipywidgets.HBox(list(self.controls.values()), layout=layout), self.picture, self.state])
 
-    def _redraw(self, change=None) -> None:
+    def _moved(self, change) -> None:
+        if self._quiet:
+            return
+        self._quiet = True
+        try:
+            for name, bring in self._follow.items():
+                if self.controls[name] is change["owner"]:
+                    bring(self.controls)
+        finally:
+            self._quiet = False
+        self._redraw()
+
+    def _redraw(self) -> None:
         figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
         self.picture.value, self.state.value = to_png(figure), f"{text}<br><small>{NOTICE}</small>"
 
@@ -75,6 +95,145 @@ def _one_of(value, options: Sequence, name: str) -> int:
     if value not in options:
         raise DataError(f"{name}: {value!r} is none of {', '.join(map(str, options))}")
     return list(options).index(value)
+
+
+# Sign explorer
+
+
+@dataclass(frozen=True)
+class ExplorerCase:
+    """A fitted detector and N images with labels Y (N, C) to look at; never test images, since one chooses by them."""
+
+    detector: SDMAD
+    images: Sequence
+    labels: np.ndarray
+
+    def __post_init__(self):
+        shape = (len(self.images), len(self.detector.bank.categories))
+        if np.shape(self.labels) != shape:
+            raise DataError(f"labels: shape {np.shape(self.labels)}, expected {shape}")
+
+    @cached_property
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """z (N, S) and h (N, d), computed once."""
+        return self.detector.features(self.images)
+
+    @cached_property
+    def maps(self) -> dict[int, np.ndarray]:
+        """Heat maps (S, h, w) of the images looked at so far."""
+        return {}
+
+    def map_of(self, image: int, text: str) -> np.ndarray:
+        """(h, w) heat map of one sign."""
+        if image not in self.maps:
+            self.maps[image] = self.detector.sign_maps(self.images[image])
+        return self.maps[image][self.detector.bank.texts.index(text)]
+
+    def weights(self, c: int, on: Sequence[str]) -> np.ndarray:
+        """(S,) weights of stage 2 with only some of a category's signs on, scaled to sum 1 again.
+
+        With all signs on they are the detector's. Signs that stage 2 dropped speak only where no other is left.
+        """
+        bank, row = self.detector.bank, self.detector.weights_[c]
+        own = [bank.texts.index(text) for text in on]
+        weights = np.minimum(row, 0)  # those of the normal signs
+        left = row[own] if row[own].any() else np.ones(len(own))
+        weights[own] = left / left.sum()
+        return weights
+
+
+def sign_explorer(
+    case: ExplorerCase, category: str, image: int, signs: Sequence[str], kept: int, threshold: float, heat: str
+) -> Drawn:
+    """One image: where a sign is seen, what each sign adds to the logit, and AP and F1 over all images.
+
+    Args:
+        signs: the category's signs that are on. kept: of these only the first so many stay, in the bank's order.
+        threshold: on the probability. heat: the sign whose heat map is drawn.
+
+    Raises:
+        DataError: an unknown category, image or sign, or none left on.
+    """
+    detector, bank = case.detector, case.detector.bank
+    c = _one_of(category, bank.categories, "category")
+    _one_of(image, range(len(case.images)), "image")
+    own = bank.signs_of(category)
+    for text in (*signs, heat):
+        _one_of(text, own, "sign")
+    on = [text for text in own if text in signs][:kept]
+    if not on:
+        raise DataError(f"signs: keep at least one of {', '.join(own)}")
+    (z, h), y = case.features, case.labels[:, c]
+    weights = case.weights(c, on)
+    parts = detector.scale_[c] * weights * z[image]
+    by_image = detector.image_logits(h)[:, c]
+    p = expit(detector.scale_[c] * (z @ weights) + detector.bias_[c] + by_image)
+    figure, (picture, bars, strip) = _axes(12, 3.4, (0.9, 1.2, 1), 0.01, 0.75)
+    pixels = np.asarray(read_image(case.images[image], bank.color))
+    picture.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    extent = (0, pixels.shape[1], pixels.shape[0], 0)
+    picture.imshow(case.map_of(image, heat), cmap="inferno", alpha=0.45, extent=extent, interpolation="bilinear")
+    picture.set_title(fill(f"where: {heat}", 34), fontsize=8)
+    picture.axis("off")
+    normal = np.flatnonzero(case.detector.membership[0])
+    names = [fill(text, 30) if text in on else fill(f"{text} (off)", 30) for text in own]
+    values = [parts[bank.texts.index(text)] for text in own] + [parts[normal].sum(), by_image[image], detector.bias_[c]]
+    bars.barh(range(len(values)), values, color=[BLUE if v >= 0 else RED for v in values])
+    bars.set_yticks(range(len(values)), [*names, "normal signs", "image evidence", "bias"], fontsize=8)
+    bars.invert_yaxis()
+    bars.axvline(0, color="black", linewidth=0.8)
+    bars.set(xlabel="contribution to the logit")
+    bars.set_title(f"{category}: probability {p[image]:.2f}", fontsize=10)
+    rng = np.random.default_rng(0).uniform(-0.3, 0.3, len(p))
+    groups = {
+        "has it": y == 1,
+        "other anomalies": (y == 0) & (case.labels.sum(1) > 0),
+        "normal": case.labels.sum(1) == 0,
+    }
+    for i, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
+        strip.scatter(p[rows], i + rng[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    strip.axvline(threshold, color="black", linewidth=2)
+    mine = next(i for i, rows in enumerate(groups.values()) if rows[image])
+    strip.plot(p[image], mine + rng[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
+    strip.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, rows in groups.items()], fontsize=8)
+    strip.set(xlim=(-0.02, 1.02), ylim=(2.5, -0.5), xlabel="probability (line: threshold)")
+    for axis in (bars, strip):
+        _clean(axis)
+    verdict = "called" if p[image] >= threshold else "not called"
+    text = f"<b>{html.escape(category)}</b>, image {image}: {len(on)} of {len(own)} signs on, probability "
+    text += f"<b>{p[image]:.3f}</b>, {verdict}; {y.sum()} positives of {len(y)} images: "
+    if not 0 < y.sum() < len(y):
+        return figure, text + "AP n/a"
+    ap, f1 = average_precision_score(y, p), f1_score(y, p >= threshold, zero_division=0)
+    strip.set_title(f"AP {ap:.2f}", fontsize=10)
+    return figure, text + f"AP <b>{ap:.3f}</b>, F1 <b>{f1:.3f}</b>"
+
+
+def explorer_panel(case: ExplorerCase) -> Panel:
+    """The explorer with controls; hold Ctrl to switch single signs."""
+    bank = case.detector.bank
+    own, last = bank.signs_of(bank.categories[0]), len(case.images) - 1
+    most = max(len(bank.signs_of(c)) for c in bank.categories)
+    controls = {
+        "category": _choice("category", bank.categories),
+        "image": ipywidgets.IntSlider(value=0, min=0, max=last, description="image", continuous_update=False),
+        "signs": ipywidgets.SelectMultiple(options=own, value=own, description="signs on", layout={"width": "420px"}),
+        "kept": ipywidgets.IntSlider(value=most, min=1, max=most, description="kept", continuous_update=False),
+        "threshold": _slider("threshold", 0, 1, 0.5),
+        "heat": _choice("heat map", own),
+    }
+
+    def new_category(controls: Mapping[str, ipywidgets.Widget]) -> None:
+        own = bank.signs_of(controls["category"].value)
+        controls["signs"].options, controls["heat"].options = own, own
+        controls["signs"].value, controls["heat"].value = tuple(own), own[0]
+
+    def never_none(controls: Mapping[str, ipywidgets.Widget]) -> None:
+        if not controls["signs"].value:
+            controls["signs"].value = controls["signs"].options[:1]
+
+    follow = {"category": new_category, "signs": never_none}
+    return Panel(lambda **values: sign_explorer(case, **values), controls, follow)
 
 
 # Protocol board

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from conftest import CATEGORIES
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -19,13 +20,16 @@ from sdmad_lite.panels import (
     BoardCase,
     BreakCase,
     EmbeddingCase,
+    ExplorerCase,
     Panel,
     board_panel,
     break_panel,
     broken,
     embedding_explorer,
     embedding_panel,
+    explorer_panel,
     protocol_board,
+    sign_explorer,
 )
 from sdmad_lite.plots import NOTICE, to_png
 
@@ -60,13 +64,26 @@ def broken_case(tiny_clip_name, bank, phantom_table):
 
 def positions(control):
     """Every option of a list, and all marks of a slider or a few of them."""
+    if isinstance(control.value, tuple):
+        return [(option,) for option in control.options] + [control.options]
     if hasattr(control, "options"):
         return list(control.options)
     return np.unique(np.linspace(control.min, control.max, 7).astype(type(control.value))).tolist()
 
 
+@pytest.fixture(scope="module")
+def explorer(broken_case, phantom_table):
+    return ExplorerCase(broken_case.detector, phantom_table.images[:20], phantom_table.labels[:20])
+
+
 @pytest.mark.parametrize(
-    ("make", "name"), [(board_panel, "board"), (embedding_panel, "embedding"), (break_panel, "broken_case")]
+    ("make", "name"),
+    [
+        (explorer_panel, "explorer"),
+        (board_panel, "board"),
+        (embedding_panel, "embedding"),
+        (break_panel, "broken_case"),
+    ],
 )
 def test_every_value_of_every_control_draws(make, name, request):
     panel = make(request.getfixturevalue(name))
@@ -97,6 +114,63 @@ def test_a_move_is_quick(make, board):
         panel.controls["threshold"].value = value
         times.append(time.process_time() - start)
     assert min(times) < 0.3
+
+
+# The sign explorer
+
+
+def explore(case, **values):
+    own = case.detector.bank.signs_of(CATEGORIES[1])
+    whole = {"category": CATEGORIES[1], "image": 3, "signs": own, "kept": 99, "threshold": 0.5, "heat": own[0]}
+    return sign_explorer(case, **whole | values)
+
+
+def test_with_all_signs_on_the_explorer_is_the_detector(explorer):
+    e = explorer.detector.explain(explorer.images[3])[1]
+    figure, text = explore(explorer)
+    assert f"probability <b>{e.probability:.3f}</b>" in text
+    bars = [bar.get_width() for bar in figure.axes[1].patches]
+    assert sum(bars) == pytest.approx(e.logit, abs=1e-5)
+    own = [s.contribution for s in e.signs if not s.normal]
+    np.testing.assert_allclose(bars[: len(own)], own, atol=1e-6)
+    p = explorer.detector.predict_proba(explorer.images)[:, 1]
+    y = explorer.labels[:, 1]
+    assert (
+        f"AP <b>{average_precision_score(y, p):.3f}</b>, F1 <b>{f1_score(y, p >= 0.5, zero_division=0):.3f}</b>" in text
+    )
+
+
+def test_signs_that_are_off_add_nothing_and_the_others_weigh_one(explorer):
+    own = explorer.detector.bank.signs_of(CATEGORIES[1])
+    figure, text = explore(explorer, signs=own[1:])
+    assert f"{len(own) - 1} of {len(own)} signs on" in text
+    assert figure.axes[1].patches[0].get_width() == 0
+    weights = explorer.weights(1, own[1:])
+    row = explorer.detector.weights_[1]
+    assert weights[weights > 0].sum() == pytest.approx(1)
+    np.testing.assert_array_equal(weights[row < 0], row[row < 0])  # the normal signs stay
+    assert f"1 of {len(own)} signs on" in explore(explorer, kept=1)[1]
+    image = figure.axes[0].images[1].get_array()
+    np.testing.assert_array_equal(
+        image, explorer.detector.sign_maps(explorer.images[3])[explorer.detector.bank.texts.index(own[0])]
+    )
+
+
+def test_the_last_sign_cannot_be_switched_off(explorer):
+    panel = explorer_panel(explorer)
+    panel.controls["signs"].value = ()
+    assert len(panel.controls["signs"].value) == 1 and "1 of " in panel.state.value
+    panel.controls["category"].value = CATEGORIES[2]
+    assert list(panel.controls["signs"].options) == explorer.detector.bank.signs_of(CATEGORIES[2])
+    assert f"<b>{CATEGORIES[2]}</b>" in panel.state.value
+
+
+@pytest.mark.parametrize(
+    "values", [{"signs": []}, {"heat": "gout"}, {"image": 20}, {"category": "Gout"}, {"signs": ["gout"]}]
+)
+def test_the_explorer_refuses_what_is_not_there(explorer, values):
+    with pytest.raises(DataError, match=r"is none of|keep at least one"):
+        explore(explorer, **values)
 
 
 # The protocol board
