@@ -9,7 +9,7 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab samples pretrain backbone-eval benchmark explain-eval clean
+.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(INSTALLED) ## check style, run the tests, then run every notebook
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+dashboard: $(INSTALLED) ## the panels on one page, for a class to look at
+	$(IN_VENV) $(BIN)/voila scripts/dashboard.ipynb --strip_sources=True
 
 samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_lite.phantoms.samples

@@ -50,6 +50,7 @@ class Panel(ipywidgets.VBox):
         self.draw, self.controls, self._follow, self._quiet = draw, dict(controls), dict(follow or {}), False
         self.picture, self.state = ipywidgets.Image(format="png"), ipywidgets.HTML()
         for control in self.controls.values():
+            control.style.description_width = "initial"  # no label is cut
             control.observe(self._moved, "value")
         self._redraw()
         layout = ipywidgets.Layout(flex_flow="row wrap")
