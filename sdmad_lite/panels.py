@@ -184,6 +184,7 @@ def sign_explorer(
     bars.invert_yaxis()
     bars.axvline(0, color="black", linewidth=0.8)
     bars.set(xlabel="contribution to the logit")
+    bars.locator_params(axis="x", nbins=5)
     bars.set_title(f"{category}: probability {p[image]:.2f}", fontsize=10)
     rng = np.random.default_rng(0).uniform(-0.3, 0.3, len(p))
     groups = {
@@ -211,13 +212,13 @@ def sign_explorer(
 
 
 def explorer_panel(case: ExplorerCase) -> Panel:
-    """The explorer with controls; hold Ctrl to switch single signs."""
+    """The explorer with controls, first at an image with many anomalies; hold Ctrl to switch single signs."""
     bank = case.detector.bank
     own, last = bank.signs_of(bank.categories[0]), len(case.images) - 1
-    most = max(len(bank.signs_of(c)) for c in bank.categories)
+    most, first = max(len(bank.signs_of(c)) for c in bank.categories), int(np.argmax(np.sum(case.labels, 1)))
     controls = {
         "category": _choice("category", bank.categories),
-        "image": ipywidgets.IntSlider(value=0, min=0, max=last, description="image", continuous_update=False),
+        "image": ipywidgets.IntSlider(value=first, min=0, max=last, description="image", continuous_update=False),
         "signs": ipywidgets.SelectMultiple(options=own, value=own, description="signs on", layout={"width": "420px"}),
         "kept": ipywidgets.IntSlider(value=most, min=1, max=most, description="kept", continuous_update=False),
         "threshold": _slider("threshold", 0, 1, 0.5),
@@ -472,6 +473,7 @@ def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure
     names = [fill(s.text, 30) for s in b.signs if not s.normal] + ["normal signs", "image evidence"]
     _draw_pairs(parts, names, list(zip(_parts(a), _parts(b), strict=True)))
     parts.set(xlabel="contribution to the logit")
+    parts.locator_params(axis="x", nbins=5)
     parts.set_title(f"{category}: logit {a.logit:+.2f}, now {b.logit:+.2f}", fontsize=10)
     parts.axvline(0, color="black", linewidth=0.8)
     turned = [new.category for old, new in zip(case.before, now, strict=True) if _called(old) != _called(new)]
