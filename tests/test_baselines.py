@@ -297,7 +297,7 @@ def test_other_categories_teach_where_to_look(bank, name):
     others, truth = ((rng.random((600, c)) < 0.15).astype(int) for c in (8, 2))
     labels = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0]])
     u, u_test = four_that_matter(1, labels, new), four_that_matter(2, truth, new)
-    method = replace(BASELINES[name], table=MetaTable(four_that_matter(0, others, seen), others), episodes=100)
+    method = replace(BASELINES[name], table=MetaTable(four_that_matter(0, others, seen), others), episodes=100, lr=1e-2)
     before, after = prototypes(u, labels, u_test), method(given(two, u, labels))(Query((), u_test))
     assert roc_auc_score(truth, before) < 0.75 and roc_auc_score(truth, after) > 0.9
 
