@@ -6,7 +6,7 @@ this evidence costs no second pass. A logistic regression on them, one for each 
 a detector's logit is a mean of it and the signs' logit. It speaks beside the signs, never through them: explanations
 list it as one part of the logit, and stage 2 does not see it.
 
-Measured (docs/results.md): on phantoms it is worth as much as all signs together, or more; on real radiographs the signs
+Measured (docs/results.md): on phantoms it is worth as much as all signs together or more, on real radiographs the signs
 are worth more. The mean is near the better of the two in both.
 """
 
