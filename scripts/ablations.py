@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark import clip, one_thread, phantom_table
-from benchmark_page import NOTICE, difference, number, table
+from benchmark_page import difference, number, table
 from tqdm import tqdm
 
 from sdmad_lite.adapters import AdapterConfig, installed
@@ -36,6 +36,7 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.evidence import EvidenceConfig, logistic, overheard
 from sdmad_lite.experiment import IMAGE
 from sdmad_lite.phantoms import MODALITIES, modality_named
+from sdmad_lite.plots import NOTICE
 from sdmad_lite.protocols import evaluate, mean_interval, paired
 from sdmad_lite.report import write_json
 from sdmad_lite.selection import TRAINING_FREE, SelectionConfig, SignSelector, margins

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from explain_eval import touched
 from pretrain import Phrases
 from sklearn.metrics import roc_auc_score
 
@@ -62,10 +63,9 @@ def pointing(backbone: Backbone, kind: Modality, drawn: list[Phantom]) -> tuple[
         patches = backbone.patch_features(backbone.prepare([p.image for p in batch], kind.bank.color)).cpu()
         for phantom, maps in zip(batch, (patches @ v.T).numpy(), strict=True):  # (h, w, S)
             for name, mask in phantom.masks.items():
-                cells = mask.reshape(maps.shape[0], -1, maps.shape[1], mask.shape[1] // maps.shape[1])
-                touched = cells.any((1, 3))
-                hits.append(float(touched.flat[maps[:, :, ids.index(name)].argmax()]))
-                chance.append(touched.mean())
+                cells = touched(mask, maps.shape[:2])
+                hits.append(float(cells.flat[maps[:, :, ids.index(name)].argmax()]))
+                chance.append(cells.mean())
     return np.array(hits), np.array(chance)
 
 

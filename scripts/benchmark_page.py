@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sdmad_lite import plots
 from sdmad_lite.experiment import FROZEN, OURS, OWN, SIGNS, STAGE1, ZERO
+from sdmad_lite.plots import NOTICE
 
-NOTICE = "For teaching and research; not for clinical use."
 ALL = "all phantoms"
 
 

@@ -32,9 +32,9 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.phantoms import MODALITIES
 from sdmad_lite.phantoms.samples import load_masks
+from sdmad_lite.plots import NOTICE
 from sdmad_lite.signs import SignBank, load_bank
 
-NOTICE = "For teaching and research; not for clinical use."
 SHOTS, SEED, STEPS = 16, 0, 8
 
 

@@ -45,7 +45,7 @@ def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywid
     bank, train, _ = (table.restricted(kept_out) for table in samples(modality))
     support, validation = support_and_validation(train, shots, seed)
     clip = load_clip()
-    detector = load_or_fit(support, bank, clip, f"kept_out_{shots}" if modality == "chest" else modality, seed)
+    detector = load_or_fit(support, bank, clip, f"kept_out_{shots}", seed)
     explorer = ExplorerCase(detector, validation.images, validation.labels)
     z, h = explorer.features
     pictures = [np.asarray(read_image(image, bank.color)) for image in validation.images]

@@ -79,7 +79,8 @@ class SDMAD:
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
         self.selection_config = selection or (SelectionConfig() if self.alignment_config.steps else TRAINING_FREE)
-        self.evidence_config = evidence or EvidenceConfig(share=0.5 if self.alignment_config.steps else 0)
+        default = EvidenceConfig() if self.alignment_config.steps else EvidenceConfig(share=0)
+        self.evidence_config = evidence or default
         self.seed = seed
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained

@@ -26,7 +26,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from .data import read_image
 from .detector import SDMAD
 from .errors import DataError
-from .plots import BLUE, GREY, NOTICE, ORANGE, PALETTE, RED, _clean, _figure, to_png
+from .plots import BLUE, GREY, NOTICE, ORANGE, PALETTE, RED, _clean, _figure, draw_groups, to_png
 from .protocols import PROTOCOLS
 
 Drawn = tuple[Figure, str]
@@ -186,19 +186,11 @@ def sign_explorer(
     bars.set(xlabel="contribution to the logit")
     bars.locator_params(axis="x", nbins=5)
     bars.set_title(f"{category}: probability {p[image]:.2f}", fontsize=10)
-    rng = np.random.default_rng(0).uniform(-0.3, 0.3, len(p))
-    groups = {
-        "has it": y == 1,
-        "other anomalies": (y == 0) & (case.labels.sum(1) > 0),
-        "normal": case.labels.sum(1) == 0,
-    }
-    for i, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
-        strip.scatter(p[rows], i + rng[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    _, height = draw_groups(strip, p, case.labels, c)
     strip.axvline(threshold, color="black", linewidth=2)
-    mine = next(i for i, rows in enumerate(groups.values()) if rows[image])
-    strip.plot(p[image], mine + rng[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
-    strip.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, rows in groups.items()], fontsize=8)
-    strip.set(xlim=(-0.02, 1.02), ylim=(2.5, -0.5), xlabel="probability (line: threshold)")
+    strip.plot(p[image], height[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
+    strip.tick_params(axis="y", labelsize=8)
+    strip.set(xlim=(-0.02, 1.02), xlabel="probability (line: threshold)")
     for axis in (bars, strip):
         _clean(axis)
     verdict = "called" if p[image] >= threshold else "not called"

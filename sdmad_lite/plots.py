@@ -165,6 +165,26 @@ def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
     return figure
 
 
+def draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A row of dots for each group of images: with category c, with other anomalies only, normal.
+
+    Args:
+        values: (N,) where the dots stand. labels: Y (N, C).
+
+    Returns:
+        rows (N,) of each group by its name, and the height (N,) of each dot.
+    """
+    has, normal = labels[:, c] == 1, labels.sum(1) == 0
+    groups = {"has it": has, "other anomalies": ~has & ~normal, "normal": normal}
+    height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
+    for row, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
+        height[rows] += row
+        axis.scatter(values[rows], height[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    axis.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, rows in groups.items()])
+    axis.set(ylim=(2.5, -0.5))
+    return groups, height
+
+
 def draw_probabilities(axis, explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> None:
     """`plot_probabilities` on an axis."""
     for i, e in enumerate(explanations):

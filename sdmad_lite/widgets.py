@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import DataError
-from .plots import BLUE, GREY, ORANGE, RED, _clean, _figure, to_png
+from .plots import BLUE, GREY, ORANGE, _clean, _figure, draw_groups, to_png
 from .selection import equal_weights
 from .signs import SignBank
 
@@ -136,16 +136,11 @@ def sign_panel_figure(case: SignCase, category: str | None = None, kept: Sequenc
 def _draw_margins(axis, case: SignCase, category: str, kept: Sequence[int]) -> None:
     """A row of dots for each group of images, and a bar at its median."""
     margin = case.z @ case.weights_of(category, kept)
-    has = case.labels[:, case.bank.categories.index(category)] == 1
-    normal = case.labels.sum(1) == 0
-    groups = {"has it": (has, RED), "other anomalies": (~has & ~normal, GREY), "normal": (normal, BLUE)}
-    jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(margin))
-    for row, (rows, color) in enumerate(groups.values()):
-        axis.scatter(margin[rows], row + jitter[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    groups, _ = draw_groups(axis, margin, case.labels, case.bank.categories.index(category))
+    for row, rows in enumerate(groups.values()):
         if rows.any():
             axis.plot([np.median(margin[rows])] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
-    axis.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, (rows, _) in groups.items()])
-    axis.set(xlabel="margin: mean cosine of kept signs minus normal signs", ylim=(2.5, -0.5))
+    axis.set(xlabel="margin: mean cosine of kept signs minus normal signs")
     axis.set_title(f"{category}: {len(kept)} of {len(case.ranked(category))} signs on", fontsize=10)
 
 
