@@ -21,5 +21,17 @@ class NotFittedError(SDMADError):
     """A result was asked for before `fit`."""
 
 
+class GenerationError(SDMADError):
+    """A language model's server gave no usable sign bank."""
+
+
+class DownloadError(SDMADError):
+    """A file of a public data set could not be fetched whole."""
+
+
+class CheckpointError(SDMADError):
+    """A run cannot be continued from its checkpoint."""
+
+
 class OutputError(SDMADError):
     """A result cannot be written."""
