@@ -1,0 +1,111 @@
+"""A folder with a `labels.csv`: one row per image, a column `image` with its path below the folder,
+one 0/1 column per category, and any of the columns in `META` (who, when, where).
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .table import META, ImageTable
+
+
+def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> ImageTable:
+    """Read `folder/labels.csv`.
+
+    Args:
+        folder: holds `labels.csv` and the images.
+        categories: names that may be columns, such as those of a sign bank; when left out, every column
+            that is not `image` or in META is a category.
+
+    Returns:
+        The table, with the categories that have a column, in the order of `categories`.
+
+    Raises:
+        DataError: names the row or column and what to change.
+    """
+    folder = Path(folder)
+    path = folder / "labels.csv"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.reader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); a data set is a folder with a labels.csv") from None
+    if len(rows) < 2:
+        raise DataError(f"{path}: has no rows; write a header and a row per image")
+    header = [name.strip() for name in rows[0]]
+    _check_header(path, header, categories)
+    found = [c for c in (categories or header) if c in header and c != "image" and c not in META]
+    if not found:
+        raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
+    images, kept, lines = [], [], {}
+    for line, row in enumerate(rows[1:], 2):
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
+        cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+        image = _image_path(path, line, cells["image"])
+        first = lines.setdefault(image.resolve(), line)
+        if first != line:
+            raise DataError(f"{path}, line {line}: {cells['image']} stands already on line {first}; remove one")
+        if not cells.get("patient_id", "known"):
+            raise DataError(f"{path}, line {line}: the patient_id is empty; give each person one")
+        if cells.get("split", "train") not in ("train", "test"):
+            raise DataError(f"{path}, line {line}, column split: {cells['split']!r} is not train or test")
+        for category in found:
+            if cells[category] not in ("0", "1"):
+                raise DataError(f"{path}, line {line}, column {category}: {cells[category]!r} is not 0 or 1")
+        images.append(image)
+        kept.append(cells)
+    if not images:
+        raise DataError(f"{path}: has no rows; write a row per image")
+    labels = np.array([[int(cells[c]) for c in found] for cells in kept], dtype=np.int64)
+    meta = {name: tuple(cells[name] for cells in kept) for name in META if name in header}
+    table = ImageTable(tuple(images), labels, tuple(found), meta)
+    _check_split(path, table)
+    return table
+
+
+def _check_header(path: Path, header: list[str], categories: Sequence[str] | None) -> None:
+    for name in header:
+        if header.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} stands twice; remove one")
+    if "image" not in header:
+        raise DataError(f"{path}: no column 'image'; the columns are {', '.join(header)}")
+    if categories is None:
+        return
+    for name in header:
+        if name not in ("image", *META, *categories):
+            near = difflib.get_close_matches(name, [*categories, *META], 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(['image', *META, *categories])}"
+            raise DataError(f"{path}: unknown column {name!r}; {hint}")
+
+
+def _image_path(path: Path, line: int, name: str) -> Path:
+    if not name:
+        raise DataError(f"{path}, line {line}: the image column is empty")
+    image = path.parent / name
+    try:
+        inside, there = image.resolve().is_relative_to(path.parent.resolve()), image.is_file()
+    except (OSError, ValueError):  # too long for a file name, or with a zero byte
+        inside, there = True, False
+    if not inside:
+        raise DataError(f"{path}, line {line}: {name} lies outside the data folder; move it inside")
+    if not there:
+        raise DataError(f"{path}, line {line}: no such image file {name}; correct the path or remove the row")
+    return image
+
+
+def _check_split(path: Path, table: ImageTable) -> None:
+    if "split" not in table.meta:
+        return
+    patients, split = table.patients(), np.asarray(table.meta["split"])
+    both = set(patients[split == "train"]) & set(patients[split == "test"])
+    if both:
+        raise DataError(f"{path}: patient {min(both)} is in train and in test; keep each patient in one split")

@@ -1,0 +1,124 @@
+"""A table of images and labels, and few-shot draws from it.
+
+The support set is drawn by patient: no patient gives two images of one draw, nor is in both train and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import DataError
+
+META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
+"""Columns of a labels.csv that describe an image and are not categories."""
+
+GROUPS = ("view", "site", "sex")
+"""Columns whose values are also scored apart: a model can read the view instead of the disease."""
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """N images with their labels.
+
+    images: N paths or arrays. labels: Y, (N, C) in {0, 1}; a row of zeros is a normal image.
+    meta: for each known column of META, N strings.
+    """
+
+    images: tuple
+    labels: np.ndarray
+    categories: tuple[str, ...]
+    meta: dict[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, index: Sequence[int] | np.ndarray) -> ImageTable:
+        """Some of the rows, in the order given."""
+        index = np.asarray(index, dtype=int)
+        meta = {name: tuple(column[i] for i in index) for name, column in self.meta.items()}
+        return replace(self, images=tuple(self.images[i] for i in index), labels=self.labels[index], meta=meta)
+
+    def restricted(self, categories: Sequence[str]) -> ImageTable:
+        """Only some of the categories; rows that show none of them but another one are dropped.
+
+        Such a row is neither a positive nor a normal image.
+        """
+        columns = [self.categories.index(c) for c in categories]
+        keep = (self.labels[:, columns].sum(1) > 0) | (self.labels.sum(1) == 0)
+        table = self.rows(np.flatnonzero(keep))
+        return replace(table, labels=table.labels[:, columns], categories=tuple(categories))
+
+    def patients(self) -> np.ndarray:
+        """(N,) patient of each row; without a patient column every image counts as a patient of its own."""
+        if "patient_id" in self.meta:
+            return np.asarray(self.meta["patient_id"])
+        return np.asarray([f"row {i}" for i in range(len(self))])
+
+
+def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, ImageTable]:
+    """Train and test rows: the `split` column is obeyed, else patients are halved at random.
+
+    Raises:
+        DataError: one side would be empty.
+    """
+    if "split" in table.meta:
+        train = np.asarray(table.meta["split"]) == "train"
+    else:
+        patients = np.unique(table.patients())
+        chosen = np.random.default_rng(seed).permutation(patients)[: len(patients) // 2]
+        train = np.isin(table.patients(), chosen)
+    if train.all() or not train.any():
+        raise DataError(f"the split leaves no {'test' if train.all() else 'train'} images; give both")
+    return table.rows(np.flatnonzero(train)), table.rows(np.flatnonzero(~train))
+
+
+def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
+    """Indices of a support set: `shots` positives of every category and as many normal images.
+
+    Drawn by patient: no patient gives two images. A drawn image that shows several categories counts
+    for each of them; the rarest category is served first.
+
+    Args:
+        table: the rows to draw from (train rows only).
+        shots: K, positives per category.
+        seed: of the draw.
+
+    Raises:
+        DataError: a category, or the normal images, come from fewer patients than `shots`.
+    """
+    if shots < 1:
+        raise DataError(f"shots is {shots}: it must be at least 1")
+    patients = table.patients()
+    labels = np.column_stack([table.labels, table.labels.sum(1) == 0])
+    names = [*table.categories, "normal"]
+    available = [len(np.unique(patients[labels[:, c] == 1])) for c in range(len(names))]
+    for name, count in zip(names, available, strict=True):
+        if count < shots:
+            what = (
+                "no normal image (a row of zeros)"
+                if name == "normal" and not count
+                else f"{count} patients with {name!r}"
+            )
+            raise DataError(f"{what} to draw from, but {shots} shots are asked for; lower the shots or leave it out")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(table))
+    chosen: list[int] = []
+    used: set = set()
+    for c in np.argsort(available, kind="stable"):
+        missing = shots - int(labels[chosen, c].sum())
+        for i in order:
+            if missing <= 0:
+                break
+            if labels[i, c] and patients[i] not in used:
+                chosen.append(int(i))
+                used.add(patients[i])
+                missing -= 1
+        if missing > 0:
+            raise DataError(
+                f"only {shots - missing} of {shots} shots of {names[c]!r} could be drawn from patients not yet used; "
+                "lower the shots"
+            )
+    return np.asarray(chosen)
