@@ -8,11 +8,11 @@ A bank is a JSON file that people can read and audit:
      "provenance": {"author": ..., "kind": ..., "date": ..., "reviewed": ..., ...}}
 
 A sign may belong to several categories [paper: categories share signs, their combination differs].
+`lint` says what is doubtful in a bank that is well formed, `generate` asks a language model for one.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import date
 from pathlib import Path
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from .errors import BankError
 from .files import write_text
+from .located import JSONProblem, decode, read
 
 BANKS = Path(__file__).parent / "banks"
 
@@ -51,6 +52,8 @@ class Sign(_Strict):
     categories: tuple[str, ...] = ()
     id: str | None = None
     """Short name by which a generator or a figure refers to the sign."""
+    accept: dict[str, str] | None = None
+    """Rule of the linter to the reason why this sign may break it."""
 
     @field_validator("text")
     @classmethod
@@ -58,6 +61,22 @@ class Sign(_Strict):
         if not _key(text):
             raise ValueError("is empty: write what is visible in the image, or remove the sign")
         return text
+
+
+class Generation(_Strict):
+    """How a language model was asked; together with `model` and `prompt` enough to ask again."""
+
+    server: str
+    """Host and port, never a key or a path."""
+    answer_form: str
+    """What held the answer in form: "json_schema", "json_object" or "text" (JSON found in free text)."""
+    temperature: float | None = None
+    """None where the server refused the parameter."""
+    seed: int | None = None
+    requests: int
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    software: str
 
 
 class Provenance(_Strict):
@@ -70,6 +89,7 @@ class Provenance(_Strict):
     reviewer: str | None = None
     model: str | None = None
     prompt: str | None = None
+    generation: Generation | None = None
     note: str | None = None
 
 
@@ -192,22 +212,40 @@ def parse_bank(data: object, source: str = "sign bank") -> SignBank:
         raise BankError(f"{source}: " + "; ".join(problems)) from None
 
 
+def bank_path(name_or_path: str | Path) -> Path:
+    """The file of a shipped bank given by name, or the path itself."""
+    shipped = BANKS / f"{name_or_path}.json"
+    return shipped if str(name_or_path) in shipped_banks() else Path(name_or_path)
+
+
+def read_bank(name_or_path: str | Path) -> tuple[Path, bytes]:
+    """Path and content of a bank's file. Raises BankError where there is none that can be read."""
+    path = bank_path(name_or_path)
+    try:
+        return path, read(path)
+    except (OSError, ValueError) as error:  # ValueError: too large, or no possible path
+        raise _unreadable(path, error) from None
+
+
 def load_bank(name_or_path: str | Path) -> SignBank:
     """Load a shipped bank by name (see `shipped_banks`) or any bank by its path.
 
     Raises:
         BankError: the file is missing, not JSON, or not a valid bank.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".json" and (BANKS / f"{name_or_path}.json").is_file():
-        path = BANKS / f"{name_or_path}.json"
+    path, data = read_bank(name_or_path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BankError(
-            f"{path}: cannot be read as a sign bank ({error}); give a JSON file, or one of {', '.join(shipped_banks())}"
-        ) from None
-    return parse_bank(data, source=str(path))
+        content = decode(data.decode("utf-8-sig"))
+    except JSONProblem as error:
+        raise _unreadable(path, f"line {error.line}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from None
+    return parse_bank(content, source=str(path))
+
+
+def _unreadable(path: Path, why: object) -> BankError:
+    known = ", ".join(shipped_banks())
+    return BankError(f"{path}: cannot be read as a sign bank ({why}); give a JSON file, or one of {known}")
 
 
 def shipped_banks() -> list[str]:
