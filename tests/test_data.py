@@ -213,7 +213,7 @@ BAD = {
     "no patient": ([*GOOD, "images/c.png,0,"], "line 4: the patient_id is empty"),
     "bad split": (
         ["image,Mass,split", "images/a.png,1,train", "images/b.png,0,valid"],
-        "line 3, column split: 'valid' is not train or test",
+        "line 3, column split: 'valid' is not train, val or test",
     ),
     "patient in both splits": (
         ["image,Mass,patient_id,split", "images/a.png,1,p7,train", "images/b.png,0,p7,test"],

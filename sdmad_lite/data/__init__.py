@@ -1,11 +1,17 @@
 """Images and labels: from what a user has on disk to an `ImageTable`, and few-shot draws from it.
 
-`table.py` has the table, its splits and draws; `images.py` opens one image; `folder.py` reads a folder with
-a `labels.csv`.
+`load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the
+form of MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py`
+opens one image, `dicom.py` one of DICOM. `download.py` fetches and unpacks archives, only when called.
 """
 
+from .classes import load_classes
+from .dicom import dicom_meta
 from .folder import load_folder
 from .images import read_image
-from .table import GROUPS, META, ImageTable, draw_support, split_train_test
+from .load import load_data
+from .npz import load_npz
+from .table import GROUPS, META, SPLITS, ImageTable, draw_support, split_train_test
 
-__all__ = ["GROUPS", "META", "ImageTable", "draw_support", "load_folder", "read_image", "split_train_test"]
+__all__ = ["GROUPS", "META", "SPLITS", "ImageTable", "dicom_meta", "draw_support", "load_classes", "load_data"]
+__all__ += ["load_folder", "load_npz", "read_image", "split_train_test"]

@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .table import META, ImageTable
+from .names import find_normal
+from .table import META, SPLITS, ImageTable, check_split
 
 
-def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> ImageTable:
+def load_folder(folder: str | Path, categories: Sequence[str] | None = None, normal: str | None = None) -> ImageTable:
     """Read `folder/labels.csv`.
 
     Args:
         folder: holds `labels.csv` and the images.
         categories: names that may be columns, such as those of a sign bank; when left out, every column
-            that is not `image` or in META is a category.
+            that is not `image`, in META or the normal one is a category.
+        normal: name of a column that marks normal images, such as "No Finding"; recognised when left out. The
+            table needs none: a row of zeros is a normal image.
 
     Returns:
         The table, with the categories that have a column, in the order of `categories`.
@@ -32,6 +35,10 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
     folder = Path(folder)
     path = folder / "labels.csv"
     try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"{path}: cannot be read (not a file); a data set is a folder with a labels.csv")
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.reader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -39,8 +46,10 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
     if len(rows) < 2:
         raise DataError(f"{path}: has no rows; write a header and a row per image")
     header = [name.strip() for name in rows[0]]
-    _check_header(path, header, categories)
-    found = [c for c in (categories or header) if c in header and c != "image" and c not in META]
+    described = {"image", *META}
+    none = find_normal(path, [name for name in header if name not in described], normal, categories)
+    _check_header(path, [name for name in header if name != none], categories)
+    found = [c for c in (categories or header) if c in header and c not in described and c != none]
     if not found:
         raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
     images, kept, lines = [], [], {}
@@ -56,11 +65,14 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
             raise DataError(f"{path}, line {line}: {cells['image']} stands already on line {first}; remove one")
         if not cells.get("patient_id", "known"):
             raise DataError(f"{path}, line {line}: the patient_id is empty; give each person one")
-        if cells.get("split", "train") not in ("train", "test"):
-            raise DataError(f"{path}, line {line}, column split: {cells['split']!r} is not train or test")
-        for category in found:
+        if cells.get("split", "train") not in SPLITS:
+            raise DataError(f"{path}, line {line}, column split: {cells['split']!r} is not train, val or test")
+        for category in [*found, *([none] if none else [])]:
             if cells[category] not in ("0", "1"):
                 raise DataError(f"{path}, line {line}, column {category}: {cells[category]!r} is not 0 or 1")
+        if none and (cells[none] == "1") == any(cells[c] == "1" for c in found):
+            what = "1, but a finding is 1 too" if cells[none] == "1" else "0, but so is every finding"
+            raise DataError(f"{path}, line {line}, column {none}: {what}; correct the row or remove it")
         images.append(image)
         kept.append(cells)
     if not images:
@@ -68,7 +80,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None) -> 
     labels = np.array([[int(cells[c]) for c in found] for cells in kept], dtype=np.int64)
     meta = {name: tuple(cells[name] for cells in kept) for name in META if name in header}
     table = ImageTable(tuple(images), labels, tuple(found), meta)
-    _check_split(path, table)
+    check_split(path, table)
     return table
 
 
@@ -100,12 +112,3 @@ def _image_path(path: Path, line: int, name: str) -> Path:
     if not there:
         raise DataError(f"{path}, line {line}: no such image file {name}; correct the path or remove the row")
     return image
-
-
-def _check_split(path: Path, table: ImageTable) -> None:
-    if "split" not in table.meta:
-        return
-    patients, split = table.patients(), np.asarray(table.meta["split"])
-    both = set(patients[split == "train"]) & set(patients[split == "test"])
-    if both:
-        raise DataError(f"{path}: patient {min(both)} is in train and in test; keep each patient in one split")

@@ -8,18 +8,26 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from .dicom import is_dicom, read_dicom
+
+FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+"""What is opened, by content. Others that Pillow knows are left out: some start another program (EPS)."""
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
+"""Of files that a folder is searched for, besides DICOM."""
 
 
 def read_image(image, color: bool = False) -> Image.Image:
     """Open a path, array or PIL image as 8-bit grey (mode L), or RGB where `color` is true.
 
     Args:
-        image: path; (H, W) or (H, W, 3) uint8 array; or PIL image.
+        image: path of an image or DICOM file; (H, W) or (H, W, 3) uint8 array; or PIL image.
         color: whether colours carry meaning in this modality. A grey image stored as RGB is welcome
             either way; a truly coloured one is refused unless `color` is true.
 
     Raises:
-        DataError: missing, empty, truncated, 16-bit or coloured image; the message names the file.
+        DataError: missing, empty, truncated, multi-frame, 16-bit (other than DICOM) or coloured image; the
+            message names the file.
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     if isinstance(image, np.ndarray):
@@ -31,19 +39,7 @@ def read_image(image, color: bool = False) -> Image.Image:
             raise DataError(f"image: the array is empty, its shape is {image.shape}")
         image = Image.fromarray(image)
     elif isinstance(image, (str, Path)):
-        path = Path(image)
-        if not path.is_file():
-            raise DataError(f"{path}: no such image file; correct the path")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: the file is empty; copy it again")
-        try:
-            with Image.open(path) as opened:
-                opened.load()
-                image = opened.copy()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{path}: cannot be read as an image ({error}); it may be truncated, copy it again"
-            ) from None
+        image = _opened(Path(image))
     if not isinstance(image, Image.Image):
         raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
     if image.mode.startswith(("I", "F")):
@@ -57,3 +53,27 @@ def read_image(image, color: bool = False) -> Image.Image:
                 f'{name}: is a colour image, but this modality is grey; convert it, or set "color": true in the bank'
             )
     return image.convert("L")
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # too long for a file name, or with a zero byte
+        there = False
+    if not there:
+        raise DataError(f"{path}: no such image file; correct the path")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; copy it again")
+    if is_dicom(path):
+        return read_dicom(path)
+    try:
+        with Image.open(path, formats=FORMATS) as opened:
+            frames = (
+                1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+            )  # MPO: a photograph and its preview
+            if frames == 1:
+                opened.load()
+                return opened.copy()
+    except Exception as error:  # damaged bytes make decoders raise nearly anything
+        raise DataError(f"{path}: cannot be read as an image ({error}); it may be truncated, copy it again") from None
+    raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")

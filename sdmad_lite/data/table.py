@@ -15,6 +15,9 @@ from ..errors import DataError
 META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
 """Columns of a labels.csv that describe an image and are not categories."""
 
+SPLITS = ("train", "val", "test")
+"""Values of the column `split`."""
+
 GROUPS = ("view", "site", "sex")
 """Columns whose values are also scored apart: a model can read the view instead of the disease."""
 
@@ -51,9 +54,25 @@ class ImageTable:
         table = self.rows(np.flatnonzero(keep))
         return replace(table, labels=table.labels[:, columns], categories=tuple(categories))
 
+    def part(self, name: str) -> ImageTable:
+        """The rows whose `split` is train, val or test.
+
+        Raises:
+            DataError: the table has no split column.
+        """
+        if "split" not in self.meta:
+            raise DataError(f"the table has no split column; there is no part {name!r} of it")
+        return self.rows(np.flatnonzero(np.asarray(self.meta["split"]) == name))
+
+    @property
+    def has_patients(self) -> bool:
+        """Whether rows say whose image they are. If not, two images of one person may part in a split,
+        which flatters every score; whoever reports scores says so."""
+        return "patient_id" in self.meta
+
     def patients(self) -> np.ndarray:
         """(N,) patient of each row; without a patient column every image counts as a patient of its own."""
-        if "patient_id" in self.meta:
+        if self.has_patients:
             return np.asarray(self.meta["patient_id"])
         return np.asarray([f"row {i}" for i in range(len(self))])
 
@@ -61,18 +80,37 @@ class ImageTable:
 def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, ImageTable]:
     """Train and test rows: the `split` column is obeyed, else patients are halved at random.
 
+    Rows of the set's own validation part (`val`) are in neither; `table.part("val")` has them.
+
     Raises:
         DataError: one side would be empty.
     """
     if "split" in table.meta:
-        train = np.asarray(table.meta["split"]) == "train"
+        train, test = table.part("train"), table.part("test")
     else:
         patients = np.unique(table.patients())
         chosen = np.random.default_rng(seed).permutation(patients)[: len(patients) // 2]
-        train = np.isin(table.patients(), chosen)
-    if train.all() or not train.any():
-        raise DataError(f"the split leaves no {'test' if train.all() else 'train'} images; give both")
-    return table.rows(np.flatnonzero(train)), table.rows(np.flatnonzero(~train))
+        first = np.isin(table.patients(), chosen)
+        train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))
+    if not len(train) or not len(test):
+        raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
+    return train, test
+
+
+def check_split(where, table: ImageTable) -> None:
+    """Refuse a patient that stands in two parts of the split.
+
+    Raises:
+        DataError: names `where`, the patient and the parts.
+    """
+    if "split" not in table.meta:
+        return
+    first: dict = {}
+    for patient, split in zip(table.patients(), table.meta["split"], strict=True):
+        other = first.setdefault(patient, split)
+        if other != split:
+            both = " and in ".join(sorted((other, split), key=SPLITS.index))
+            raise DataError(f"{where}: patient {patient} is in {both}; keep each patient in one split")
 
 
 def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:

@@ -1,0 +1,167 @@
+"""A folder with one subfolder per class, optionally below train/, val/ and test/.
+
+One image counts once. Files of the same bytes are the same image: in the folders of two categories it shows
+both. The same file name alone means nothing, since many sets number the images of each class anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .dicom import ENDINGS as DICOM_ENDINGS
+from .dicom import is_dicom
+from .images import ENDINGS
+from .names import NORMAL, find_normal, plain, to_categories
+from .table import SPLITS, ImageTable
+
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+_SPLITS |= {"test": "test", "testing": "test"}
+
+
+def load_classes(
+    folder: str | Path,
+    categories: Sequence[str] | None = None,
+    normal: str | None = None,
+    drop_copies: bool = False,
+) -> ImageTable:
+    """Read a folder with a subfolder per class; images may lie in further folders below it.
+
+    Args:
+        folder: holds the class folders, or folders train, val and test that hold them.
+        categories: of a sign bank; a folder's name is compared without case, `_` and `-`. The folders' own
+            names when left out.
+        normal: the folder of normal images; recognised among names such as normal, healthy and no finding
+            when left out; "" says that there is none.
+        drop_copies: an image that stands in several parts of the split is kept in the last of train, val,
+            test that has it, instead of refused.
+
+    Returns:
+        The table, sorted by path. It knows no patients.
+
+    Raises:
+        DataError: no class folder, an empty one, an unknown name, no normal class, an image that is
+            normal and not, or in two parts of the split, or a link out of the folder.
+    """
+    folder = Path(folder)
+    files = [(split, name, path) for split, name, path in _walk(folder)]
+    names = sorted({name for _, name, _ in files})
+    normal_name = find_normal(folder, names, normal, categories)
+    if normal_name is None and normal != "":
+        raise DataError(
+            f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
+            f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
+        )
+    rows: dict[tuple[str, Path], set[str]] = defaultdict(set)
+    parts: dict[Path, dict[str, Path]] = defaultdict(dict)
+    for (split, name, path), same in zip(files, _same_bytes([path for _, _, path in files]), strict=True):
+        first = parts[same].setdefault(split, path)
+        rows[split, first].add(name)
+    doubled = [list(copies.items()) for copies in parts.values() if len(copies) > 1]
+    if doubled and not drop_copies:
+        (a, first), (b, second) = doubled[0][:2]
+        raise DataError(
+            f"{folder}: {len(doubled)} images stand in several parts of the split, such as {first.relative_to(folder)} "
+            f"({a}) and {second.relative_to(folder)} ({b}); remove one of each, or load_classes(..., drop_copies=True)"
+        )
+    for copies in doubled:
+        for split, path in sorted(copies, key=lambda copy: SPLITS.index(copy[0]))[:-1]:
+            del rows[split, path]
+    for (_, path), shown in rows.items():
+        if normal_name in shown and len(shown) > 1:
+            other = sorted(shown - {normal_name})[0]
+            raise DataError(f"{path}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
+    order = sorted(rows, key=lambda row: row[1])
+    labels = np.array([[name in rows[row] for name in names] for row in order])
+    found, y = to_categories(folder, names, labels, normal_name, categories)
+    splits = tuple(split for split, _ in order)
+    return ImageTable(tuple(path for _, path in order), y, found, {"split": splits} if any(splits) else {})
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether `folder` has a subfolder that may be a class."""
+    return any(True for _ in _subfolders(folder))
+
+
+def _subfolders(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith((".", "__")):
+            if entry.is_symlink():
+                raise DataError(f"{entry}: is a link to a folder; put the folder itself there")
+            yield entry
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
+    """(part of the split or "", class, path) of every image."""
+    try:
+        top = list(_subfolders(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error})") from None
+    splits = [entry for entry in top if plain(entry.name) in _SPLITS]
+    if splits and len(splits) < len(top):
+        other = next(entry.name for entry in top if entry not in splits)
+        raise DataError(
+            f"{folder}: {other!r} stands beside {splits[0].name!r}; put the classes below the split or alone"
+        )
+    levels = [(_SPLITS[plain(entry.name)], entry) for entry in splits] or [("", folder)]
+    for split, level in levels:
+        classes = list(_subfolders(level))
+        if not classes:
+            raise DataError(f"{level}: has no subfolder; make one for each class, with its images")
+        for one in classes:
+            empty = True
+            for path in _images(one, folder.resolve()):
+                empty = False
+                yield split, one.name, path
+            if empty:
+                raise DataError(
+                    f"{one}: holds no image ({', '.join((*ENDINGS, *DICOM_ENDINGS))}); add some or remove it"
+                )
+
+
+def _images(folder: Path, root: Path) -> Iterator[Path]:
+    """Image files below a class folder; a link may only lead to a file inside `root`, the whole set."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in folders:
+            if Path(place, name).is_symlink():
+                raise DataError(f"{Path(place, name)}: is a link to a folder; put the folder itself there")
+        for name in sorted(files):
+            path = Path(place, name)
+            ending = path.suffix.lower()
+            if name.startswith("."):  # .DS_Store, ._0001.png
+                continue
+            if ending in ENDINGS or ending in DICOM_ENDINGS or (not ending and path.is_file() and is_dicom(path)):
+                if not path.resolve().is_relative_to(root):
+                    raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
+                if not path.is_file():
+                    raise DataError(f"{path}: no such image file; correct the link or remove it")
+                yield path
+
+
+def _same_bytes(paths: Sequence[Path]) -> list[Path]:
+    """For each path, the first one of the same content. Only files of equal size are read."""
+    try:
+        sizes = [path.stat().st_size for path in paths]
+        shared = {size for size, count in Counter(sizes).items() if count > 1}
+        first: dict[tuple[int, bytes], Path] = {}
+        found = []
+        for path, size in zip(paths, sizes, strict=True):
+            if size in shared:
+                with path.open("rb") as stream:
+                    key = size, hashlib.file_digest(stream, "sha256").digest()
+                path = first.setdefault(key, path)
+            found.append(path)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return found

@@ -1,0 +1,79 @@
+"""One entry for all forms of data: look at what is there and read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import DataError
+from .classes import has_classes, load_classes
+from .dicom import with_dicom_meta
+from .folder import load_folder
+from .npz import load_npz
+from .table import ImageTable, check_split
+
+
+def load_data(
+    path: str | Path,
+    categories: Sequence[str] | None = None,
+    normal: str | None = None,
+    names: Sequence[str] | None = None,
+) -> ImageTable:
+    """Read images and labels in whichever form they stand at `path`.
+
+    A folder with a `labels.csv` (see `load_folder`), a folder with one subfolder per class (`load_classes`), or a
+    `.npz` of MedMNIST form (`load_npz`). Images may be DICOM; where the columns patient_id, sex, age or view are missing
+    and every file's header states them, they are read from there (`with_dicom_meta`).
+
+    Args:
+        path: folder or `.npz` file.
+        categories: names that may occur, such as those of a sign bank; all that are there when left out.
+        normal: name of the class of normal images; recognised when left out; "" says that there is none.
+        names: for a `.npz`, the names of its classes or columns; from the JSON file beside it when left out.
+
+    Returns:
+        The table. `has_patients` tells whether a split can keep patients apart.
+
+    Raises:
+        DataError: none of these forms, or an error in the data; names the file and what to change.
+    """
+    path = Path(path)
+    try:
+        folder, there = path.is_dir(), path.exists()
+    except (OSError, ValueError):  # too long for a file name, or with a zero byte
+        folder = there = False
+    if not there:
+        raise DataError(f"{path}: no such file or folder; correct the path")
+    if path.suffix.lower() == ".npz" and not folder:
+        return load_npz(path, categories, normal, names)
+    if names is not None:
+        raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")
+    if not folder:
+        raise DataError(f"{path}: is not a folder or a .npz file; {_advice(path)}")
+    if (path / "labels.csv").exists() or (path / "labels.csv").is_symlink():
+        table = load_folder(path, categories, normal)
+    elif _has_classes(path):
+        table = load_classes(path, categories, normal)
+    else:
+        raise DataError(
+            f"{path}: has no labels.csv and no subfolder; write a labels.csv, or sort the images into a subfolder "
+            "for each class"
+        )
+    table = with_dicom_meta(table)
+    check_split(path, table)
+    return table
+
+
+def _has_classes(path: Path) -> bool:
+    try:
+        return has_classes(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+
+
+def _advice(path: Path) -> str:
+    if path.suffix.lower() == ".csv":
+        return f"give the folder that holds it: {path.parent}"
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
+        return "unpack it first: sdmad_lite.data.unpack(archive, folder)"
+    return "give the folder that holds the images"

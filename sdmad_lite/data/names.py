@@ -1,0 +1,79 @@
+"""Names of classes: which of them means normal, and which category of a bank each one is."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import DataError
+
+NORMAL = ("normal", "no finding", "no findings", "nofinding", "healthy", "control", "negative", "no tumor", "notumor")
+NORMAL += ("no tumour", "no disease", "good")
+"""Names taken for the normal class when the user names none; case, `_` and `-` do not count."""
+
+
+def plain(name: str) -> str:
+    """Without what differs between the name of a folder and that of a category."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def find_normal(where, names: Sequence[str], normal: str | None, categories: Sequence[str] | None = None) -> str | None:
+    """The one of `names` that means normal; None if there is none.
+
+    Args:
+        where: of the data, for messages.
+        names: of the classes.
+        normal: what the user calls it; None to recognise it, "" to say that there is none.
+        categories: names that are categories for certain, such as those of a bank.
+
+    Raises:
+        DataError: `normal` is none of the names, or several names are recognised.
+    """
+    if normal == "":
+        return None
+    known = {plain(c) for c in categories or ()}
+    wanted = NORMAL if normal is None else (plain(normal),)
+    found = [name for name in names if plain(name) in wanted and (normal is not None or plain(name) not in known)]
+    if normal is not None and normal in names:
+        found = [normal]
+    if normal is not None and not found:
+        raise DataError(f"{where}: no class is called {normal!r}; the classes are {', '.join(names)}")
+    if len(found) > 1:
+        raise DataError(f"{where}: {' and '.join(found)} may both mean normal; say which with normal=, join the others")
+    return found[0] if found else None
+
+
+def to_categories(
+    where, names: Sequence[str], labels: np.ndarray, normal: str | None, categories: Sequence[str] | None
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Columns without the normal one, under the names and in the order of `categories`.
+
+    Args:
+        where: of the data, for messages.
+        names: K names of columns.
+        labels: (N, K) in {0, 1}.
+        normal: name of the normal column, or None.
+        categories: such as those of a sign bank; the columns as they stand when left out.
+
+    Returns:
+        C names and Y, (N, C); categories without a column are left out.
+
+    Raises:
+        DataError: a column is no category; the message suggests one.
+    """
+    column = {name: i for i, name in enumerate(names) if name != normal}
+    if categories is not None:
+        by_plain = {plain(c): c for c in categories}
+        for name in column:
+            if plain(name) not in by_plain:
+                near = difflib.get_close_matches(plain(name), by_plain, 1)
+                hint = f"did you mean {by_plain[near[0]]!r}?" if near else f"known are {', '.join(categories)}"
+                raise DataError(f"{where}: class {name!r} is no category; {hint} (normal= names the normal class)")
+        column = {by_plain[plain(name)]: i for name, i in column.items()}
+        column = {c: column[c] for c in categories if c in column}
+    if not column:
+        raise DataError(f"{where}: the only class is {normal!r}; add images of the categories to detect")
+    return tuple(column), np.ascontiguousarray(labels[:, list(column.values())], dtype=np.int64)

@@ -1,0 +1,200 @@
+"""A `.npz` of the form of MedMNIST: train_images, train_labels, and the same of val and test.
+
+Images are uint8, (N, H, W) or (N, H, W, 3). Labels are (N, 1) numbers of classes, or (N, L) in {0, 1}.
+Nothing is unpickled, and every array's declared shape and size is checked before it is read. An array that
+stands in the file uncompressed is mapped from disk; a compressed one is read whole.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .names import find_normal, to_categories
+from .table import SPLITS, ImageTable
+
+MAX_BYTES = 16 << 30
+"""Of all arrays together; ChestMNIST at 224 pixels, the largest of its kind, has 5.6 GB."""
+
+
+def load_npz(
+    path: str | Path,
+    categories: Sequence[str] | None = None,
+    normal: str | None = None,
+    names: Sequence[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> ImageTable:
+    """Read a `.npz` of MedMNIST form.
+
+    Args:
+        path: of the file. Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read.
+        categories: of a sign bank: which categories to return, in which order.
+        normal: name of the normal class; recognised among names such as normal and no finding when left
+            out; "" says that there is none.
+        names: of the classes by number, or of the columns of labels. When left out they come from a JSON file of the
+            same name beside the .npz: a list, or {"0": name, ...}, or either under "labels", with "normal"
+            beside it. When that is missing too, from `categories` if their number fits.
+        max_bytes: of all arrays together; more is refused.
+
+    Returns:
+        The table, train rows first; images are views into the arrays. It knows no patients.
+
+    Raises:
+        DataError: no such form, damaged, too large, object arrays, other dtypes, unknown or missing names.
+    """
+    path = Path(path)
+    arrays = _read(path, max_bytes)
+    parts = [split for split in SPLITS if f"{split}_images" in arrays]
+    prefixes = {split: f"{split}_" for split in parts} or {"": ""}
+    images, labels, splits = [], [], []
+    for split, prefix in prefixes.items():
+        x, y = _part(path, arrays, prefix)
+        images += list(x)
+        labels.append(y)
+        splits += [split] * len(x)
+    if len({(y.shape[1], len(x.shape)) for x, y in zip(images[:1] * len(labels), labels, strict=True)}) > 1:
+        raise DataError(f"{path}: the parts have labels of different width; write all in one form")
+    values = np.concatenate(labels)
+    if names is None:
+        names, stated = _beside(path)
+        normal = stated if normal is None else normal
+    y, names = _columns(path, values, names if names is not None else categories)
+    none = find_normal(path, names, normal, None if values.shape[1] == 1 else categories)
+    if none is None and values.shape[1] == 1 and normal != "":
+        raise DataError(
+            f"{path}: no class is recognised as normal among {', '.join(names)}; say which with normal=, or "
+            "normal='' if there is none"
+        )
+    if none is not None:
+        both = (y[:, names.index(none)] == 1) & (y.sum(1) > 1)
+        if both.any():
+            raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")
+    found, y = to_categories(path, names, y, none, categories)
+    return ImageTable(tuple(images), y, found, {"split": tuple(splits)} if parts else {})
+
+
+def _part(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels, (N, L) integers, of one part of the split."""
+    for key in (f"{prefix}images", f"{prefix}labels"):
+        if key not in arrays:
+            has = ", ".join(arrays) or "none"
+            raise DataError(f"{path}: has no array {key!r} (it has {has}); write train_images, train_labels, ...")
+    x, y = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
+    if x.ndim == 4 and x.shape[3] == 1:
+        x = x[..., 0]
+    if x.dtype != np.uint8:
+        raise DataError(f"{path}: {prefix}images are {x.dtype}, not uint8; scale them to 0 to 255")
+    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] != 3) or not x.size:
+        raise DataError(f"{path}: {prefix}images have shape {x.shape}, not (N, H, W) or (N, H, W, 3); give 2D images")
+    y = y[:, None] if y.ndim == 1 else y
+    if y.dtype.kind not in "iub" or y.ndim != 2 or not y.size:
+        raise DataError(f"{path}: {prefix}labels are {y.dtype} {y.shape}, not integers of shape (N, 1) or (N, L)")
+    if len(x) != len(y):
+        raise DataError(f"{path}: {prefix}images has {len(x)} rows, {prefix}labels {len(y)}; give a label per image")
+    return x, y.astype(np.int64)
+
+
+def _columns(path: Path, values: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Labels as (N, K) in {0, 1} with the name of each column."""
+    width = values.shape[1]
+    many = width > 1
+    if many and not np.isin(values, (0, 1)).all():
+        row = int(np.argmax(~np.isin(values, (0, 1)).all(1)))
+        raise DataError(
+            f"{path}: labels of {width} columns must be 0 or 1; row {row} of all has {values[row].tolist()}"
+        )
+    if not many and values.min() < 0:
+        raise DataError(f"{path}: a class has the number {values.min()}; number them from 0")
+    count = width if many else int(values.max()) + 1
+    what = f"{count} columns" if many else f"classes up to number {count - 1}"
+    if names is None or (len(names) != count if many else len(names) < count):
+        given = "none are given" if names is None else f"{len(names)} are given ({', '.join(names)})"
+        raise DataError(
+            f"{path}: the labels have {what} and need as many names, but {given}; give names= (the normal class among "
+            f"them), or write {path.with_suffix('.json').name} with a list of them"
+        )
+    names = [str(name) for name in names]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two classes have one name among {', '.join(names)}; rename one")
+    return (values if many else np.eye(len(names), dtype=np.int64)[values[:, 0]]), names
+
+
+def _beside(path: Path) -> tuple[list[str] | None, str | None]:
+    """Names of classes and of the normal one from the JSON file beside, if there is one."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return None, None
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{beside}: cannot be read as JSON ({error}); write a list of names") from None
+    normal = content.get("normal") if isinstance(content, dict) else None
+    names = content.get("labels", content.get("label", content)) if isinstance(content, dict) else content
+    if isinstance(names, dict):
+        names = {key: name for key, name in names.items() if key != "normal"}
+        numbered = [names.get(str(i)) for i in range(len(names))]
+        names = numbered if None not in numbered else None
+    good = isinstance(names, list) and names and all(isinstance(name, str) and name.strip() for name in names)
+    if not good or not isinstance(normal, str | None):
+        raise DataError(f'{beside}: is not a list of names nor {{"0": name, "1": name, ...}}; write it as one of them')
+    return names, normal
+
+
+def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+    """The arrays of the form, checked before they are read."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; correct the path")
+    wanted = ["images", "labels", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
+            members = {key: members[key] for key in wanted if key in members}
+            total = sum(member.file_size for member in members.values())
+            if total > max_bytes:
+                raise DataError(
+                    f"{path}: declares {total:,} bytes of arrays, more than {max_bytes:,}; it may be a zip bomb. Save "
+                    "images as files, or raise max_bytes of load_npz"
+                )
+            if not members:
+                has = ", ".join(archive.namelist()[:8]) or "no arrays"
+                raise DataError(f"{path}: has {has}; write train_images, train_labels, test_images, test_labels")
+            return {key: _array(path, archive, member) for key, member in members.items()}
+    except DataError:
+        raise
+    except Exception as error:  # damaged archives make zipfile and numpy raise many things
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as .npz ({reason}); it may be damaged, copy it again") from None
+
+
+def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            raise DataError(f"{path}: {member.filename} is of .npy version {version}; save it again with numpy")
+        shape, fortran, dtype = read[version](stream)
+        if dtype.hasobject:
+            raise DataError(
+                f"{path}: {member.filename} holds Python objects, which are never loaded; save plain arrays"
+            )
+        start = stream.tell()
+        count = int(np.prod(shape, dtype=object))
+        if start + count * dtype.itemsize != member.file_size:
+            raise DataError(
+                f"{path}: {member.filename} declares {shape} of {dtype}, which is not its size; it is damaged, copy it again"
+            )
+        order = "F" if fortran else "C"
+        if member.compress_type != zipfile.ZIP_STORED or not count:
+            data = stream.read()
+            return np.frombuffer(data, dtype, count).reshape(shape, order=order)
+    with path.open("rb") as raw:  # the local header's name and extra field may be longer than the directory's
+        raw.seek(member.header_offset + 26)
+        lengths = raw.read(4)
+    begin = member.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+    mapped = np.memmap(path, dtype, "r", begin + start, tuple(shape), order)
+    return mapped.view(np.ndarray)
