@@ -50,7 +50,7 @@ def load_classes(
             normal and not, or in two parts of the split, or a link out of the folder.
     """
     folder = Path(folder)
-    files = [(split, name, path) for split, name, path in _walk(folder)]
+    files = list(_walk(folder))
     names = sorted({name for _, name, _ in files})
     normal_name = find_normal(folder, names, normal, categories)
     if normal_name is None and normal != "":

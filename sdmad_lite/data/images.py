@@ -10,7 +10,7 @@ from PIL import Image
 from ..errors import DataError
 from .dicom import is_dicom, read_dicom
 
-FORMATS = ("PNG", "JPEG", "MPO", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is opened, by content. Others that Pillow knows are left out: some start another program (EPS)."""
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
@@ -67,10 +67,10 @@ def _opened(path: Path) -> Image.Image:
     if is_dicom(path):
         return read_dicom(path)
     try:
+        Image.init()  # so that all of FORMATS are known
         with Image.open(path, formats=FORMATS) as opened:
-            frames = (
-                1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
-            )  # MPO: a photograph and its preview
+            # a JPEG may carry a preview of itself (MPO)
+            frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
             if frames == 1:
                 opened.load()
                 return opened.copy()

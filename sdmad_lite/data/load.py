@@ -22,8 +22,8 @@ def load_data(
     """Read images and labels in whichever form they stand at `path`.
 
     A folder with a `labels.csv` (see `load_folder`), a folder with one subfolder per class (`load_classes`), or a
-    `.npz` of MedMNIST form (`load_npz`). Images may be DICOM; where the columns patient_id, sex, age or view are missing
-    and every file's header states them, they are read from there (`with_dicom_meta`).
+    `.npz` of MedMNIST form (`load_npz`). Images may be DICOM; where the columns patient_id, sex, age or view are
+    missing and every file's header states them, they are read from there (`with_dicom_meta`).
 
     Args:
         path: folder or `.npz` file.

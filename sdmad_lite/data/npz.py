@@ -49,7 +49,7 @@ def load_npz(
     """
     path = Path(path)
     arrays = _read(path, max_bytes)
-    parts = [split for split in SPLITS if f"{split}_images" in arrays]
+    parts = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} & set(arrays)]
     prefixes = {split: f"{split}_" for split in parts} or {"": ""}
     images, labels, splits = [], [], []
     for split, prefix in prefixes.items():
@@ -57,7 +57,7 @@ def load_npz(
         images += list(x)
         labels.append(y)
         splits += [split] * len(x)
-    if len({(y.shape[1], len(x.shape)) for x, y in zip(images[:1] * len(labels), labels, strict=True)}) > 1:
+    if len({y.shape[1] for y in labels}) > 1:
         raise DataError(f"{path}: the parts have labels of different width; write all in one form")
     values = np.concatenate(labels)
     if names is None:
@@ -186,7 +186,8 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         count = int(np.prod(shape, dtype=object))
         if start + count * dtype.itemsize != member.file_size:
             raise DataError(
-                f"{path}: {member.filename} declares {shape} of {dtype}, which is not its size; it is damaged, copy it again"
+                f"{path}: {member.filename} declares {shape} of {dtype}, which is not its size; it is damaged, "
+                "copy it again"
             )
         order = "F" if fortran else "C"
         if member.compress_type != zipfile.ZIP_STORED or not count:
