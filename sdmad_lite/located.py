@@ -113,6 +113,47 @@ def decode(text: str, repeated: list[tuple[str, int]] | None = None):
     return value
 
 
+def decode_mended(text: str, repeated: list[tuple[str, int]]) -> tuple[object, list[tuple[int, str, str]]]:
+    """Parse as far as possible: a comma too many or missing is noted and mended.
+
+    Returns:
+        The content (None where it cannot be read), and (line, problem, suggestion) of each slip.
+    """
+    problems: list[tuple[int, str, str]] = []
+    for _ in range(20):
+        try:
+            repeated.clear()
+            return decode(text, repeated), problems
+        except JSONProblem as error:
+            at = error.position
+            comma, end = text.rfind(",", 0, at + 1), len(text[:at].rstrip())
+            if comma >= 0 and re.compile(r",\s*[]}]").match(text, comma) and not text[comma + 1 : at].strip():
+                line = text.count("\n", 0, comma) + 1
+                problems.append((line, "a comma stands before a closing bracket", "remove it"))
+                text = f"{text[:comma]} {text[comma + 1 :]}"
+            elif str(error).startswith("Expecting ',' delimiter") and text[at : at + 1] in ('"', "{", "["):
+                problems.append((text.count("\n", 0, end) + 1, "a comma is missing after this entry", "add it"))
+                text = f"{text[:end]},{text[end:]}"
+            else:
+                problems.append((error.line, f"cannot be read: {error}", "correct it here; the rest was not checked"))
+                break
+    return None, problems
+
+
+def line_at(data, place: tuple) -> int:
+    """Line of the entry that a place of pydantic names, or of the nearest one around it."""
+    line = data.line
+    for part in place:
+        if isinstance(data, Record) and part in data:
+            line, data = data.line_of(part), data[part]
+        elif isinstance(data, Row) and isinstance(part, int) and part < len(data):
+            data = data[part]
+            line = getattr(data, "line", line)
+        else:
+            break
+    return line
+
+
 def read(path: str | Path) -> bytes:
     """The bytes of a file of at most 5 MB. Raises OSError, or JSONProblem where it is larger."""
     with open(path, "rb") as stream:
