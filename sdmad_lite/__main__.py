@@ -12,7 +12,7 @@ import os
 import sys
 
 from . import __version__
-from .commands import embed, evaluate, fit, run
+from .commands import data, embed, evaluate, fit, predict, run, signs
 from .commands.common import output_options, show
 from .errors import SDMADError
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"sdmad {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, fit, evaluate, embed):
+    for module in (run, signs, fit, predict, evaluate, embed, data):
         module.add(commands)
     return top
 

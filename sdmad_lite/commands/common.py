@@ -60,16 +60,16 @@ def add_data(command: argparse.ArgumentParser, split: str | None, required: bool
     command.add_argument(
         "--data",
         required=required,
-        help="a folder with labels.csv, a folder of DICOM files or with a folder per class, or a .npz file",
+        help="a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file",
     )
     command.add_argument("--dataset", metavar="NAME", help="--data holds this public set, see 'sdmad data list'")
-    command.add_argument("--normal", metavar="CLASS", help="class of the normal images, in a folder per class")
-    command.add_argument(
-        "--split",
-        choices=("train", "test", "all"),
-        help=f"rows to use, where the data have a split (default {split})" if split else argparse.SUPPRESS,
-    )
-    command.set_defaults(usual_split=split or "all")
+    command.add_argument("--normal", metavar="CLASS", help="class of the normal images (default: recognised)")
+    command.add_argument("--names", help="comma-separated names of the classes of a .npz, by number")
+    if split:
+        choices = ("train", "val", "test", "all")
+        what = f"rows to use, where the data have a split (default {split})"
+        command.add_argument("--split", choices=choices, help=what)
+    command.set_defaults(usual_split=split)
 
 
 def add_signs(command: argparse.ArgumentParser, required: bool = True) -> None:
@@ -98,35 +98,34 @@ def remark(args: argparse.Namespace, text: str) -> None:
 
 def read_table(args: argparse.Namespace, categories: Sequence[str]) -> ImageTable:
     """The rows of --data that --split asks for, with those of the categories that the data have."""
+    from ..data import load_data
+
     if args.dataset:
         from ..datasets import load_dataset
 
         table = load_dataset(args.dataset, args.data)
         table = table.restricted([c for c in categories if c in table.categories])
+        if not table.categories:
+            raise DataError(
+                f"{args.data}: has none of the categories {', '.join(categories)}; choose another sign bank"
+            )
     else:
-        from ..data import load_folder
-
-        table = load_folder(args.data, categories)
-    if not table.categories:
-        raise DataError(f"{args.data}: has none of the categories {', '.join(categories)}; choose another sign bank")
-    return only_split(args, table)
+        names = [name.strip() for name in args.names.split(",")] if args.names else None
+        table = load_data(args.data, categories, args.normal, names)
+    return only_split(args, table) if args.usual_split else table
 
 
 def only_split(args: argparse.Namespace, table: ImageTable) -> ImageTable:
     """Rows of the split that was asked for; all rows where the data have none."""
-    import numpy as np
-
-    if "split" not in table.meta:
-        if args.split not in (None, "all"):
-            raise DataError(
-                f"--split {args.split}: {args.data} has no column split; leave the option out, or write one"
-            )
-        return table
     split = args.split or args.usual_split
-    rows = np.flatnonzero([split in ("all", value) for value in table.meta["split"]])
-    if not len(rows):
+    if split == "all" or ("split" not in table.meta and not args.split):
+        return table
+    if "split" not in table.meta:
+        raise DataError(f"--split {split}: {args.data} has no split column; leave the option out, or write one")
+    part = table.part(split)
+    if not len(part):
         raise DataError(f"{args.data}: has no {split} images; say which to use with --split")
-    return table.rows(rows)
+    return part
 
 
 def load_detector(args: argparse.Namespace) -> SDMAD:

@@ -57,6 +57,10 @@ def evaluate(args: argparse.Namespace) -> Answer:
     table, remarks = unseen(args, table, detector.bank.color)
     if missing := [c for c in detector.bank.categories if c not in table.categories]:
         remarks.append(f"not scored, the data have no column for them: {', '.join(missing)}")
+    if not table.has_patients:
+        remarks.append(
+            "the data name no patients: intervals take every image for another patient and may be too narrow"
+        )
     if not table.labels.any() or table.labels.all():
         raise DataError(f"{args.data}: the images show none or all of the categories; give some with and some without")
     columns = [detector.bank.categories.index(c) for c in table.categories]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import DataError
-from .common import Answer, add_backbone, add_command, add_signs, at_least, named, notice, remark
+from .common import Answer, add_backbone, add_command, add_data, add_signs, at_least, named, notice, read_table, remark
 
 
 def add(commands) -> None:
@@ -18,7 +18,7 @@ def add(commands) -> None:
         "fit, select, evaluate and report on a folder of images",
         "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report",
     )
-    command.add_argument("--data", required=True, help="folder with labels.csv and images, or what 'sdmad fit' takes")
+    add_data(command, split=None)
     add_signs(command)
     command.add_argument("--out", required=True, help="folder to write; an earlier report there is replaced")
     command.add_argument("--shots", type=int, default=16, help="positives per category (default 16)")
@@ -37,7 +37,7 @@ def add(commands) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """The command."""
     from ..backbone import load_clip
-    from ..data import load_folder, split_train_test
+    from ..data import split_train_test
     from ..experiment import OURS, eligible, run_experiment
     from ..files import new_folder
     from ..report import write_report
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Answer:
 
     at_least(args, draws=1, seed=0)
     bank = load_bank(args.signs)
-    table = load_folder(args.data, bank.categories)
+    table = read_table(args, bank.categories)
     if args.categories:
         table = table.restricted(named("--categories", args.categories, table.categories, "a column of the data"))
     train, test = split_train_test(table, args.seed)
