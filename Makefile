@@ -9,7 +9,7 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval clean
+.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval grid clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +58,10 @@ benchmark: $(INSTALLED) ## measure every method on the categories kept out of pr
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
 
 explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps are (ARGS='--real DIR' adds radiologists' boxes)
-	$(BIN)/python scripts/explain_eval.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/explain_eval.py $(ARGS)
+
+grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an hour and a half on one core, goes on after a stop)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/grid.py
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

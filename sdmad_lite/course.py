@@ -1,8 +1,9 @@
-"""What the notebooks share: the sample set, a support draw, and a detector that is loaded or trained once."""
+"""What the notebooks share: the sample set, a support draw; a detector and a UMAP that are computed once."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from .data import ImageTable, draw_support, load_folder, split_train_test
 from .detector import SDMAD
 from .errors import DataError, SDMADError
 from .evidence import EvidenceConfig
+from .files import write_text
 from .selection import SelectionConfig
 from .signs import SignBank, load_bank
 
@@ -70,3 +72,17 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     detector = SDMAD(bank, backbone, seed=seed).fit_table(support, progress=True)
     detector.save(folder)
     return detector
+
+
+def load_or_project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
+    """UMAP of embeddings (N, D) to (N, 2), saved under OUTPUTS: its first call in a process takes half a minute."""
+    embeddings = np.ascontiguousarray(embeddings)
+    content = embeddings.tobytes() + repr((embeddings.shape, str(embeddings.dtype), seed)).encode()
+    file = OUTPUTS / f"umap_{hashlib.sha256(content).hexdigest()[:8]}.json"
+    if file.is_file():
+        return np.array(json.loads(file.read_text(encoding="utf-8")))
+    from .plots import project  # brings matplotlib
+
+    points = project(embeddings, "umap", seed)
+    write_text(file, json.dumps(points.tolist()))
+    return points

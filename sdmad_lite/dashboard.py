@@ -12,7 +12,7 @@ from scipy.special import expit
 from . import plots
 from .adapters import installed
 from .backbone import load_clip
-from .course import load_or_fit, samples, support_and_validation
+from .course import load_or_fit, load_or_project, samples, support_and_validation
 from .data import read_image
 from .panels import (
     BoardCase,
@@ -23,12 +23,17 @@ from .panels import (
     break_panel,
     embedding_panel,
     explorer_panel,
+    grid_panel,
+    load_grid,
 )
 from .phantoms import modality_named
+from .selection import support_auroc
+from .widgets import SignCase, SignPanel
 
 STYLE = """<style>
 .jupyter-widgets, .jupyter-widgets label, .jupyter-widgets select, .jupyter-widgets .widget-readout { font-size: 18px; }
 .jupyter-widgets .widget-html-content { font-size: 20px; line-height: 1.5; }
+.jupyter-widgets .lm-TabBar-tab { flex: 0 1 240px; min-width: 0; min-height: 40px; line-height: 36px; font-size: 20px; }
 .jupyter-widgets.widget-image { width: 100%; max-width: 1500px; object-fit: contain; }
 </style>"""
 
@@ -47,19 +52,23 @@ def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywid
     clip = load_clip()
     detector = load_or_fit(support, bank, clip, f"kept_out_{shots}", seed)
     explorer = ExplorerCase(detector, validation.images, validation.labels)
-    z, h = explorer.features
+    (z, h), labels = explorer.features, validation.labels
     pictures = [np.asarray(read_image(image, bank.color)) for image in validation.images]
-    before = clip.encode_images(validation.images, color=bank.color)
+    before = clip.encode_images(validation.images, color=bank.color).numpy()
     with installed(clip, detector.adapters_):
-        after = clip.encode_images(validation.images, color=bank.color)
-    flat = [plots.project(u.numpy(), "pca") for u in (before, after)]
+        after = clip.encode_images(validation.images, color=bank.color).numpy()
+    layouts = {"UMAP": tuple(load_or_project(u) for u in (before, after))}
+    layouts["PCA"] = tuple(plots.project(u, "pca") for u in (before, after))
     attributes = {name: validation.meta[name] for name in ("site", "sex")}
-    scores, worst = expit(detector.logits(z, h)), int(validation.labels.sum(1).argmax())
+    scores, worst = expit(detector.logits(z, h)), int(labels.sum(1).argmax())
+    auroc = support_auroc(detector.cosines(support.images), support.labels, detector.membership)
     panels = {
         "Signs of an image": explorer_panel(explorer),
-        "Protocols": board_panel(BoardCase(scores, validation.labels, bank.categories, detector.thresholds_)),
+        "Signs kept": SignPanel(SignCase(z, labels, bank, auroc, detector.weights_)),
+        "Shots and strength": grid_panel(load_grid()),
+        "Protocols": board_panel(BoardCase(scores, labels, bank.categories, detector.thresholds_)),
         "Embeddings": embedding_panel(
-            EmbeddingCase(*flat, validation.labels, bank.categories, z, bank.texts, pictures, attributes)
+            EmbeddingCase(layouts, labels, bank.categories, z, bank.texts, pictures, attributes)
         ),
         "Break it": break_panel(BreakCase(detector, validation.images[worst])),
     }

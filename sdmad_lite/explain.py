@@ -86,14 +86,19 @@ def explanations(detector, z: np.ndarray, h: np.ndarray) -> list[CategoryExplana
     return out
 
 
-def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
+def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None = None) -> np.ndarray:
     """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank.
 
-    The patches are read from the frozen model: stage 1 moves whole images, not patches [ours].
+    The patches are read from the frozen model: stage 1 moves whole images, not patches [ours]. Of eight kinds of map
+    this one points best (`scripts/heat_maps.py`).
+
+    Args:
+        v: (S, D) embeddings of the bank's texts by the frozen model, where they are known already.
 
     Raises:
         BackboneError: the image tower gives no patch embeddings.
     """
+    v = backbone.encode_texts(bank.texts) if v is None else v
     with torch.no_grad():
         patches = backbone.patch_features(backbone.prepare([image], bank.color))[0].cpu()
-        return (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1).numpy()
+    return (patches @ v.T).permute(2, 0, 1).numpy()

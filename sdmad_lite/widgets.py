@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from .errors import DataError
-from .plots import BLUE, GREY, ORANGE, _clean, _figure, draw_groups, to_png
+from .panels.base import LARGE, SMALL, axes_of, panel_png
+from .plots import BLUE, GREY, ORANGE, _clean, draw_groups
 from .selection import equal_weights
 from .signs import SignBank
 
@@ -113,20 +114,19 @@ def sign_panel_figure(case: SignCase, category: str | None = None, kept: Sequenc
     category = category or case.bank.categories[0]
     kept = case.ranked(category) if kept is None else list(kept)
     numbers = sign_numbers(case, category, kept)
-    figure = _figure(9.4, 2.7)
-    figure.set_layout_engine("none")  # fixed margins: twice as fast, and nothing jumps from move to move
-    margins = {"left": 0.18, "right": 0.98, "bottom": 0.19, "top": 0.89, "wspace": 0.28}
-    strip, bars = figure.subplots(1, 2, width_ratios=(1.7, 1), gridspec_kw=margins)
+    figure, (strip, bars) = axes_of(12, 3.6, (1.7, 1), 0.16, 0.25)
     _draw_margins(strip, case, category, kept)
     names = ("all signs", "stage 2", "now")
     values = (numbers.ap_all, numbers.ap_stage2, numbers.ap)
     for i, (value, color) in enumerate(zip(values, (GREY, ORANGE, BLUE), strict=True)):
         bars.barh(i, value or 0, color=color, height=0.62)
-        bars.text((value or 0) + 0.02, i, _number(value, 2), va="center", fontsize=9)
+        bars.text((value or 0) + 0.02, i, _number(value, 2), va="center", fontsize=SMALL)
     bars.axvline(numbers.positives / numbers.images, color="black", linestyle=":", linewidth=1)
     bars.set_yticks(range(3), names)
     bars.set(xlim=(0, 1.12), xticks=(0, 0.5, 1), xlabel="AP (dotted: by chance)")
-    bars.set_title(f"{numbers.positives} positives of {numbers.images}", fontsize=10)
+    of = f"{numbers.positives} positives of {numbers.images}"
+    best = max(zip(values, names, strict=True), key=lambda pair: pair[0] or 0)[1]
+    bars.set_title(of if numbers.ap is None else f"best: {best} ({of})", fontsize=LARGE)
     bars.invert_yaxis()
     for axis in (strip, bars):
         _clean(axis)
@@ -141,7 +141,7 @@ def _draw_margins(axis, case: SignCase, category: str, kept: Sequence[int]) -> N
         if rows.any():
             axis.plot([np.median(margin[rows])] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
     axis.set(xlabel="margin: mean cosine of kept signs minus normal signs")
-    axis.set_title(f"{category}: {len(kept)} of {len(case.ranked(category))} signs on", fontsize=10)
+    axis.set_title(f"{category}: {len(kept)} of {len(case.ranked(category))} signs on", fontsize=LARGE)
 
 
 def sign_panel_text(case: SignCase, category: str, kept: Sequence[int], note: str = "") -> str:
@@ -229,5 +229,5 @@ class SignPanel(ipywidgets.VBox):
         finally:
             self._quiet = False
         category, kept = self.category.value, self.kept()
-        self.picture.value = to_png(sign_panel_figure(self.case, category, kept))
+        self.picture.value = panel_png(sign_panel_figure(self.case, category, kept))
         self.state.value = sign_panel_text(self.case, category, kept, note)

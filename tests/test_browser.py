@@ -56,7 +56,9 @@ def page(address):
         browser.close()
 
 
-@pytest.mark.parametrize("tab", ["Signs of an image", "Protocols", "Embeddings", "Break it"])
+@pytest.mark.parametrize(
+    "tab", ["Signs of an image", "Signs kept", "Shots and strength", "Protocols", "Embeddings", "Break it"]
+)
 def test_a_slider_moves_and_the_picture_changes(page, tab):
     page.locator(".lm-TabBar-tab", has_text=tab).first.click()
     picture = page.locator("img.widget-image:visible").first

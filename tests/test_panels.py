@@ -1,7 +1,7 @@
 """Panels of `panels.py`: every control is swept, and what is shown is compared with what scikit-learn says."""
 
 import re
-import time
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -21,6 +21,7 @@ from sdmad_lite.panels import (
     BreakCase,
     EmbeddingCase,
     ExplorerCase,
+    GridCase,
     Panel,
     board_panel,
     break_panel,
@@ -28,7 +29,10 @@ from sdmad_lite.panels import (
     embedding_explorer,
     embedding_panel,
     explorer_panel,
+    grid_panel,
+    load_grid,
     protocol_board,
+    shots_and_strength,
     sign_explorer,
 )
 from sdmad_lite.plots import NOTICE, to_png
@@ -51,7 +55,16 @@ def embedding():
     images = [rng.integers(0, 255, (16, 16), dtype=np.uint8) for _ in range(30)]
     flat = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
     texts = ("meniscus", "round opacity")
-    return EmbeddingCase(*flat, labels, NAMES, rng.standard_normal((30, 2)), texts, images, {"sex": list("FM" * 15)})
+    layouts = {"PCA": flat, "UMAP": flat[::-1]}
+    return EmbeddingCase(layouts, labels, NAMES, rng.standard_normal((30, 2)), texts, images, {"sex": list("FM" * 15)})
+
+
+@pytest.fixture(scope="module")
+def grid():
+    rng = np.random.default_rng(2)
+    terms = ("all three terms", "no discrepancy")
+    ap = {score: rng.uniform(0.3, 0.9, (2, 3, 2, 3, 3)) for score in ("SD-MAD", "signs alone")}
+    return GridCase(NAMES, terms, (0.5, 0.7, 1.0), (1, 4), np.array([[9, 8, 7], [6, 5, 4]]), np.array([90, 80]), ap)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +96,7 @@ def explorer(broken_case, phantom_table):
         (board_panel, "board"),
         (embedding_panel, "embedding"),
         (break_panel, "broken_case"),
+        (grid_panel, "grid"),
     ],
 )
 def test_every_value_of_every_control_draws(make, name, request):
@@ -101,19 +115,9 @@ def test_every_value_of_every_control_draws(make, name, request):
 
 def test_an_exception_in_a_callback_is_not_swallowed(board, monkeypatch):
     panel = board_panel(board)
-    monkeypatch.setattr(panels, "protocol_board", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(panels.board, "protocol_board", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.controls["threshold"].value = 0.25
-
-
-@pytest.mark.parametrize("make", [board_panel])
-def test_a_move_is_quick(make, board):
-    panel, times = make(board), []
-    for value in (0.1, 0.2, 0.3, 0.4, 0.6):
-        start = time.process_time()
-        panel.controls["threshold"].value = value
-        times.append(time.process_time() - start)
-    assert min(times) < 0.3
 
 
 # The sign explorer
@@ -135,9 +139,8 @@ def test_with_all_signs_on_the_explorer_is_the_detector(explorer):
     np.testing.assert_allclose(bars[: len(own)], own, atol=1e-6)
     p = explorer.detector.predict_proba(explorer.images)[:, 1]
     y = explorer.labels[:, 1]
-    assert (
-        f"AP <b>{average_precision_score(y, p):.3f}</b>, F1 <b>{f1_score(y, p >= 0.5, zero_division=0):.3f}</b>" in text
-    )
+    ap, f1 = average_precision_score(y, p), f1_score(y, p >= 0.5, zero_division=0)
+    assert f"AP <b>{ap:.3f}</b> (all signs on: {ap:.3f}), F1 <b>{f1:.3f}</b>" in text
 
 
 def test_signs_that_are_off_add_nothing_and_the_others_weigh_one(explorer):
@@ -226,28 +229,98 @@ def test_shapes_of_a_board_are_checked(board, field):
 
 
 def test_the_picked_image_is_ringed_and_named(embedding):
-    figure, text = embedding_explorer(embedding, "category: Mass", 7)
-    for axis, points in zip(figure.axes[:2], (embedding.before, embedding.after), strict=True):
+    figure, text = embedding_explorer(embedding, "category: Mass", 7, "PCA")
+    for axis, points in zip(figure.axes[:2], embedding.layouts["PCA"], strict=True):
         ring = next(line for line in axis.lines if line.get_marker() == "o")
         np.testing.assert_allclose(ring.get_xydata()[0], points[7])
     truth = [c for c, y in zip(NAMES, embedding.labels[7], strict=True) if y]
-    assert figure.axes[2].get_title() == f"image 7: {', '.join(truth) or 'normal'}"
+    assert figure.axes[2].get_title() == f"image 7:\n{', '.join(truth) or 'normal'}"
     assert re.search(rf"meniscus \({embedding.z[7, 0]:+.2f}\)".replace("+", r"\+"), text)
     counts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert counts[2] == f"Mass ({embedding.labels[:, 1].sum()})"
 
 
 def test_points_take_the_colour_of_a_sign_or_an_attribute(embedding):
-    figure, _ = embedding_explorer(embedding, "sign: round opacity", 0)
+    figure, _ = embedding_explorer(embedding, "sign: round opacity", 0, "UMAP")
     np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), embedding.z[:, 1])
-    figure, _ = embedding_explorer(embedding, "attribute: sex", 0)
+    figure, _ = embedding_explorer(embedding, "attribute: sex", 0, "PCA")
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["F (15)", "M (15)"]
 
 
-@pytest.mark.parametrize(("colour", "point"), [("sign: gout", 0), ("category: Mass", 30), ("category: Mass", -1)])
-def test_what_is_not_there_cannot_be_picked(embedding, colour, point):
-    with pytest.raises(DataError, match=r"gout|is none of 0 to 29"):
-        embedding_explorer(embedding, colour, point)
+@pytest.mark.parametrize(
+    ("colour", "point", "layout"),
+    [
+        ("sign: gout", 0, "PCA"),
+        ("category: Mass", 30, "PCA"),
+        ("category: Mass", -1, "PCA"),
+        ("category: Mass", 0, "t-SNE"),
+    ],
+)
+def test_what_is_not_there_cannot_be_picked(embedding, colour, point, layout):
+    with pytest.raises(DataError, match=r"gout|is none of 0, 1|t-SNE"):
+        embedding_explorer(embedding, colour, point, layout)
+
+
+def test_a_map_says_how_far_neighbours_are_alike():
+    line = np.column_stack([np.r_[np.arange(12), 100 + np.arange(12)], np.zeros(24)])  # two heaps on a line
+    labels = np.repeat([[1, 0], [0, 1]], 12, 0)
+    values = np.repeat([[0.5, 0.1], [-0.5, 0.1]], 12, 0)
+    images = [np.zeros((4, 4), np.uint8)] * 24
+    case = EmbeddingCase({"PCA": (line, line)}, labels, NAMES[:2], values, ("a", "b"), images, {"sex": ["F"] * 24})
+    titles = [embedding_explorer(case, colour, 0, "PCA")[0].axes[0].get_title() for colour in case.colours]
+    assert "1.00 of positives' neighbours have it (all: 0.50)" in titles[0]
+    assert "r = 1.00" in titles[2] and "does not vary" in titles[3]
+    assert "1.00 of neighbours share it (chance: 1.00)" in titles[4]
+
+
+# Shots and strength
+
+
+def test_the_grid_shows_the_means_of_its_draws(grid):
+    figure, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "signs alone", "Mass")
+    draws = grid.ap["signs alone"][1, 1, 1, :, 1]
+    assert f"AP <b>{draws.mean():.3f}</b> (draws {draws.min():.3f} to {draws.max():.3f})" in text
+    assert f"{grid.positives[1, 1]} positives of 80" in text
+    curve = max(figure.axes[0].lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(curve.get_ydata(), grid.ap["signs alone"][1, 1, :, :, 1].mean(-1))
+    dots = [line.get_xdata() for line in figure.axes[1].lines if line.get_marker() == "."]
+    np.testing.assert_allclose(dots[1], draws)
+    means = grid.ap["signs alone"][1, :, 1, :, 1].mean(-1)
+    assert f"best λ here: {grid.lambdas[means.argmax()]:g}" in figure.axes[0].get_title()
+    _, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "SD-MAD", "mean of all")
+    assert f"AP <b>{grid.ap['SD-MAD'][1, 1, 1].mean():.3f}</b>" in text
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, 3), (1, 0.65), (2, "all"), (3, "image"), (4, "Gout")], ids=lambda v: str(v)
+)
+def test_what_the_grid_does_not_have_is_named(grid, at, value):
+    values = [4, 0.7, "no discrepancy", "SD-MAD", "Mass"]
+    values[at] = value
+    with pytest.raises(DataError, match=f"{value}.* is none of"):
+        shots_and_strength(grid, *values)
+
+
+def test_the_committed_grid_is_whole():
+    case = load_grid()
+    for values in case.ap.values():
+        assert np.isfinite(values).all() and (values > 0).all() and (values <= 1).all()
+    silent = case.ap["SD-MAD"][:, list(case.lambdas).index(1.0)]
+    np.testing.assert_array_equal(silent, np.broadcast_to(silent[:1], silent.shape))  # no term matters there
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"shots": [1]}', '{"shots": 1}'])
+def test_a_broken_grid_is_named(tmp_path, text):
+    (tmp_path / "grid.json").write_text(text)
+    with pytest.raises(DataError, match=r"grid.json: not a grid .*make grid"):
+        load_grid(tmp_path / "grid.json")
+
+
+def test_shapes_of_a_grid_are_checked(grid):
+    with pytest.raises(DataError, match="ap, SD-MAD: shape"):
+        replace(grid, ap={"SD-MAD": grid.ap["SD-MAD"][:1]})
+    with pytest.raises(DataError, match="positives: shape"):
+        replace(grid, positives=grid.positives[:1])
 
 
 # Break it

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sdmad_lite import widgets
 from sdmad_lite.errors import DataError
-from sdmad_lite.plots import to_png
+from sdmad_lite.panels.base import panel_png
 from sdmad_lite.selection import SelectionConfig, SignSelector
 from sdmad_lite.signs import parse_bank
 from sdmad_lite.widgets import SignCase, SignPanel, sign_numbers, sign_panel_figure
@@ -194,7 +194,7 @@ def test_a_move_is_quick(panel):
 
 
 def test_figure_shows_the_default_state_of_the_panel(panel, case):
-    assert to_png(sign_panel_figure(case)) == picture(panel)
+    assert panel_png(sign_panel_figure(case)) == picture(panel)
     strip, bars = sign_panel_figure(case, "Mass", case.ranked("Mass")[:2]).axes
     assert strip.get_title() == "Mass: 2 of 3 signs on"
     numbers = sign_numbers(case, "Mass", case.ranked("Mass")[:2])
