@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import BackboneError
+from .towers import block_width, find_blocks, text_blocks, vision_blocks, without_lower
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -78,33 +79,11 @@ def _mix(block: nn.Module, args: tuple, kwargs: dict, output):
     return adapter(h, output)
 
 
-def vision_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
-    """Transformer layers of the image tower, first to last."""
-    return _find(model, "image", ("visual.transformer.resblocks", "visual.trunk.blocks"))
-
-
-def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
-    """Transformer layers of the text tower, first to last."""
-    paths = ("transformer.resblocks", "text.transformer.resblocks", "text.transformer.encoder.layer")
-    return _find(model, "text", paths)
-
-
-def _find(model: nn.Module, tower: str, paths: tuple[str, ...]) -> nn.ModuleList | nn.Sequential:
-    for path in paths:
-        try:
-            blocks = model.get_submodule(path)
-        except AttributeError:
-            continue
-        if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
-            return blocks
-    raise BackboneError(
-        f"the {tower} tower ({type(getattr(model, 'visual' if tower == 'image' else 'text', model)).__name__}) has no "
-        "list of transformer layers to stand beside; choose a model with transformers in both towers, such as a ViT"
-    )
-
-
 def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed: int = 0) -> nn.ModuleDict:
     """Make new adapters for the last layers of both towers; they have no effect until `installed`.
+
+    An image tower without transformer layers (a ResNet, see `Backbone.adapted_towers`) stays frozen and gets none
+    [ours]: then u is computed once, and the signs alone move towards the images.
 
     Args:
         backbone: gives the widths; it is not changed.
@@ -115,24 +94,21 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
         The adapters by tower and layer: "image_3", "text_0", ...
 
     Raises:
-        BackboneError: a tower has no transformer layers.
+        BackboneError: the text tower has no transformer layers.
     """
     config = config or AdapterConfig()
     adapters = nn.ModuleDict()
-    towers = (("image", vision_blocks, config.vision_share), ("text", text_blocks, config.text_share))
+    image = find_blocks(backbone.model, "image") or ()
+    text = text_blocks(backbone.model) if config.text_share else ()
+    towers = (("image", image, config.vision_share), ("text", text, config.text_share))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for tower, find, share in towers:
-            blocks = find(backbone.model)
+        for tower, blocks, share in towers:
             for i in range(len(blocks) - round(share * len(blocks)), len(blocks)):
                 width = block_width(blocks[i])
                 adapter = ShiftAdapter(width, max(1, width // config.reduction), config.lam)
                 adapters[f"{tower}_{i}"] = adapter.to(backbone.device)
     return adapters
-
-
-def block_width(block: nn.Module) -> int:
-    return next(m.normalized_shape[-1] for m in block.modules() if isinstance(m, nn.LayerNorm))
 
 
 @contextmanager
@@ -142,7 +118,7 @@ def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[None]:
     Raises:
         BackboneError: other adapters are installed already, or these do not fit the model.
     """
-    blocks = {"image": vision_blocks(backbone.model), "text": text_blocks(backbone.model)}
+    blocks = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
     handles = []
     try:
         for name, adapter in adapters.items():
@@ -165,7 +141,7 @@ def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[None]:
 
 def first_adapted(model: nn.Module) -> int | None:
     """Number of the first image layer with an adapter installed."""
-    return next((i for i, block in enumerate(vision_blocks(model)) if hasattr(block, NAME)), None)
+    return next((i for i, block in enumerate(find_blocks(model, "image") or ()) if hasattr(block, NAME)), None)
 
 
 class _Captured(Exception):
@@ -178,12 +154,10 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
     Returns two functions: `below`, from pixels (N, 3, H, W) to activations, and `embed`, from those to
     unit embeddings u (N, D). Without image adapters `below` gives u itself.
     """
-    blocks, start = vision_blocks(backbone.model), first_adapted(backbone.model)
+    start = first_adapted(backbone.model)
     if start is None:
         return backbone.image_features, lambda u: u
-    native = hasattr(backbone.model.visual, "transformer")
-    parent = backbone.model.visual.transformer if native else backbone.model.visual.trunk
-    attribute = "resblocks" if native else "blocks"
+    first = vision_blocks(backbone.model)[start]
     current: list[Tensor] = []
 
     def stop(block, args):
@@ -194,7 +168,7 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         return (current[0], *args[1:])
 
     def below(pixels: Tensor) -> Tensor:
-        handle = blocks[start].register_forward_pre_hook(stop)
+        handle = first.register_forward_pre_hook(stop)
         try:
             backbone.model.encode_image(pixels.to(backbone.device))
         except _Captured:
@@ -204,13 +178,12 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
 
     def embed(activations: Tensor) -> Tensor:
         current[:] = [activations]
-        handle = blocks[start].register_forward_pre_hook(put_back)
-        setattr(parent, attribute, blocks[start:])
+        handle = first.register_forward_pre_hook(put_back)
         try:
             # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
-            return backbone.image_features(activations.new_zeros(1, 3, *backbone.model.visual.image_size))
+            with without_lower(backbone.model, start):
+                return backbone.image_features(activations.new_zeros(1, 3, *backbone.model.visual.image_size))
         finally:
-            setattr(parent, attribute, blocks)
             handle.remove()
 
     return below, embed

@@ -13,12 +13,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import SigLipTokenizer, basic_clean, canonicalize_text
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,6 +28,8 @@ from tqdm import tqdm
 from . import stem  # noqa: F401  registers the embedded model's image tower
 from .data import read_image
 from .errors import BackboneError, BankError
+from .hub import hub_or_cache, make_tokenizer, needs_hub, text_settings, why_not
+from .towers import encode_text, find_blocks, patch_embeddings
 
 EMBEDDED = Path(__file__).parent / "embedded"
 
@@ -47,6 +51,13 @@ class Backbone:
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.name, self.pretrained = name, pretrained
+
+    @property
+    def adapted_towers(self) -> tuple[str, ...]:
+        """The towers that can take Shift Adapters: ("image", "text"), or ("text",) where the image tower has no list
+        of transformer layers (a ResNet, ConvNeXt or Swin) and stays frozen.
+        """
+        return tuple(tower for tower in ("image", "text") if find_blocks(self.model, tower) is not None)
 
     @property
     def device(self) -> torch.device:
@@ -83,30 +94,23 @@ class Backbone:
         return self.tokenizer(list(texts)).to(self.device)
 
     def _token_count(self, text: str) -> int:
-        if hasattr(self.tokenizer, "encode"):
-            return len(self.tokenizer.encode(text)) + 2  # start and end
-        return len(self.tokenizer.tokenizer(text)["input_ids"])
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            return len(tokenizer.encode(text)) + 2  # start and end
+        if isinstance(tokenizer, SigLipTokenizer):
+            return len(tokenizer.tokenizer(canonicalize_text(basic_clean(text)))["input_ids"])
+        text = tokenizer.clean_fn(text)
+        if tokenizer.tokenizer_mode == "clips":
+            return len(tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]) + 3  # start, end and class
+        return len(tokenizer.tokenizer(text)["input_ids"])
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
         return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
 
     def text_features(self, tokens: Tensor) -> Tensor:
-        """v: unit-length embeddings (S, D) of tokens.
-
-        Where the text tower is causal, what follows the end token cannot matter: it is cut off, which makes
-        short signs several times faster.
-        """
-        model = self.model
-        if isinstance(model, open_clip.CLIP) and model.attn_mask is not None and model.text_pool_type == "argmax":
-            length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
-            shorter = {
-                "positional_embedding": model.positional_embedding[:length],
-                "attn_mask": model.attn_mask[:length, :length],
-            }
-            out = torch.func.functional_call(model, shorter, (None, tokens[:, :length]))
-            return out["text_features"] if isinstance(out, dict) else out[1]
-        return F.normalize(model.encode_text(tokens), dim=-1)
+        """v: unit-length embeddings (S, D) of tokens, with gradients to whatever trains."""
+        return encode_text(self.model, tokens)
 
     @torch.no_grad()
     def encode_images(
@@ -127,75 +131,92 @@ class Backbone:
     def patch_features(self, pixels: Tensor) -> Tensor:
         """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share.
 
-        The last layer's patch tokens go through the projection of the pooled token; the embedded model
+        The last layer's patch tokens go, each alone, through what makes an image's embedding; the embedded model
         was pretrained so that this is meaningful, for others it is a common heuristic.
 
         Raises:
             BackboneError: the image tower is no vision transformer of open_clip or timm.
         """
-        visual, pixels = self.model.visual, pixels.to(self.device)
-        trunk = getattr(visual, "trunk", None)
-        if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
-            tokens = visual.head(trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :])
-            grid = tuple(n // p for n, p in zip(pixels.shape[-2:], trunk.patch_embed.patch_size, strict=True))
-        elif hasattr(visual, "output_tokens") and hasattr(visual, "grid_size") and visual.attn_pool is None:
-            before, grid = visual.output_tokens, visual.grid_size
-            visual.output_tokens = True
-            try:
-                _, tokens = visual(pixels)
-            finally:
-                visual.output_tokens = before
-            tokens = tokens if visual.proj is None else tokens @ visual.proj
-        else:
+        tokens = patch_embeddings(self.model.visual, pixels.to(self.device))
+        if tokens is None:
             raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need a plain ViT")
-        return F.normalize(tokens, dim=-1).unflatten(1, grid)
+        return F.normalize(tokens, dim=-1)
 
 
 def load_clip(
-    name: str = "embedded", pretrained: str | None = None, device: str | torch.device | None = None
+    name: str = "embedded",
+    pretrained: str | None = None,
+    device: str | torch.device | None = None,
+    tokenizer=None,
 ) -> Backbone:
     """Load a CLIP model by name.
 
+    What is in the cache of the Hugging Face hub is used from there; the network is asked only where the hub answers
+    and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
+
     Args:
         name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
-        pretrained: open_clip tag or weights file; "random" for untrained weights. "embedded" and names with
-            a schema carry their weights, so that only "random" has a meaning for them.
+        pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
+            untrained weights. "embedded" and names with a schema carry their weights, so that only "random" has a
+            meaning for them.
         device: where it runs; an accelerator if there is one when left out.
+        tokenizer: a folder with the files of a Hugging Face tokenizer, or an open_clip tokenizer; the model's own
+            when left out. It is not saved with a detector: give `SDMAD.load` the backbone then.
 
     Raises:
-        BackboneError: unknown name or tag, missing file, weights that do not fit, or no network.
+        BackboneError: unknown name or tag, missing file, weights that do not fit or hold code, or no network.
     """
-    source, kwargs, tokenizer_kwargs = name, {}, {}
-    if name == "embedded":
-        source = f"local-dir:{EMBEDDED}"
-        tokenizer_kwargs["bpe_path"] = str(EMBEDDED / "bpe.txt.gz")
-    elif ":" not in name:
-        if name.replace("/", "-") not in open_clip.list_models():
-            raise BackboneError(f"unknown model {name!r}: use 'embedded' or a name of open_clip.list_models()")
-        if pretrained is None:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-            raise BackboneError(f"{name}: say which weights with pretrained=...: a file, 'random', or a tag ({tags})")
-    if pretrained == "random":
-        kwargs = {"pretrained_text": False, "load_weights": False}
-    tag = None if pretrained == "random" or ":" in source else pretrained
+    source = f"local-dir:{EMBEDDED}" if name == "embedded" else name
+    built_in = not source.startswith(("local-dir:", "hf-hub:"))
+    if built_in:
+        _check_name(name, pretrained)
+    weights = pretrained if built_in and pretrained != "random" else None
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # open_clip warns on the root logger about what we asked for
+    logging.root.setLevel(logging.CRITICAL)  # open_clip tells the root logger what we asked for or raise
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # "random" names the same weights each time
-            model = open_clip.create_model(source, tag, require_pretrained=pretrained != "random", **kwargs)
-        preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-        tokenizer = open_clip.get_tokenizer(source, **tokenizer_kwargs)
+        with hub_or_cache() if needs_hub(source, weights, tokenizer is not None) else nullcontext():
+            text = text_settings(source)
+            tokenizer = make_tokenizer(source, text, tokenizer)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # "random" names the same weights each time
+                model = open_clip.create_model(
+                    source,
+                    weights,
+                    load_weights=pretrained != "random",
+                    require_pretrained=pretrained != "random",
+                    pretrained_text=False,
+                    force_quick_gelu=built_in and _tag(name, weights).get("quick_gelu", False),
+                    text_cfg=text,
+                )
+            preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         model = model.to(device or default_device())
+    except BackboneError:
+        raise
     except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
         raise BackboneError(
             f"{name}: needs the package {error.name!r}; install it: pip install {error.name}"
         ) from error
     except Exception as error:
-        raise BackboneError(
-            f"{name} (pretrained={pretrained}): cannot be loaded: {error}. Check the name, file and device; weights "
-            "that are not on this machine need the network once. load_clip('embedded') needs nothing"
-        ) from error
+        raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error
     finally:
         logging.root.setLevel(level)
     return Backbone(model, preprocess, tokenizer, name, pretrained)
+
+
+def _tag(name: str, pretrained: str | None) -> dict:
+    """What open_clip knows of a model's weights by their tag; nothing of a file."""
+    return open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else {}
+
+
+def _check_name(name: str, pretrained: str | None) -> None:
+    """Refuse names and tags that open_clip has not, before anything is built or asked for."""
+    if name.replace("/", "-") not in open_clip.list_models():
+        raise BackboneError(
+            f"unknown model {name!r}: use 'embedded', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
+            "'hf-hub:ORGANISATION/NAME'"
+        )
+    if pretrained == "random" or _tag(name, pretrained) or (pretrained and Path(pretrained).is_file()):
+        return
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))) or "none"
+    wrong = f"pretrained={pretrained!r} is no file and no tag" if pretrained else "say which weights"
+    raise BackboneError(f"{name}: {wrong}; give pretrained=... a file, 'random', or a tag ({tags})")

@@ -68,9 +68,12 @@ def overheard(backbone: Backbone) -> Iterator[list[Tensor]]:
     """
     start, out = first_adapted(backbone.model), []
     if start is None:
-        handle = backbone.model.visual.register_forward_hook(
-            lambda tower, args, u: out.append(F.normalize(u, dim=-1).float().cpu())
-        )
+
+        def keep(tower, args, u):
+            u = u[0] if isinstance(u, tuple) else u  # CoCa gives its tokens too
+            out.append(F.normalize(u, dim=-1).float().cpu())
+
+        handle = backbone.model.visual.register_forward_hook(keep)
     else:
         block = vision_blocks(backbone.model)[start]
         handle = block.register_forward_pre_hook(lambda block, args: out.append(pooled(args[0]).cpu()))

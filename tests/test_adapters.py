@@ -313,12 +313,21 @@ def test_layers_with_named_arguments_and_tuples_take_adapters(tiny_clip, named):
     assert torch.equal(output, 0.6 * plain) and rest == "attention"
 
 
-def test_a_resnet_is_refused_and_the_tower_named(tmp_path):
-    backbone = load_clip(write_clip(tmp_path / "resnet", vision=RESNET), device="cpu")
+def test_a_resnet_stays_frozen_and_says_so(tmp_path):
+    backbone = load_clip(write_clip(tmp_path / "resnet", vision=RESNET), pretrained="random", device="cpu")
+    assert backbone.adapted_towers == ("text",)
+    assert list(build_adapters(backbone)) == ["text_0", "text_1"]
     with pytest.raises(
         BackboneError, match=r"the image tower \(ModifiedResNet\) has no list of transformer layers.*ViT"
     ):
-        build_adapters(backbone)
+        vision_blocks(backbone.model)
     with pytest.raises(BackboneError, match="heat maps need a plain ViT"):
         backbone.patch_features(torch.zeros(1, 3, 64, 64))
-    assert backbone.encode_texts(TEXTS).shape == (2, 16)  # without adapters it serves
+
+
+def test_a_text_tower_without_layers_is_refused_by_name(tiny_clip):
+    tiny_clip.model.transformer.resblocks = nn.ModuleList()
+    assert tiny_clip.adapted_towers == ("image",)
+    with pytest.raises(BackboneError, match=r"the text tower \(CLIP\) has no list of transformer layers"):
+        build_adapters(tiny_clip)
+    assert list(build_adapters(tiny_clip, AdapterConfig(text_share=0))) == ["image_1", "image_2"]
