@@ -8,6 +8,7 @@ a usable window [our choice]: 8-bit pixels stay as stored; others are stretched 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,9 +75,8 @@ def dicom_meta(path: str | Path) -> dict[str, str]:
     with _named(path):
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
         stated = {column: str(header.get(name) or "").strip() for name, column in HEADER.items()}
-    if stated["age"]:  # 045Y, 018M, 003W, 010D
-        number, unit = stated["age"][:-1], stated["age"][-1:].upper()
-        stated["age"] = str(int(number)) if number.isdecimal() and unit == "Y" else "0" if unit in "MWD" else ""
+    age = re.fullmatch(r"(\d+)([YMWD])", stated["age"].upper())  # 045Y, 018M, 003W, 010D
+    stated["age"] = str(int(age[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[age[2]]) if age else ""
     return {column: value for column, value in stated.items() if value}
 
 

@@ -1,0 +1,385 @@
+"""DICOM files: pixels as a viewer shows them, what the header says of patients, and what is refused."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import compress
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from sdmad_lite.data import dicom_meta, load_data, read_image
+from sdmad_lite.errors import DataError
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+def dicom(pixels=None, bits=None, syntax=ExplicitVRLittleEndian, **header) -> Dataset:
+    """A data set of one frame; header values by keyword, None removes one."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = syntax
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SecondaryCaptureImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid(entropy_srcs=["test"])
+    made.Modality = "DX"
+    if pixels is not None:
+        made.Rows, made.Columns = pixels.shape[:2]
+        made.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+        made.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+        if pixels.ndim == 3:
+            made.PlanarConfiguration = 0
+        made.BitsAllocated = pixels.dtype.itemsize * 8
+        made.BitsStored = bits or made.BitsAllocated
+        made.HighBit = made.BitsStored - 1
+        made.PixelRepresentation = int(pixels.dtype.kind == "i")
+        data = pixels.astype(pixels.dtype.newbyteorder(">")) if syntax == ExplicitVRBigEndian else pixels
+        made.PixelData = data.tobytes() + b"\0" * (pixels.nbytes % 2)
+        made["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some values here are wrong on purpose
+        for name, value in header.items():
+            if value is None:
+                delattr(made, name)
+            else:
+                setattr(made, name, value)
+    return made
+
+
+def save(made: Dataset, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def shown(tmp_path, *args, color=False, **kwargs) -> np.ndarray:
+    return np.asarray(read_image(save(dicom(*args, **kwargs), tmp_path / "scan.dcm"), color)).astype(int)
+
+
+def lut(entries, first, bits) -> Sequence:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item["LUTDescriptor"].VR = "US"
+    item.add_new("LUTData", "US", [int(v) for v in entries])
+    return Sequence([item])
+
+
+# Pixels
+
+
+def test_8_bit_pixels_without_a_window_stay_as_they_are(tmp_path):
+    pixels = np.random.default_rng(0).integers(20, 200, (9, 7), dtype=np.uint8)
+    np.testing.assert_array_equal(shown(tmp_path, pixels), pixels)
+    np.testing.assert_array_equal(shown(tmp_path, pixels, RescaleSlope=1, RescaleIntercept=0), pixels)
+
+
+def test_a_window_maps_its_ends_to_black_and_white(tmp_path):
+    """PS3.3 C.11.2.1.2.1, by hand: center 2048 and width 1001 go from 1547.5 to 2547.5."""
+    got = shown(tmp_path, RAMP, bits=12, WindowCenter=2048, WindowWidth=1001).ravel()
+    assert got[:1548].max() == 0 and got[2548:].min() == 255
+    assert got[2047:2049].tolist() == [127, 128] and got[1798] == round((1798 - 2047.5) / 1000 * 255 + 127.5)
+
+
+def test_the_first_of_several_windows_counts(tmp_path):
+    one = shown(tmp_path, RAMP, bits=12, WindowCenter=500, WindowWidth=300)
+    two = shown(tmp_path, RAMP, bits=12, WindowCenter=[500, 3000], WindowWidth=[300, 900])
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_rescale_slope_comes_before_the_window(tmp_path):
+    """CT: signed values of half a Hounsfield unit; -1000 HU is air, the window is of soft tissue."""
+    stored = np.array([[0, 2000], [2080, 2480]], np.int16)  # -1000, 0, 40, 240 HU
+    header = {"RescaleSlope": 0.5, "RescaleIntercept": -1000, "WindowCenter": 40, "WindowWidth": 401}
+    assert shown(tmp_path, stored, **header).tolist() == [[0, 102], [128, 255]]
+
+
+def test_signed_pixels_are_read_as_signed(tmp_path):
+    got = shown(tmp_path, np.array([[-100, 0], [50, 100]], np.int16), WindowCenter=0, WindowWidth=201)
+    assert got.tolist() == [[1, 128], [192, 255]]
+
+
+def test_monochrome1_is_turned_round(tmp_path):
+    header = {"bits": 12, "WindowCenter": 2000, "WindowWidth": 3000}
+    plain = shown(tmp_path, RAMP, **header)
+    turned = shown(tmp_path, RAMP, PhotometricInterpretation="MONOCHROME1", **header)
+    np.testing.assert_array_equal(turned, 255 - plain)
+
+
+def test_other_shapes_of_windows(tmp_path):
+    sigmoid = shown(tmp_path, RAMP, WindowCenter=2048, WindowWidth=1000, VOILUTFunction="SIGMOID").ravel()
+    exact = shown(tmp_path, RAMP, WindowCenter=2048, WindowWidth=1000, VOILUTFunction="LINEAR_EXACT").ravel()
+    assert sigmoid[2048] == exact[2048] == 128 and sigmoid[1048] == round(255 / (1 + np.exp(4)))
+    assert exact[1548] == 0 and exact[2548] == 255 and (np.diff(sigmoid) >= 0).all()
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_voi_lut_counts_before_a_window(tmp_path, bits):
+    """4096 entries of 8 bits among them: a falling curve from the highest value to 0."""
+    curve = np.linspace(2**bits - 1, 0, 4096).round()
+    header = {"VOILUTSequence": lut(curve, 0, bits), "WindowCenter": 1, "WindowWidth": 1}
+    got = shown(tmp_path, RAMP, bits=12, **header).ravel()
+    np.testing.assert_allclose(got, np.linspace(255, 0, 4096), atol=1)
+
+
+def test_a_modality_lut_comes_before_the_window(tmp_path):
+    header = {"ModalityLUTSequence": lut(np.arange(4096)[::-1], 0, 16), "WindowCenter": 2048, "WindowWidth": 4096}
+    np.testing.assert_allclose(shown(tmp_path, RAMP, bits=12, **header).ravel(), np.linspace(255, 0, 4096), atol=1)
+
+
+@pytest.mark.parametrize(
+    "window", [{}, {"WindowCenter": "", "WindowWidth": ""}, {"WindowCenter": 40, "WindowWidth": 0}, {"WindowWidth": 9}]
+)
+def test_without_a_usable_window_percentiles_set_the_contrast(tmp_path, window):
+    pixels = np.random.default_rng(0).integers(1000, 2000, (60, 60)).astype(np.uint16)
+    pixels[:2, :4] = 65535  # a burnt-in letter
+    got = shown(tmp_path, pixels, **window)
+    low, high = np.percentile(pixels, [0.5, 99.5])
+    np.testing.assert_array_equal(got, np.clip(np.rint((pixels - low) * 255 / (high - low)), 0, 255))
+    assert got[:2, :4].min() == 255 and 100 < np.median(got) < 155
+
+
+def test_padding_does_not_count_for_the_contrast(tmp_path):
+    pixels = np.full((50, 50), -2000, np.int16)
+    pixels[10:40, 10:40] = np.random.default_rng(0).integers(0, 100, (30, 30))
+    got = shown(tmp_path, pixels, PixelPaddingValue=-2000)
+    assert got[0, 0] == 0 and 100 < np.median(got[10:40, 10:40]) < 155
+
+
+def test_images_without_contrast_are_read(tmp_path):
+    assert shown(tmp_path, np.full((8, 8), 300, np.uint16)).tolist() == [[0] * 8] * 8
+    speck = np.zeros((40, 40), np.uint16)
+    speck[3, 3] = 900
+    assert shown(tmp_path, speck)[3, 3] == 255
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_every_byte_order_gives_the_same(tmp_path, syntax):
+    got = shown(tmp_path, RAMP, bits=12, syntax=syntax, WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_allclose(got.ravel(), np.linspace(0, 255, 4096), atol=1)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_lossless_compression_gives_the_same(tmp_path, syntax):
+    made = dicom(RAMP, bits=12, WindowCenter=2048, WindowWidth=4096)
+    plain = np.asarray(read_image(save(made, tmp_path / "plain.dcm")))
+    if syntax == RLELossless:
+        compress(made, syntax)
+    else:
+        stream = io.BytesIO()
+        Image.fromarray(RAMP).save(stream, "JPEG2000", irreversible=False, no_jp2=True)
+        made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([stream.getvalue()]), syntax
+        made.BitsStored, made.HighBit = 16, 15
+        made["PixelData"].VR = "OB"
+    np.testing.assert_array_equal(np.asarray(read_image(save(made, tmp_path / "packed.dcm"))), plain)
+
+
+def test_jpeg_is_read_as_grey_and_in_colour(tmp_path):
+    smooth = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    color = np.stack([smooth, smooth[::-1], np.full_like(smooth, 90)], 2)
+    for pixels, kind in ((smooth, "MONOCHROME2"), (color, "YBR_FULL_422")):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=98)
+        made = dicom(pixels, PhotometricInterpretation=kind)
+        made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([stream.getvalue()]), JPEGBaseline8Bit
+        got = read_image(save(made, tmp_path / "photo.dcm"), color=pixels.ndim == 3)
+        np.testing.assert_allclose(np.asarray(got).astype(int), pixels, atol=8)
+
+
+def test_colour_is_read_where_the_modality_has_it_and_refused_elsewhere(tmp_path):
+    color = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(shown(tmp_path, color, color=True), color)
+    planes = dicom(color, PlanarConfiguration=1, PixelData=color.transpose(2, 0, 1).tobytes())
+    np.testing.assert_array_equal(np.asarray(read_image(save(planes, tmp_path / "planes.dcm"), color=True)), color)
+    with pytest.raises(DataError, match=r"planes\.dcm: is a colour image"):
+        read_image(tmp_path / "planes.dcm")
+
+
+def test_luminance_and_chroma_become_rgb(tmp_path):
+    color = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    ybr = np.asarray(Image.fromarray(color).convert("YCbCr"))
+    got = shown(tmp_path, ybr, PhotometricInterpretation="YBR_FULL", color=True)
+    np.testing.assert_allclose(got, color, atol=3)
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    made = dicom(np.array([[0, 1], [2, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    for i, name in enumerate(("Red", "Green", "Blue")):
+        setattr(made, f"{name}PaletteColorLookupTableDescriptor", [3, 0, 16])
+        made[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+        values = [v << 8 for v in (10 + i, 100 + i, 200 + i)]
+        made.add_new(f"{name}PaletteColorLookupTableData", "OW", struct.pack("<3H", *values))
+    got = np.asarray(read_image(save(made, tmp_path / "palette.dcm"), color=True))
+    assert got.tolist() == [[[10, 11, 12], [100, 101, 102]], [[200, 201, 202], [100, 101, 102]]]
+
+
+def test_a_dicom_file_is_known_by_its_content_too(tmp_path):
+    pixels = np.full((5, 5), 77, np.uint8)
+    for name in ("IM000001", "scan.ima", "1.2.840.113"):
+        assert np.asarray(read_image(save(dicom(pixels), tmp_path / name))).tolist() == pixels.tolist()
+
+
+# What is refused
+
+
+def patched(name, value):
+    """A sound file with one element of the header overwritten."""
+    return lambda: dicom(RAMP, bits=12, **{name: value})
+
+
+REFUSED = {
+    "two frames": (patched("NumberOfFrames", 2), "has 2 frames; export the frame"),
+    "no pixels": (patched("PixelData", None), r"holds no image \(DX\)"),
+    "a report": (lambda: dicom(Modality="SR"), r"holds no image \(SR\)"),
+    "no rows": (patched("Rows", 0), "declares 0 x 64 pixels"),
+    "huge": (lambda: dicom(RAMP, Rows=65535, Columns=65535), "declares 65535 x 65535 pixels; at most 100,000,000"),
+    "more pixels than there are": (patched("Rows", 128), "its pixels cannot be decoded .*copy it again"),
+    "no transfer syntax": (lambda: dicom(RAMP), "names no transfer syntax"),
+    "unknown photometry": (patched("PhotometricInterpretation", "HSV"), "photometric interpretation 'HSV'"),
+    "colour in one sample": (patched("PhotometricInterpretation", "RGB"), "'RGB' with 1 samples"),
+    "odd bits": (patched("BitsAllocated", 7), "cannot be decoded"),
+    "no bits": (patched("BitsAllocated", None), "cannot be decoded"),
+    "an endless slope": (lambda: dicom(RAMP, RescaleSlope="1e999", RescaleIntercept=0), "DICOM .*not finite"),
+    "a palette without colours": (patched("PhotometricInterpretation", "PALETTE COLOR"), "cannot be read as DICOM"),
+}
+
+
+@pytest.mark.parametrize(("make", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_dicom_file_is_refused_by_name(tmp_path, make, named):
+    path = save(make(), tmp_path / "scan.dcm")
+    if "transfer syntax" in named:
+        whole = path.read_bytes()
+        at = whole.index(b"\x02\x00\x10\x00UI")  # (0002,0010)
+        length = struct.unpack("<H", whole[at + 6 : at + 8])[0]
+        cut = whole[:at] + whole[at + 8 + length :]
+        group = struct.unpack("<I", cut[140:144])[0] - 8 - length
+        path.write_bytes(cut[:140] + struct.pack("<I", group) + cut[144:])
+    with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])
+def test_a_compression_that_needs_more_is_named_with_the_remedy(tmp_path, syntax, monkeypatch):
+    monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", False)
+    made = dicom(RAMP, bits=12)
+    made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"\xff\xd8\xff\xd9"]), syntax
+    with pytest.raises(DataError, match=rf"scan\.dcm: transfer syntax JPEG.*{syntax}.*gdcmconv.*pip install pylibjpeg"):
+        read_image(save(made, tmp_path / "scan.dcm"))
+
+
+def test_video_and_damaged_streams_are_refused(tmp_path):
+    made = dicom(RAMP)
+    for syntax, named in (("1.2.840.10008.1.2.4.102", "MPEG-4"), (JPEG2000Lossless, "JPEG 2000.*may be damaged")):
+        made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"no stream at all"]), syntax
+        with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
+            read_image(save(made, tmp_path / "scan.dcm"))
+
+
+def test_a_deflated_file_is_refused_before_it_unpacks(tmp_path):
+    path = save(dicom(RAMP, syntax=DeflatedExplicitVRLittleEndian), tmp_path / "scan.dcm")
+    for read in (read_image, dicom_meta):
+        with pytest.raises(DataError, match=r"scan\.dcm: is a deflated DICOM.*dcmconv"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "the file is empty"),
+        (b"no image", "is no DICOM file"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 300, "is no DICOM file"),
+        (b"\0" * 128 + b"DICM" + b"x" * 99, "the DICOM header names no transfer syntax"),
+    ],
+)
+def test_what_is_no_dicom_is_named(tmp_path, content, named):
+    (tmp_path / "scan.dcm").write_bytes(content)
+    with pytest.raises(DataError, match=rf"scan\.dcm: {named}"):
+        read_image(tmp_path / "scan.dcm")
+
+
+def test_the_header_of_what_is_no_dicom_is_refused_too(tmp_path):
+    (tmp_path / "scan.dcm").write_bytes(b"no image")
+    for path in (tmp_path / "scan.dcm", tmp_path / "gone.dcm"):
+        with pytest.raises(DataError, match=rf"{path.name}: (is no DICOM file|no such image file)"):
+            dicom_meta(path)
+
+
+def test_a_file_cut_off_or_damaged_anywhere_is_refused_or_read(tmp_path):
+    """Never another error than our own, whatever byte is wrong."""
+    path = save(dicom(RAMP[:16, :16], bits=12, WindowCenter=100, WindowWidth=200), tmp_path / "scan.dcm")
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    cuts = [whole[:n] for n in range(1, len(whole), 29)]
+    flips = []
+    for at in rng.integers(132, len(whole) - 512, 150):
+        flips.append(whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :])
+    for content in cuts + flips:
+        path.write_bytes(content)
+        try:
+            assert read_image(path).mode == "L"
+        except DataError as error:
+            assert "scan.dcm" in str(error)
+    path.write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"scan\.dcm: its pixels cannot be decoded"):
+        read_image(path)
+
+
+# Patients and views
+
+
+def test_the_header_tells_patient_sex_age_and_view(tmp_path):
+    header = {"PatientID": " p 7 ", "PatientSex": "F", "PatientAge": "045Y", "ViewPosition": "PA"}
+    path = save(dicom(RAMP, **header), tmp_path / "a.dcm")
+    assert dicom_meta(path) == {"patient_id": "p 7", "sex": "F", "age": "45", "view": "PA"}
+    assert dicom_meta(save(dicom(RAMP, PatientAge="018M", PatientID=""), tmp_path / "b.dcm")) == {"age": "1"}
+    assert dicom_meta(save(dicom(RAMP, PatientAge="old"), tmp_path / "c.dcm")) == {}
+
+
+def dicom_folder(folder, people, columns="", cells=None):
+    """Images of these people, with a labels.csv of half positives."""
+    folder.mkdir(parents=True)
+    lines = [f"image,Mass{columns}"]
+    for i, person in enumerate(people):
+        header = {} if person is None else {"PatientID": person}
+        save(dicom(np.full((4, 4), i, np.uint8), ViewPosition="AP", **header), folder / f"{i}.dcm")
+        lines.append(f"{i}.dcm,{i % 2}" + (f",{cells[i]}" if cells else ""))
+    (folder / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def test_a_folder_of_dicom_files_takes_patients_from_the_headers(tmp_path):
+    got = load_data(dicom_folder(tmp_path / "set", ["../../etc", "p1", "p2"]))
+    assert got.has_patients and got.patients().tolist() == ["../../etc", "p1", "p2"]
+    assert got.meta["view"] == ("AP",) * 3 and got.labels.tolist() == [[0], [1], [0]]
+
+
+def test_a_column_of_the_table_counts_before_the_headers(tmp_path):
+    got = load_data(dicom_folder(tmp_path / "set", ["p1", "p2"], ",patient_id", ["x", "y"]))
+    assert got.patients().tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("people", [["p1", None], ["ANON", "ANON"], [None, None]])
+def test_patients_are_known_for_all_images_or_for_none(tmp_path, people):
+    assert not load_data(dicom_folder(tmp_path / "set", people)).has_patients
+
+
+def test_a_patient_of_the_headers_in_both_splits_is_refused(tmp_path):
+    folder = dicom_folder(tmp_path / "set", ["p1", "p1", "p2"], ",split", ["train", "test", "test"])
+    with pytest.raises(DataError, match="patient p1 is in train and in test"):
+        load_data(folder)
