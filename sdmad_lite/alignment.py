@@ -17,8 +17,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .adapters import installed, split_image_tower
+from .checkpoint import Checkpoints
+from .compute import Kept, RunConfig, compiled, piecewise
 from .errors import SDMADError
 from .evidence import pooled
+from .processes import Processes
+from .training import Training, run_identity
+from .views import augment as augment
+from .views import chunked, iter_views, mixed
+from .views import embedded_views as embedded_views
+from .views import make_views as make_views
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -120,54 +128,6 @@ def intra_anomaly_loss(v: Tensor, frozen: Tensor, membership: Tensor) -> Tensor:
     return (gain * same).sum() / same.sum().clamp(min=1)
 
 
-def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -> Tensor:
-    """Vary exposure, position (up to `shift` of the side) and noise of images (N, ch, H, W) in [0, 1]."""
-    count, size = len(images), images.shape[-1]
-    reach = max(1, round(shift * size))
-
-    def uniform(low: float, high: float) -> Tensor:
-        return (torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low).to(images.device)
-
-    images = images.clamp_min(1e-4) ** uniform(0.75, 1.33)
-    images = (images - 0.4) * uniform(0.8, 1.25) + 0.4 + uniform(-0.06, 0.06)
-    noise = torch.randn(count, 1, *images.shape[2:], generator=generator)  # grey: the same in every channel
-    noise = noise.to(images.device)
-    padded = F.pad(images + noise * uniform(0, 0.03), [reach] * 4, mode="replicate")
-    corner = torch.randint(0, 2 * reach + 1, (count, 2), generator=generator).tolist()
-    moved = [p[:, y : y + size, x : x + size] for p, (y, x) in zip(padded, corner, strict=True)]
-    return torch.stack(moved).clamp(0, 1)
-
-
-def mixed(x: Tensor, y: Tensor, mix: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each row with another one, in random shares, and its labels in the same: few images become many.
-
-    Source: manifold mixup, Verma et al. 2019 (arXiv 1806.05236), here on the activations below the first
-    adapter. [ours] On validation draws it gave the most where shots are few.
-
-    Args:
-        x: (N, ...) activations. y: (N, C) labels. mix: of the beta distribution of shares, above 0.
-    """
-    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    share = torch.from_numpy(rng.beta(mix, mix, len(x))).to(x)
-    wide = share.view(-1, *[1] * (x.ndim - 1))
-    return wide * x + (1 - wide) * x[other], share[:, None] * y + (1 - share[:, None]) * y[other]
-
-
-def make_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
-    """`count` versions of prepared images, each (N, 3, H, W) normalised; the first is unchanged."""
-    pixels = backbone.prepare(images, color)
-    config = backbone.model.visual.preprocess_cfg
-    mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
-    generator = torch.Generator().manual_seed(seed)
-    plain = pixels * std + mean
-    return [pixels] + [(augment(plain, generator) - mean) / std for _ in range(count - 1)]
-
-
-def embedded_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
-    """(count, N, D) unit embeddings of `make_views`, on the CPU: for methods that train on the frozen features."""
-    return _chunked(backbone.image_features, make_views(backbone, images, count, seed, color)).cpu()
-
-
 @dataclass
 class Aligned:
     """What stage 1 leaves behind.
@@ -196,10 +156,13 @@ def align(
     color: bool = False,
     progress: bool = False,
     watch: Callable[[int], None] | None = None,
+    run: RunConfig | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
 
-    Activations below the first adapter never change and are computed once.
+    Images are read once. Activations below the first adapter never change and are computed once. The signs are
+    encoded once in a step. Under a launcher of several processes these share the encoding, see `processes`.
 
     Args:
         images: N support images.
@@ -208,69 +171,80 @@ def align(
         seed: of variations and batches.
         color: whether images are read in colour.
         watch: called after each step with its number, from 1, while the adapters stand in the backbone: what
-            `backbone` embeds then is embedded as they shift it by now (gradients are on).
+            `backbone` embeds then is embedded as they shift it by now (gradients are on). Steps that a checkpoint
+            holds already are not called again.
+        run: how it is computed.
+        checkpoints: where the run is kept, and goes on from if it was stopped. They are not removed at the end.
+
+    Raises:
+        DataError: an image cannot be read.
+        CheckpointError: the checkpoints are broken or those of another run.
+        OutputError: checkpoints cannot be written.
     """
-    device = backbone.device
+    run, device = run or RunConfig(), backbone.device
+    processes = Processes(device)
     tokens = backbone.tokenize(texts)
-    membership = membership.to(device)
-    weights = uniform_weights(membership)
+    member = membership.to(device)
+    weights = uniform_weights(member)
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
-    views = make_views(backbone, images, config.views, seed, color)
+    pixels = backbone.prepare(images, color)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
-    scale = torch.tensor(np.log(10.0), dtype=torch.float32, device=device, requires_grad=True)
-    bias = torch.zeros(target.shape[1], device=device, requires_grad=True)
-    optimizer = torch.optim.Adam([*adapters.parameters(), scale, bias], lr=config.lr)
-    warm = max(1, config.steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(
-            (step + 1) / warm, 0.5 * (1 + np.cos(np.pi * max(0, step - warm) / max(1, config.steps - warm)))
-        ),
-    )
-    rng = np.random.default_rng(seed)
-    history: list[dict[str, float]] = []
-    count, size = len(target), min(config.batch_size, len(target))
-    order: list[int] = []
+    training = Training(adapters, target.shape[1], config, seed, device)
+    if checkpoints:
+        identity = run_identity(backbone, adapters, pixels, labels, texts, membership, config, seed, run.bf16(device))
+        content = processes.from_main(lambda: checkpoints.latest(identity))
+        if content is not None:
+            training.restore(content)
+    count, name = len(target), "stage 1" if processes.count == 1 else f"stage 1, {processes.count} processes"
+
+    def encoded(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        with run.autocast(device):
+            part = piecewise(encode, rows[processes.share(len(rows))], run.at_once)
+        return processes.gathered(part.float(), len(rows))
+
     with installed(backbone, adapters):
         below, embed = split_image_tower(backbone)
-        cached = _chunked(below, views)
-        flat = cached.flatten(0, 1)
-        for _ in tqdm(range(config.steps), desc="stage 1", disable=not progress, leave=False):
-            if len(order) < size:
-                order = rng.permutation(count).tolist()
-            rows, order = order[:size], order[size:]
-            view = rng.integers(0, config.views, size)
-            x, y = flat[torch.from_numpy(view * count + np.asarray(rows)).to(device)], target[rows]
-            if config.mix:
-                x, y = mixed(x, y, config.mix, rng)
-            u, v = embed(x), backbone.text_features(tokens)
-            logits = category_margins(u, v, weights) * scale.exp() + bias
-            parts = {
-                "inter-anomaly": inter_anomaly_loss(logits, y, config.hardness),
-                "discrepancy": discrepancy_loss(v, membership),
-                "intra-anomaly": intra_anomaly_loss(v, frozen, membership),
-            }
-            loss = (
-                parts["inter-anomaly"]
-                + config.discrepancy * parts["discrepancy"]
-                + config.intra * parts["intra-anomaly"]
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            history.append({name: value.item() for name, value in parts.items()})
-            if watch:
-                watch(len(history))
+        mine, kept, h = processes.share(count), None, []
+        for number, view in enumerate(iter_views(backbone, pixels, config.views, seed)):
+            with torch.no_grad():
+                rows = processes.gathered(chunked(below, view[mine]), count)
+                h.append((pooled(rows) if rows.ndim == 3 else rows).cpu())  # rows are u itself without image adapters
+            kept = kept or Kept(config.views, rows, run.cache_gib * 2**30)
+            kept.rows[number] = rows
+        del pixels, view, rows
+        steps = tqdm(
+            range(training.step, config.steps),
+            desc=name,
+            disable=not (progress and processes.main),
+            leave=False,
+            initial=training.step,
+            total=config.steps,
+        )
+        with compiled(backbone, adapters, run.compile):
+            for _ in steps:
+                row, view = training.batch(count)
+                x, y = kept.take(torch.from_numpy(view), torch.from_numpy(row)), target[row]
+                if config.mix:
+                    x, y = mixed(x, y, config.mix, training.rng)
+                u, v = encoded(embed, x), encoded(backbone.text_features, tokens)
+                logits = category_margins(u, v, weights) * training.scale.exp() + training.bias
+                parts = [
+                    inter_anomaly_loss(logits, y, config.hardness),
+                    discrepancy_loss(v, member),
+                    intra_anomaly_loss(v, frozen, member),
+                ]
+                loss = parts[0] + config.discrepancy * parts[1] + config.intra * parts[2]
+                training.update(loss, parts, processes)
+                if checkpoints and processes.main and checkpoints.due(training.step):
+                    training.save(checkpoints, identity)
+                if watch:
+                    watch(training.step)
         with torch.no_grad():
-            u = torch.stack([torch.cat([embed(part) for part in view.split(64)]) for view in cached])
+            u = [
+                processes.gathered(chunked(lambda rows: embed(rows.to(device)), view[mine]), count).cpu()
+                for view in kept.rows
+            ]
             v = backbone.text_features(tokens)
-    h = pooled(cached) if cached.ndim == 4 else cached  # without image adapters what lies below is u itself
-    return Aligned(float(scale.detach().exp()), bias.detach().cpu(), u.cpu(), v.cpu(), h.cpu(), history)
-
-
-@torch.no_grad()
-def _chunked(function, views: list[Tensor], size: int = 64) -> Tensor:
-    """Apply a function to each view in chunks: (views, N, ...)."""
-    return torch.stack([torch.cat([function(part) for part in view.split(size)]) for view in views])
+    scale, bias = float(training.scale.detach().exp()), training.bias.detach().cpu()
+    return Aligned(scale, bias, torch.stack(u), v.cpu(), torch.stack(h), training.history())

@@ -8,32 +8,29 @@ For teaching and research; not for clinical use.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from scipy.special import expit
 
 from .adapters import AdapterConfig, build_adapters, installed
 from .alignment import AlignmentConfig, align
+from .checkpoint import Checkpoints
+from .compute import RunConfig
 from .data import ImageTable
-from .errors import BackboneError, DataError, NotFittedError, SDMADError
-from .evidence import EvidenceConfig, evidence_width, logistic, overheard
+from .errors import DataError, NotFittedError, SDMADError
+from .evidence import EvidenceConfig, logistic, overheard
 from .explain import CategoryExplanation, explanations, sign_maps
-from .files import new_folder
+from .processes import is_main, own_device
 from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
-from .signs import SignBank, load_bank, parse_bank
+from .signs import SignBank, load_bank
+from .storage import load_detector, save_detector
 
 if TYPE_CHECKING:
     from .backbone import Backbone
-
-STATE, WEIGHTS = "detector.json", "adapters.safetensors"
 
 
 def _class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -52,6 +49,7 @@ class SDMAD:
         adapters, alignment, selection, evidence: settings. `AlignmentConfig(steps=0)` is the training-free mode,
             by signs alone unless told otherwise.
         seed: of everything random; the same seed gives the same result on a CPU.
+        run: how training is computed: precision, memory, checkpoints; not saved.
 
     After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
     bias_ (C,), probe_ (C, d) and probe_bias_ (C,) of the image evidence, history_ (losses of each step), selector_ and
@@ -69,12 +67,13 @@ class SDMAD:
         selection: SelectionConfig | None = None,
         seed: int = 0,
         evidence: EvidenceConfig | None = None,
+        run: RunConfig | None = None,
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         if isinstance(backbone, str):
             from .backbone import load_clip  # imports open_clip, which takes seconds
 
-            backbone = load_clip(backbone, pretrained, device)
+            backbone = load_clip(backbone, pretrained, own_device(device))
         self.backbone = backbone
         self.adapter_config = adapters or AdapterConfig()
         self.alignment_config = alignment or AlignmentConfig()
@@ -82,21 +81,29 @@ class SDMAD:
         default = EvidenceConfig() if self.alignment_config.steps else EvidenceConfig(share=0)
         self.evidence_config = evidence or default
         self.seed = seed
+        self.run_config = run or RunConfig()
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
 
-    def fit(self, images: Sequence, labels: np.ndarray, progress: bool = False) -> SDMAD:
+    def fit(
+        self, images: Sequence, labels: np.ndarray, progress: bool = False, checkpoint: str | Path | None = None
+    ) -> SDMAD:
         """Run both stages on the support set.
 
         Args:
             images: N paths, arrays or PIL images.
             labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
+            checkpoint: folder for checkpoints of stage 1, which the same call goes on from if this one is stopped;
+                on a CPU it ends with the same bits. They are removed when both stages are done.
 
         Raises:
             DataError: wrong shape or values, no normal image, or a category without a positive.
+            CheckpointError: the checkpoints are of another run, or broken. OutputError: none can be written there.
         """
         labels = self._checked(images, labels)
-        adapters = build_adapters(self.backbone, self._effective_adapters(), self.seed)
+        run = self.run_config
+        checkpoints = Checkpoints(checkpoint, run.checkpoint_seconds, run.checkpoint_steps) if checkpoint else None
+        adapters = build_adapters(self.backbone, self.effective_adapters(), self.seed)
         aligned = align(
             self.backbone,
             adapters,
@@ -108,6 +115,8 @@ class SDMAD:
             self.seed,
             self.bank.color,
             progress,
+            run=run,
+            checkpoints=checkpoints,
         )
         self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
         self.support_z_ = z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
@@ -119,6 +128,8 @@ class SDMAD:
         self._add_evidence(aligned.h.double().numpy(), z[0], labels)
         prior = self.selection_config.threshold_prior
         self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0], aligned.h[0].numpy())), labels, prior)
+        if checkpoints and is_main():
+            checkpoints.clear()
         return self
 
     def _add_evidence(self, h: np.ndarray, z: np.ndarray, labels: np.ndarray) -> None:
@@ -138,7 +149,8 @@ class SDMAD:
         self.probe_, self.probe_bias_ = share * scale[:, None] * weights, share * (scale * bias + shift)
         self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_
 
-    def _effective_adapters(self) -> AdapterConfig:
+    def effective_adapters(self) -> AdapterConfig:
+        """The settings of the adapters; none where nothing is trained."""
         if self.alignment_config.steps:
             return self.adapter_config
         return AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
@@ -171,11 +183,11 @@ class SDMAD:
             )
         return labels.astype(np.int64)
 
-    def fit_table(self, table: ImageTable, progress: bool = False) -> SDMAD:
+    def fit_table(self, table: ImageTable, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
         """`fit` on the rows of a table with the bank's categories."""
         if tuple(table.categories) != tuple(self.bank.categories):
             raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
-        return self.fit(table.images, table.labels, progress)
+        return self.fit(table.images, table.labels, progress, checkpoint)
 
     def _fitted(self) -> None:
         if not hasattr(self, "weights_"):
@@ -255,36 +267,13 @@ class SDMAD:
     def save(self, folder: str | Path) -> Path:
         """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.
 
-        The backbone is not saved but named; it is loaded again by that name.
+        The backbone is not saved but named; it is loaded again by that name. Of several processes the main one writes.
+
+        Raises:
+            OutputError: the folder cannot be written, or holds something else.
         """
         self._fitted()
-        state = {
-            "bank": json.loads(self.bank.model_dump_json()),
-            "backbone": {
-                "name": self.backbone.name,
-                "pretrained": self.backbone.pretrained,
-                "fingerprint": self.backbone.fingerprint,
-            },
-            "adapters": asdict(self._effective_adapters()),
-            "alignment": asdict(self.alignment_config),
-            "selection": asdict(self.selection_config),
-            "evidence": asdict(self.evidence_config),
-            "seed": self.seed,
-            "scale": self.scale_.tolist(),
-            "bias": self.bias_.tolist(),
-            "weights": self.weights_.tolist(),
-            "thresholds": self.thresholds_.tolist(),
-            "history": self.history_,
-            "reasons": [{str(s): why for s, why in reasons.items()} for reasons in self.reasons_],
-        }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.adapters_.state_dict().items()}
-        tensors["text_features"] = self.text_features_.contiguous()
-        tensors |= {"probe": torch.from_numpy(self.probe_), "probe_bias": torch.from_numpy(self.probe_bias_)}
-        with new_folder(folder, STATE) as temporary:
-            save_file(tensors, temporary / WEIGHTS)
-            (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
-            (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        return Path(folder)
+        return save_detector(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None, device: str | None = None) -> SDMAD:
@@ -297,47 +286,4 @@ class SDMAD:
         Raises:
             SDMADError: files are missing or broken. BackboneError: the weights do not fit the model.
         """
-        folder = Path(folder)
-        file = folder / STATE
-        try:
-            state = json.loads(file.read_text(encoding="utf-8"))
-            bank = parse_bank(state["bank"], str(folder / STATE))
-            configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
-            selection, evidence = SelectionConfig(**state["selection"]), EvidenceConfig(**state["evidence"])
-            name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
-            numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
-            reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
-            seed, history = int(state["seed"]), list(state["history"])
-            file = folder / WEIGHTS
-            tensors = load_file(file)
-            text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
-        except SDMADError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-            raise SDMADError(f"{file}: not what save() wrote ({type(error).__name__}: {error})") from None
-        detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
-        if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
-            raise BackboneError(
-                f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again"
-            )
-        detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
-        expected = {k: tuple(v.shape) for k, v in detector.adapters_.state_dict().items()}
-        if expected != {k: tuple(v.shape) for k, v in tensors.items()}:
-            raise BackboneError(
-                f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone"
-            )
-        categories, signs = len(bank.categories), len(bank.texts)
-        shapes = [numbers[k].shape for k in ("weights", "scale", "bias", "thresholds")]
-        if shapes != [(categories, signs), *[(categories,)] * 3] or len(reasons) != categories:
-            raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
-        if text_features.shape[0] != signs:
-            raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
-        width = evidence_width(detector.adapters_, text_features.shape[1])
-        if probe.shape != (categories, width) or bias.shape != (categories,):
-            raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
-        detector.adapters_.load_state_dict(tensors)
-        detector.text_features_, detector.reasons_ = text_features, reasons
-        detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
-        detector.probe_, detector.probe_bias_ = probe.double().numpy(), bias.double().numpy()
-        detector.history_ = history
-        return detector
+        return load_detector(cls, folder, backbone, device)

@@ -1,0 +1,107 @@
+"""A fitted detector on disk: adapters and numbers of the image evidence as safetensors, the rest as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .adapters import AdapterConfig, build_adapters
+from .alignment import AlignmentConfig
+from .errors import BackboneError, SDMADError
+from .evidence import EvidenceConfig, evidence_width
+from .files import new_folder
+from .processes import is_main
+from .selection import SelectionConfig
+from .signs import parse_bank
+
+if TYPE_CHECKING:
+    from .backbone import Backbone
+    from .detector import SDMAD
+
+STATE, WEIGHTS = "detector.json", "adapters.safetensors"
+
+
+def save_detector(detector: SDMAD, folder: str | Path) -> Path:
+    """See `SDMAD.save`."""
+    if not is_main():
+        return Path(folder)
+    state = {
+        "bank": json.loads(detector.bank.model_dump_json()),
+        "backbone": {
+            "name": detector.backbone.name,
+            "pretrained": detector.backbone.pretrained,
+            "fingerprint": detector.backbone.fingerprint,
+        },
+        "adapters": asdict(detector.effective_adapters()),
+        "alignment": asdict(detector.alignment_config),
+        "selection": asdict(detector.selection_config),
+        "evidence": asdict(detector.evidence_config),
+        "seed": detector.seed,
+        "scale": detector.scale_.tolist(),
+        "bias": detector.bias_.tolist(),
+        "weights": detector.weights_.tolist(),
+        "thresholds": detector.thresholds_.tolist(),
+        "history": detector.history_,
+        "reasons": [{str(s): why for s, why in reasons.items()} for reasons in detector.reasons_],
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.adapters_.state_dict().items()}
+    tensors["text_features"] = detector.text_features_.contiguous()
+    tensors |= {"probe": torch.from_numpy(detector.probe_), "probe_bias": torch.from_numpy(detector.probe_bias_)}
+    with new_folder(folder, STATE) as temporary:
+        save_file(tensors, temporary / WEIGHTS)
+        (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
+        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    return Path(folder)
+
+
+def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | None, device: str | None) -> SDMAD:
+    """See `SDMAD.load`."""
+    folder = Path(folder)
+    file = folder / STATE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        bank = parse_bank(state["bank"], str(folder / STATE))
+        configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
+        selection, evidence = SelectionConfig(**state["selection"]), EvidenceConfig(**state["evidence"])
+        name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
+        numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
+        reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
+        seed, history = int(state["seed"]), list(state["history"])
+        file = folder / WEIGHTS
+        tensors = load_file(file)
+        text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
+    except SDMADError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
+        raise SDMADError(f"{file}: not what save() wrote ({type(error).__name__}: {error})") from None
+    detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
+    if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
+        raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
+    detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
+    expected = {k: tuple(v.shape) for k, v in detector.adapters_.state_dict().items()}
+    if expected != {k: tuple(v.shape) for k, v in tensors.items()}:
+        raise BackboneError(
+            f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone"
+        )
+    categories, signs = len(bank.categories), len(bank.texts)
+    shapes = [numbers[k].shape for k in ("weights", "scale", "bias", "thresholds")]
+    if shapes != [(categories, signs), *[(categories,)] * 3] or len(reasons) != categories:
+        raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
+    if text_features.shape[0] != signs:
+        raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
+    width = evidence_width(detector.adapters_, text_features.shape[1])
+    if probe.shape != (categories, width) or bias.shape != (categories,):
+        raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
+    detector.adapters_.load_state_dict(tensors)
+    detector.text_features_, detector.reasons_ = text_features, reasons
+    detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
+    detector.probe_, detector.probe_bias_ = probe.double().numpy(), bias.double().numpy()
+    detector.history_ = history
+    return detector
