@@ -1,0 +1,194 @@
+"""Sign banks: the file, its entries, and what is asked of a bank."""
+
+import json
+
+from sdmad_lite.signs import load_bank
+
+from .world import BANK, Case
+
+
+def file(what, content, message):
+    """A case of a bank's file with this content."""
+
+    def prepare(world):
+        path = world.write("bank.json", content)
+        return lambda: load_bank(path)
+
+    return Case("A sign bank", what, prepare, message)
+
+
+def entries(what, message, **changes):
+    """A case of a bank with some entries changed; a change of None removes the entry."""
+    content = {name: entry for name, entry in {**BANK, **changes}.items() if entry is not None}
+    return file(what, json.dumps(content), message)
+
+
+def asked(what, act, message):
+    """A case of a question that a good bank cannot answer."""
+
+    def prepare(world):
+        bank = load_bank(world.bank())
+        return lambda: act(bank)
+
+    return Case("A sign bank", what, prepare, message)
+
+
+def signs(*more, first=0):
+    """The signs of the good bank and some more."""
+    return [*BANK["signs"][first:], *more]
+
+
+def sign(text, *categories, **more):
+    """An entry of signs."""
+    return {"text": text, "categories": list(categories), **more}
+
+
+PERSON = BANK["provenance"]
+CASES = [
+    Case(
+        "A sign bank",
+        "a name that is no bank",
+        lambda world: lambda: load_bank("chest_fantoms"),
+        ("chest_fantoms: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}"),
+    ),
+    Case(
+        "A sign bank",
+        "a folder",
+        lambda world: lambda: load_bank(world.path),
+        "{path}: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}",
+    ),
+    file(
+        "an empty file",
+        "",
+        (
+            "{path}/bank.json: cannot be read as a sign bank (line 1: Expecting value in column 1); g"
+            "ive a JSON file, or one of {banks}"
+        ),
+    ),
+    file(
+        "a file that is not UTF-8",
+        b'{"name": "\xff"}',
+        ("{path}/bank.json: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}"),
+    ),
+    file(
+        "a comma too many",
+        '{"name": "mine",}',
+        (
+            "{path}/bank.json: cannot be read as a sign bank (line 1: Expecting property name enclose"
+            "d in double quotes in column 17); give a JSON file, or one of {banks}"
+        ),
+    ),
+    file(
+        "a key twice",
+        '{"name": "mine", "name": "yours"}',
+        (
+            "{path}/bank.json: cannot be read as a sign bank (line 1: the key 'name' stands twice in "
+            "one object); give a JSON file, or one of {banks}"
+        ),
+    ),
+    file(
+        "nesting without end",
+        "[" * 100_000,
+        (
+            "{path}/bank.json: cannot be read as a sign bank (line 1: it is nested too deeply); give "
+            "a JSON file, or one of {banks}"
+        ),
+    ),
+    file(
+        "a file of 6 MB",
+        " " * 6_000_000,
+        (
+            "{path}/bank.json: cannot be read as a sign bank (it has more than 5 MB); give a JSON fil"
+            "e, or one of {banks}"
+        ),
+    ),
+    file("a list", "[]", "{path}/bank.json: Input should be a valid dictionary or instance of SignBank"),
+    entries(
+        "a misspelt key",
+        "{path}/bank.json: colour: unknown key; correct its spelling or remove it",
+        color=None,
+        colour=False,
+    ),
+    entries("no modality", "{path}/bank.json: modality: Field required", modality=None),
+    entries("no category", "{path}/bank.json: categories is empty: name at least one anomaly category", categories=[]),
+    entries(
+        "a category called normal",
+        ("{path}/bank.json: category 'Normal' cannot be used: name an anomaly (normal has normal_signs)"),
+        categories=["Effusion", "Nodule", "Normal"],
+    ),
+    entries(
+        "a category twice",
+        "{path}/bank.json: category 'effusion' is listed twice: remove one",
+        categories=["Effusion", "Nodule", "effusion"],
+    ),
+    entries(
+        "a category without a sign",
+        ("{path}/bank.json: category 'Hernia' has no sign: write at least one, or remove the category"),
+        categories=["Effusion", "Nodule", "Hernia"],
+    ),
+    entries(
+        "no normal sign",
+        ("{path}/bank.json: normal_signs is empty: scores are measured against normal signs, write at least one"),
+        normal_signs=[],
+    ),
+    entries(
+        "a normal sign with a category",
+        ("{path}/bank.json: normal sign 'clear lungs' names categories: leave them out or move it to signs"),
+        normal_signs=[sign("clear lungs", "Nodule")],
+    ),
+    entries(
+        "an empty sign",
+        ("{path}/bank.json: signs.4.text: is empty: write what is visible in the image, or remove the sign"),
+        signs=signs(sign(" ", "Nodule")),
+    ),
+    entries(
+        "a sign twice",
+        ("{path}/bank.json: sign 'Small dense spot' is listed twice: keep one and name all its categories there"),
+        signs=signs(sign("Small dense spot", "Effusion")),
+    ),
+    entries(
+        "a sign's id twice",
+        "{path}/bank.json: sign id 'x' is used twice: give each sign its own",
+        signs=signs(sign("a", "Nodule", id="x"), sign("b", "Nodule", id="x")),
+    ),
+    entries(
+        "a sign of an unknown category",
+        ("{path}/bank.json: sign 5 'a spot' names the unknown category 'Nodul': use one of Effusion, Nodule"),
+        signs=signs(sign("a spot", "Nodul")),
+    ),
+    entries(
+        "a sign without a category",
+        "{path}/bank.json: sign 5 'a spot' names no category: add one or remove the sign",
+        signs=signs(sign("a spot")),
+    ),
+    entries(
+        "a number for a text",
+        "{path}/bank.json: signs.4.text: Input should be a valid string",
+        signs=signs(sign(7, "Nodule")),
+    ),
+    entries(
+        "an author of no known kind",
+        ("{path}/bank.json: provenance.kind: Input should be 'person', 'language model' or 'generator'"),
+        provenance={**PERSON, "kind": "robot"},
+    ),
+    entries(
+        "a date that is none",
+        ("{path}/bank.json: provenance.date: Input should be a valid date or datetime, input is too short"),
+        provenance={**PERSON, "date": "31.1.2025"},
+    ),
+    asked(
+        "signs of an unknown category",
+        lambda bank: bank.signs_of("Hernia"),
+        "unknown category 'Hernia': the bank 'mine' has Effusion, Nodule",
+    ),
+    asked(
+        "a restriction to an unknown category",
+        lambda bank: bank.restricted(["Effusion", "Hernia"]),
+        "unknown category 'Hernia': the bank 'mine' has Effusion, Nodule",
+    ),
+    asked(
+        "nothing but wrong signs",
+        lambda bank: bank.with_wrong_signs(1.0),
+        "fraction is 1.0: it must be at least 0 and below 1",
+    ),
+]

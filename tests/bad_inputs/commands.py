@@ -1,0 +1,232 @@
+"""The command line: exit code 2, the message after `error: `, and nothing on stdout."""
+
+import json
+
+from .world import Case
+
+
+def command(what, arguments, message):
+    """A case of a command; `arguments` makes them from the world."""
+
+    def prepare(world):
+        given = arguments(world)
+        return lambda: world.command(*given)
+
+    return Case("The command line", what, prepare, message)
+
+
+def fitting(*more, **changes):
+    """`sdmad fit` with something changed."""
+
+    def arguments(world):
+        given = {
+            "data": world.data(),
+            "signs": world.bank(),
+            "out": world.path / "out",
+            "backbone": world.backbone.name,
+        }
+        given = {**given, "device": "cpu", "steps": 1, **changes}
+        return ["fit", "--quiet", *(f"--{name}={value}" for name, value in given.items()), *more]
+
+    return arguments
+
+
+def onto_data(world):
+    return [*fitting()(world), f"--out={world.path / 'data'}"]
+
+
+def predicting(*more):
+    """`sdmad predict` with the good detector; {path} is the folder of the case."""
+
+    def arguments(world):
+        world.data()
+        given = [text.replace("{path}", str(world.path)) for text in more]
+        return ["predict", "--quiet", "--device=cpu", f"--detector={world.fitted}", *given]
+
+    return arguments
+
+
+def evaluating(*more, labels=None):
+    """`sdmad evaluate` with the good detector."""
+
+    def arguments(world):
+        data = world.data(labels) if labels else world.data()
+        return ["evaluate", "--quiet", "--device=cpu", f"--detector={world.fitted}", f"--data={data}", *more]
+
+    return arguments
+
+
+def broken_support(world):
+    path = world.detector()
+    (path / "support.json").write_text(json.dumps({"images": 7}), encoding="utf-8")
+    return ["evaluate", "--device=cpu", f"--detector={path}", f"--data={world.data()}"]
+
+
+def embedding(*more):
+    """`sdmad embed` of good data."""
+    return lambda world: ["embed", "--device=cpu", f"--data={world.data()}", f"--out={world.path / 'e.npz'}", *more]
+
+
+ALL_NORMAL = "image,Effusion,Nodule\n3.png,0,0\n4.png,0,0\n"
+CASES = [
+    command("no command", lambda world: [], "the following arguments are required: COMMAND"),
+    command(
+        "an unknown command",
+        lambda world: ["diagnose"],
+        (
+            "argument COMMAND: invalid choice: 'diagnose' (choose from 'run', 'signs', 'fit', 'predic"
+            "t', 'evaluate', 'embed', 'data')"
+        ),
+    ),
+    command("an unknown option", lambda world: ["data", "list", "--all"], "unrecognized arguments: --all"),
+    command(
+        "an option left out",
+        lambda world: ["fit", "--data=x", "--signs=y"],
+        "the following arguments are required: --out",
+    ),
+    command("a word for a number", fitting(shots="many"), "argument --shots: invalid int value: 'many'"),
+    command(
+        "fit: data that are not there", fitting(data="nowhere"), "nowhere: no such file or folder; correct the path"
+    ),
+    command(
+        "fit: a bank that is not there",
+        fitting(signs="nothing"),
+        "nothing: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}",
+    ),
+    command("fit: no shots", fitting(shots=0), "--shots is 0: it must be at least 1"),
+    command(
+        "fit: too many shots",
+        fitting(shots=40),
+        ("1 patients with 'Effusion' to draw from, but 40 shots are asked for; lower the shots or leave it out"),
+    ),
+    command("fit: a negative seed", fitting(seed=-1), "--seed is -1: it must be at least 0"),
+    command(
+        "fit: a category that the data have not",
+        fitting(categories="Effusion,Hernia"),
+        "--categories: 'Hernia' is not a category of the data; it has Effusion, Nodule",
+    ),
+    command("fit: lam above 1", fitting(lam=1.5), "lam is 1.5: it must be between 0 and 1"),
+    command(
+        "fit: a split without images",
+        fitting(split="val"),
+        "{path}/data: has no val images; say which to use with --split",
+    ),
+    command(
+        "fit: an unknown public set", fitting(dataset="chestxray15"), "unknown data set 'chestxray15'; known are {sets}"
+    ),
+    command(
+        "fit: an output that holds other files",
+        onto_data,
+        ("{path}/data: exists and holds no detector.json of an earlier run; choose a new or empty folder"),
+    ),
+    command(
+        "predict: no image",
+        predicting(),
+        "predict: no image is given; name files or folders, or a data set with --data",
+    ),
+    command(
+        "predict: an image that is not there",
+        predicting("{path}/none.png"),
+        "{path}/none.png: no such image file; correct the path",
+    ),
+    command(
+        "predict: a folder without images",
+        lambda w: [*predicting()(w), str(w.write("sub/a.txt", "x").parent)],
+        "{path}/sub: holds no image; name files, or a folder that holds some",
+    ),
+    command(
+        "predict: a detector that is not there",
+        lambda w: ["predict", "--detector=nowhere", "x.png"],
+        "nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})",
+    ),
+    command(
+        "predict: an ending without a form",
+        predicting("{path}/data/0.png", "--out={path}/out.xlsx"),
+        "--out {path}/out.xlsx: end it in .csv, .json or .parquet, or say which with --format",
+    ),
+    command(
+        "predict: Parquet on the screen",
+        predicting("{path}/data/0.png", "--format=parquet"),
+        "--format parquet: cannot be printed; name a file with --out",
+    ),
+    command(
+        "predict: a table below a file",
+        predicting("{path}/data/0.png", "--out={path}/data/1.png/out.csv"),
+        "{path}/data/1.png/out.csv: cannot be written ({reason}); choose another place",
+    ),
+    command(
+        "predict: maps among other files",
+        predicting("{path}/data/0.png", "--maps={path}/data"),
+        ("{path}/data: exists and holds no maps.json of an earlier run; choose a new or empty folder"),
+    ),
+    command(
+        "predict: no batch",
+        predicting("{path}/data/0.png", "--batch-size=0"),
+        "--batch-size is 0: it must be at least 1",
+    ),
+    command(
+        "evaluate: images of the support set",
+        evaluating("--split=train"),
+        (
+            "{path}/data: the detector was fitted on 3 of these images, {path}/data/0.png first; give"
+            " other images, or leave these out with --exclude-support"
+        ),
+    ),
+    command(
+        "evaluate: only images of the support set",
+        evaluating("--split=train", "--exclude-support"),
+        "{path}/data: the detector was fitted on all of these images or patients; give others",
+    ),
+    command(
+        "evaluate: nothing but normal images",
+        evaluating(labels=ALL_NORMAL),
+        ("{path}/data: the images show none or all of the categories; give some with and some without"),
+    ),
+    command(
+        "evaluate: a split that the data have not",
+        evaluating("--split=test", labels=ALL_NORMAL),
+        "--split test: {path}/data has no split column; leave the option out, or write one",
+    ),
+    command(
+        "evaluate: a broken support.json",
+        broken_support,
+        (
+            "{path}/detector/support.json: not what 'sdmad fit' wrote (TypeError: 'int' object is not"
+            " iterable); fit again, or delete the file"
+        ),
+    ),
+    command("evaluate: negative resamples", evaluating("--resamples=-1"), "--resamples is -1: it must be at least 0"),
+    command(
+        "embed: an ending without a form",
+        embedding("--signs=nih_chest14", "--out=e.csv"),
+        "--out e.csv: end it in .npz or .parquet, the two forms there are",
+    ),
+    command(
+        "embed: a detector and a backbone",
+        lambda w: [*embedding(f"--detector={w.fitted}", "--backbone=ViT-B-32")(w)],
+        "--backbone: a detector names its own backbone; leave --backbone and --pretrained out",
+    ),
+    command(
+        "data: an unknown set",
+        lambda w: ["data", "info", "chestxray15"],
+        "unknown data set 'chestxray15'; known are {sets}",
+    ),
+    command(
+        "data: a set that cannot be fetched",
+        lambda w: ["data", "get", "medfm_endo", "--to", w.path / "x"],
+        (
+            "medfm_endo: cannot be fetched by program: go to https://doi.org/10.6084/m9.figshare.c.64"
+            "76047.v1 (open); MedFM Endo is expected as{layout}"
+        ),
+    ),
+    command(
+        "data: a size that the set has not",
+        lambda w: ["data", "get", "breastmnist", "--variant=99", "--to", w.path / "x"],
+        "BreastMNIST: no variant '99'; it has 28, 64, 128, 224",
+    ),
+    command(
+        "signs: a bank that is not there",
+        lambda w: ["signs", "check", "nothing"],
+        "nothing: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}",
+    ),
+]

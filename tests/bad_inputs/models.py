@@ -1,0 +1,328 @@
+"""Backbones, detectors, their folders, and support sets to fit on."""
+
+import json
+import pickle
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from sdmad_lite.adapters import AdapterConfig
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.backbone import load_clip
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.evidence import EvidenceConfig
+from sdmad_lite.selection import SelectionConfig, SignSelector
+
+from .world import Case
+
+BACKBONE, FOLDER, FIT, SETTING = "A backbone", "A detector's folder", "A support set", "A setting"
+
+
+def clip(what, message, name="embedded", pretrained=None, device="cpu", prepared=lambda world: None):
+    """A case of `load_clip`; {path} in a name is the folder of the case."""
+
+    def prepare(world):
+        prepared(world)
+        full, weights = (text and text.replace("{path}", str(world.path)) for text in (name, pretrained))
+        return lambda: load_clip(full, weights, device)
+
+    return Case(BACKBONE, what, prepare, message)
+
+
+def used(what, act, message):
+    """A case of a good backbone that is given something wrong."""
+    return Case(BACKBONE, what, lambda world: lambda: act(world.backbone), message)
+
+
+class Code:
+    """What a pickle would run."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('code from a checkpoint was run')",))
+
+
+def folder(what, change, message):
+    """A case of a saved detector's folder; `change` spoils it or returns another one."""
+
+    def prepare(world):
+        path = world.detector()
+        path = change(path) or path
+        return lambda: SDMAD.load(path, world.backbone)
+
+    return Case(FOLDER, what, prepare, message)
+
+
+def state(**changes):
+    """Change entries of detector.json, or remove those that become None."""
+
+    def change(path):
+        file = path / "detector.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for name, update in changes.items():
+            content[name] = update(content[name])
+        file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}), encoding="utf-8")
+
+    return change
+
+
+def weights(update):
+    """Change the tensors of a detector."""
+
+    def change(path):
+        file = path / "adapters.safetensors"
+        tensors = load_file(file)
+        update(tensors)
+        save_file(tensors, file)
+
+    return change
+
+
+def overwritten(name, content):
+    return lambda path: (path / name).write_bytes(content) and None
+
+
+def truncated(path):
+    file = path / "adapters.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def fit(what, message, images=4, labels=((0, 0), (1, 0), (0, 1), (1, 1)), act=None):
+    """A case of `SDMAD.fit`."""
+
+    def prepare(world):
+        detector = SDMAD(world.bank(), world.backbone, alignment=AlignmentConfig(steps=1, views=1))
+        pictures = [np.full((32, 32), i, np.uint8) for i in range(images)]
+        return lambda: act(detector) if act else detector.fit(pictures, np.array(labels))
+
+    return Case(FIT, what, prepare, message)
+
+
+def setting(what, make, message):
+    """A case of a setting out of its range."""
+    return Case(SETTING, what, lambda world: make, message)
+
+
+def long_sign(world):
+    bank = world.bank(normal_signs=[{"text": "clear lungs " * 40}])
+    return lambda: SDMAD(bank, world.backbone)
+
+
+def onto_foreign(world):
+    world.write("precious/thesis.txt", "years of work")
+    detector = SDMAD.load(world.fitted, world.backbone)
+    return lambda: detector.save(world.path / "precious")
+
+
+CASES = [
+    clip(
+        "a name that is no model",
+        (
+            "unknown model 'ViT-B-33': use 'embedded', a name of open_clip.list_models(), 'local-dir:"
+            "FOLDER' or 'hf-hub:ORGANISATION/NAME'"
+        ),
+        "ViT-B-33",
+    ),
+    clip(
+        "a model without weights",
+        "ViT-B-32: say which weights; give pretrained=... a file, 'random', or a tag ({tags})",
+        "ViT-B-32",
+    ),
+    clip(
+        "a tag that the model has not",
+        (
+            "ViT-B-32: pretrained='openia' is no file and no tag; give pretrained=... a file, 'random"
+            "', or a tag ({tags})"
+        ),
+        "ViT-B-32",
+        "openia",
+    ),
+    clip(
+        "a file of weights that is not there",
+        (
+            "ViT-B-32: pretrained='{path}/weights.safetensors' is no file and no tag; give pretrained"
+            "=... a file, 'random', or a tag ({tags})"
+        ),
+        "ViT-B-32",
+        "{path}/weights.safetensors",
+    ),
+    clip(
+        "a pickle as weights",
+        (
+            "ViT-B-32 (pretrained={path}/weights.pt): cannot be loaded: {reason}. Check the name, fil"
+            "e and device. load_clip('embedded') needs nothing"
+        ),
+        "ViT-B-32",
+        "{path}/weights.pt",
+        prepared=lambda w: w.write("weights.pt", b"\x80\x04."),
+    ),
+    clip(
+        "a folder that is not there",
+        (
+            "local-dir:{path}/clip (pretrained=None): cannot be loaded: {reason}. Check the name, fil"
+            "e and device. load_clip('embedded') needs nothing"
+        ),
+        "local-dir:{path}/clip",
+    ),
+    clip(
+        "a device that is not there",
+        (
+            "embedded (pretrained=None): cannot be loaded: {reason}. Check the name, file and device."
+            " load_clip('embedded') needs nothing"
+        ),
+        device="abacus",
+    ),
+    used(
+        "no images", lambda backbone: backbone.encode_images([]), "images: the list is empty; give at least one image"
+    ),
+    used(
+        "an empty sign",
+        lambda backbone: backbone.tokenize([" "]),
+        "a sign is empty; write what is visible, or remove it",
+    ),
+    folder(
+        "a folder that is not there",
+        lambda path: path.parent / "nowhere",
+        "{path}/nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})",
+    ),
+    folder(
+        "detector.json that is no JSON",
+        overwritten("detector.json", b"{"),
+        "{path}/detector/detector.json: not what save() wrote (JSONDecodeError: {reason})",
+    ),
+    folder(
+        "detector.json that is a list",
+        overwritten("detector.json", b"[]"),
+        (
+            "{path}/detector/detector.json: not what save() wrote (TypeError: list indices must be in"
+            "tegers or slices, not str)"
+        ),
+    ),
+    folder(
+        "an entry missing",
+        state(bank=lambda bank: None),
+        "{path}/detector/detector.json: not what save() wrote (KeyError: 'bank')",
+    ),
+    folder(
+        "an unknown setting",
+        state(selection=lambda found: {**found, "luck": 1}),
+        (
+            "{path}/detector/detector.json: not what save() wrote (TypeError: SelectionConfig.__init_"
+            "_() got an unexpected keyword argument 'luck')"
+        ),
+    ),
+    folder(
+        "a setting out of range",
+        state(adapters=lambda found: {**found, "lam": 7}),
+        "lam is 7: it must be between 0 and 1",
+    ),
+    folder(
+        "numbers that do not fit the bank",
+        state(weights=lambda found: found[:1]),
+        "{path}/detector/detector.json: its numbers do not fit its sign bank",
+    ),
+    folder(
+        "numbers that are texts",
+        state(scale=lambda found: ["one", "two"]),
+        "{path}/detector/detector.json: not what save() wrote (ValueError: {reason})",
+    ),
+    folder(
+        "no adapters.safetensors",
+        lambda path: (path / "adapters.safetensors").unlink(),
+        ("{path}/detector/adapters.safetensors: not what save() wrote (FileNotFoundError: {reason})"),
+    ),
+    folder(
+        "a pickle in place of weights",
+        overwritten("adapters.safetensors", pickle.dumps(Code())),
+        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})",
+    ),
+    folder(
+        "truncated weights",
+        truncated,
+        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})",
+    ),
+    folder(
+        "an adapter of another shape",
+        weights(lambda t: t.update(probe=torch.zeros(2, 3, dtype=torch.double))),
+        "{path}/detector/adapters.safetensors: image evidence of shape (2, 3) does not fit",
+    ),
+    folder(
+        "fewer sign embeddings than signs",
+        weights(lambda t: t.update(text_features=t["text_features"][:2])),
+        "{path}/detector/adapters.safetensors: 2 sign embeddings for 6 signs",
+    ),
+    folder(
+        "a tensor missing",
+        weights(lambda t: t.pop("probe")),
+        "{path}/detector/adapters.safetensors: not what save() wrote (KeyError: 'probe')",
+    ),
+    folder(
+        "weights of another model",
+        state(backbone=lambda found: {**found, "fingerprint": "0" * 16}),
+        "{path}/detector: was fitted on other weights than {clip} has here; fit again",
+    ),
+    fit(
+        "a prediction before fit",
+        "SDMAD: call fit(images, labels) or SDMAD.load(folder) first",
+        act=lambda detector: detector.predict_proba([]),
+    ),
+    fit(
+        "labels of another shape",
+        "labels: shape (4, 1), expected (4, 2) (images, categories of the bank)",
+        labels=((0,), (1,), (0,), (1,)),
+    ),
+    fit("fewer labels than images", "labels: shape (4, 2), expected (5, 2) (images, categories of the bank)", images=5),
+    fit("labels other than 0 and 1", "labels: only 0 and 1 are allowed", labels=((0, 0), (2, 0), (0, 1), (1, 1))),
+    fit(
+        "a category without a positive",
+        "labels: category 'Nodule' has no positive image; add one or restrict the bank",
+        labels=((0, 0), (1, 0), (1, 0), (1, 0)),
+    ),
+    fit(
+        "no normal image",
+        ("labels: no normal image (a row of zeros); add at least one, scores are measured against it"),
+        labels=((1, 0), (1, 0), (0, 1), (1, 1)),
+    ),
+    Case(
+        FIT,
+        "a sign that is too long",
+        long_sign,
+        "sign '{sign}' has 122 tokens, but the text tower of {clip} reads 32; shorten it",
+    ),
+    Case(
+        FOLDER,
+        "a save onto other files",
+        onto_foreign,
+        ("{path}/precious: exists and holds no detector.json of an earlier run; choose a new or empty folder"),
+    ),
+    setting("lam above 1", lambda: AdapterConfig(lam=1.5), "lam is 1.5: it must be between 0 and 1"),
+    setting("a bottleneck of nothing", lambda: AdapterConfig(reduction=0), "reduction is 0: it must be at least 1"),
+    setting(
+        "negative steps",
+        lambda: AlignmentConfig(steps=-1),
+        (
+            "AlignmentConfig(steps=-1, lr=0.02, batch_size=32, views=8, mix=1.0, discrepancy=0.1, int"
+            "ra=0.1, hardness=0.0): steps and mix must be at least 0, lr above 0, batch_size and view"
+            "s at least 1"
+        ),
+    ),
+    setting("an unknown rule", lambda: SelectionConfig(rule="best"), "rule is 'best': use discriminant, rank or all"),
+    setting(
+        "nothing kept",
+        lambda: SelectionConfig(keep=0),
+        (
+            "SelectionConfig(rule='discriminant', keep=0, shrink=0.2, pull=256.0, least_positives=2, "
+            "drop_below=0.25, threshold_prior=8.0): keep must be in (0, 1], shrink in [0, 1]"
+        ),
+    ),
+    setting(
+        "a share above 1",
+        lambda: EvidenceConfig(share=2),
+        "EvidenceConfig(share=2, strength=1.0): share must be in [0, 1], strength above 0",
+    ),
+    setting(
+        "a selector before fit",
+        lambda: SignSelector().transform(np.zeros((1, 2))),
+        "SignSelector: call fit(z, labels, membership) first",
+    ),
+]

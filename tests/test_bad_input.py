@@ -1,0 +1,33 @@
+"""Every bad input gets the error of the project, its message in full, and leaves nothing behind."""
+
+import pytest
+from bad_inputs import CASES, World, matches
+from bad_inputs.world import CATEGORIES
+
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.backbone import load_clip
+from sdmad_lite.data import load_data
+from sdmad_lite.detector import SDMAD
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, tiny_clip_name):
+    """A detector of the tiny CLIP that knows what it was fitted on, as `sdmad fit` writes it."""
+    from sdmad_lite.commands.support import write_support
+
+    world = World(tmp_path_factory.mktemp("fitted"), load_clip(tiny_clip_name, device="cpu"), None)
+    table = load_data(world.data(), CATEGORIES).part("train")
+    detector = SDMAD(world.bank(), world.backbone, alignment=AlignmentConfig(steps=1, views=1)).fit_table(table)
+    folder = detector.save(world.path / "detector")
+    write_support(folder, table, False)
+    return world
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.group}: {case.what}")
+def test_bad_input(case, fitted, tmp_path):
+    world = World(tmp_path, fitted.backbone, fitted.path / "detector")
+    act = case.prepare(world)
+    before = world.files()
+    message = world.said(act)
+    assert matches(case.message, message), message
+    assert world.files() == before
