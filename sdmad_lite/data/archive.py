@@ -39,7 +39,7 @@ def unpack(
             outside the folder, or there already.
     """
     archive, folder = Path(archive), Path(folder)
-    if not archive.is_file():
+    if not os.path.isfile(archive):
         raise DataError(f"{archive}: no such archive; correct the path")
     try:
         folder.mkdir(parents=True, exist_ok=True)

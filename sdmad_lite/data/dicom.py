@@ -8,6 +8,7 @@ a usable window [our choice]: 8-bit pixels stay as stored; others are stretched 
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -213,7 +214,7 @@ def _named(path: Path) -> Iterator[None]:
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such image file; correct the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy it again")

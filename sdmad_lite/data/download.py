@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from ..errors import DownloadError
 
-CHUNK = 1 << 20
-
 
 def fetch(
     url: str,
@@ -54,7 +52,6 @@ def fetch(
     path = Path(path)
     checks = _Checks({"sha256": sha256, "md5": md5}, size)
     part = _Part(path)
-    again = f"what came is kept in {part.path.name}: call again to go on"
     try:
         if path.exists():
             wrong = checks.fault(path)
@@ -87,9 +84,9 @@ def fetch(
         raise DownloadError(f"{url}: is no address ({error}); correct it") from None
     except OSError as error:
         raise DownloadError(
-            f"{path}: cannot be written ({error}); make room or choose another place; {again}"
+            f"{path}: cannot be written ({error}); make room or choose another place{part.kept()}"
         ) from None
-    raise DownloadError(f"{url}: {lost}, after {retries + 1} tries; check the network; {again}")
+    raise DownloadError(f"{url}: {lost}, after {retries + 1} tries; check the network{part.kept()}")
 
 
 class _Busy(Exception):
@@ -130,7 +127,11 @@ class _Part:
         self.version = path.with_name(path.name + ".part.version")
 
     def length(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
+        return self.path.stat().st_size if os.path.isfile(self.path) else 0
+
+    def kept(self) -> str:
+        """For the end of a message."""
+        return f"; what came is kept in {self.path.name}: call again to go on" if self.length() else ""
 
     def known_version(self) -> str:
         return self.version.read_text(encoding="latin-1") if self.version.is_file() else ""
@@ -191,7 +192,7 @@ def _stream(client, url: str, part: _Part, checks: _Checks, progress: bool) -> b
             ) as bar,
         ):
             written = offset
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():
                 written += len(chunk)
                 if checks.size is not None and written > checks.size:
                     stream.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +57,7 @@ def read_image(image, color: bool = False) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    try:
-        there = path.is_file()
-    except (OSError, ValueError):  # too long for a file name, or with a zero byte
-        there = False
-    if not there:
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such image file; correct the path")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,11 +39,8 @@ def load_data(
         DataError: none of these forms, or an error in the data; names the file and what to change.
     """
     path = Path(path)
-    try:
-        folder, there = path.is_dir(), path.exists()
-    except (OSError, ValueError):  # too long for a file name, or with a zero byte
-        folder = there = False
-    if not there:
+    folder = os.path.isdir(path)
+    if not os.path.exists(path):  # unlike Path.exists, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such file or folder; correct the path")
     if path.suffix.lower() == ".npz" and not folder:
         return load_npz(path, categories, normal, names)

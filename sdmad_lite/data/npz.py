@@ -8,6 +8,7 @@ stands in the file uncompressed is mapped from disk; a compressed one is read wh
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,9 +106,7 @@ def _columns(path: Path, values: np.ndarray, names: Sequence[str] | None) -> tup
     many = width > 1
     if many and not np.isin(values, (0, 1)).all():
         row = int(np.argmax(~np.isin(values, (0, 1)).all(1)))
-        raise DataError(
-            f"{path}: labels of {width} columns must be 0 or 1; row {row} of all has {values[row].tolist()}"
-        )
+        raise DataError(f"{path}: labels of {width} columns must be 0 or 1; row {row} has {values[row].tolist()}")
     if not many and values.min() < 0:
         raise DataError(f"{path}: a class has the number {values.min()}; number them from 0")
     count = width if many else int(values.max()) + 1
@@ -147,7 +146,7 @@ def _beside(path: Path) -> tuple[list[str] | None, str | None]:
 
 def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of the form, checked before they are read."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; correct the path")
     wanted = ["images", "labels", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))]
     try:
@@ -179,9 +178,7 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
             raise DataError(f"{path}: {member.filename} is of .npy version {version}; save it again with numpy")
         shape, fortran, dtype = read[version](stream)
         if dtype.hasobject:
-            raise DataError(
-                f"{path}: {member.filename} holds Python objects, which are never loaded; save plain arrays"
-            )
+            raise DataError(f"{path}: {member.filename} holds Python objects, which are not loaded; save plain arrays")
         start = stream.tell()
         count = int(np.prod(shape, dtype=object))
         if start + count * dtype.itemsize != member.file_size:
