@@ -42,7 +42,7 @@ STRUCTURE = _words(
 NOT_VISIBLE = {
     "a symptom": _words(
         r"fever\w*|febrile|cough\w*|pains?|painful|\w*aches?|dyspn\w+|breathless\w*|(?:short|shortness) of breath",
-        r"wheez\w*|nausea|vomit\w*|dizz\w+|fatigue|malaise|weakness|numb\w*|seizures?|convulsions?|confusion|dementia",
+        r"wheez\w*|nausea|vomit\w*|dizz\w+|fatigue|malaise|weakness|numb(?:ness)?|seizures?|convulsions?|confusion|dementia",
         r"weight loss|(?:night )?sweats?|sweating|chills|palpitations?|syncope|dysphagia|hoarse\w*|h(?:a|)emoptysis",
         r"(?:blurred|double|poor|reduced|lost) (?:vision|sight)|vision loss|visual \w+|floaters|night blindness|sputum",
         r"tender\w*|itch\w*|palpable|hypoxi\w+|cyano\w+|tachy\w+|brady\w+|a?symptom\w*|complain\w*|gait|thirst",
@@ -101,14 +101,19 @@ WARNINGS = {
 VAGUE = _words(
     r"abnormal(?:ity|ities|ly)?|anomal\w+|findings?|opacit\w+|densit\w+|lesions?|changes?|shadows?|appearances?|pathology",
     r"pathological|diseased?|unusual|something|wrong|suspicious|irregularit\w+|features?|signs?|signal|defects?|damage",
-    r"atypical|altered|positive",
+    r"atypical|altered|positive|shadowing|blurring|structures?",
 )
 FILLER = _words(
-    r"a|an|the|of|in|on|at|with|and|is|are|one|some|any|both|sides?|visible|seen|present|noted|area|region|zone|image",
+    r"a|an|the|of|in|on|at|with|and|or|is|are|one|some|any|both|sides?|visible|seen|present|presence|noted|image",
+    r"areas?|regions?|zones?|increased|decreased|reduced|shape|tissues?|white|multiple",
     r"radio(?:graphic|logical)|scan|lungs?|heart|chest|brain|retina\w*|eyes?|optic|disc|left|right|fundus|mri|ct|x-?ray",
 )
 
-MARKUP = re.compile(r"<[^>]*>?|https?:|\{|\}|`|\\|\x1b|\$\(")
+MARKUP = re.compile(
+    r"<[^>]*>?|https?:|\{|\}|`|\\|\$\(|\.\./|(?<!\w)/\w+/|"
+    r"\b(?:ignore|disregard|forget) (?:all|any|the|previous|prior|above|your)\b|\bsystem prompt\b",
+    re.IGNORECASE,
+)
 MOJIBAKE = re.compile(r"[ÃÂ][\x80-\xbf]|â€|\ufffd")
 
 
@@ -141,7 +146,7 @@ def encoding(text: str) -> Iterator[Doubt]:
         why = f"holds {', '.join(strange[:3])}" if strange else "looks decoded with the wrong character set"
         yield Doubt("encoding", "warning", why, "type the text again, saved as UTF-8")
     if found := MARKUP.search(text):
-        why = f"holds {found[0][:20]!r}, which is markup, code or an address"
+        why = f"holds {found[0][:20]!r}, which is markup, code, an address or an instruction"
         yield Doubt("encoding", "warning", why, "write plain words")
     if text != " ".join(text.split()):
         yield Doubt(
@@ -154,10 +159,10 @@ def encoding(text: str) -> Iterator[Doubt]:
 # Do two signs say the same?
 
 _SAME = """
-    large enlarged big | small little tiny | elevated raised high | widened wide broad dilated |
+    large enlarged big enlargement | small little tiny | elevated raised high | widened wide broad dilated |
     heart cardiac | silhouette shadow outline | base basal | opacity opacification | haze hazy |
-    border margin edge | flattened flat | thickened thick thickening | multiple several many numerous |
-    shifted displaced deviated | bulging bulge convex | rounded round | blunted blunting blunt |
+    border margin edge | flattened flattening flat | thickened thick thickening | multiple several many numerous |
+    shifted shift shifting displaced deviated | bulging bulge convex | rounded round | blunted blunting blunt |
     dark hyperlucent black | bright white hyperintense | haemorrhage bleed bleeding
 """
 _OPPOSITE = """
