@@ -139,7 +139,7 @@ def _images(folder: Path, root: Path) -> Iterator[Path]:
         for name in sorted(files):
             path = Path(place, name)
             ending = path.suffix.lower()
-            if name.startswith("."):  # .DS_Store, ._0001.png
+            if name.startswith(".") or name == "DICOMDIR":  # .DS_Store, ._0001.png, the index of a DICOM disk
                 continue
             if ending in ENDINGS or ending in DICOM_ENDINGS or (not ending and path.is_file() and is_dicom(path)):
                 if not path.resolve().is_relative_to(root):

@@ -129,7 +129,7 @@ def _decoded(path: Path, header) -> np.ndarray:
     from pydicom.pixels import get_decoder, pixel_array
 
     syntax = header.file_meta.TransferSyntaxUID
-    remedy = "unpack the file (gdcmconv --raw, or dcmdjpeg) or install a decoder (pip install pylibjpeg[all])"
+    remedy = "unpack the file (gdcmconv --raw) or install decoders (pip install pylibjpeg pylibjpeg-libjpeg)"
     try:
         available = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -139,7 +139,7 @@ def _decoded(path: Path, header) -> np.ndarray:
     try:
         pixels = pixel_array(header)
     except Exception as error:  # damaged streams make decoders raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()  # the decoder's own line
         hint = f"it may be damaged: copy it again, or {remedy}" if syntax.is_compressed else "copy it again"
         raise DataError(f"{path}: its pixels cannot be decoded ({syntax.name}: {reason}); {hint}") from None
     if pixels.shape[:2] != (header.Rows, header.Columns):

@@ -52,15 +52,15 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
     found = [c for c in (categories or header) if c in header and c not in described and c != none]
     if not found:
         raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
-    images, kept, lines = [], [], {}
+    images, kept, lines, root = [], [], {}, folder.resolve()
     for line, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
             raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
         cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-        image = _image_path(path, line, cells["image"])
-        first = lines.setdefault(image.resolve(), line)
+        image, place = _image_path(path, root, line, cells["image"])
+        first = lines.setdefault(place, line)
         if first != line:
             raise DataError(f"{path}, line {line}: {cells['image']} stands already on line {first}; remove one")
         if not cells.get("patient_id", "known"):
@@ -99,16 +99,18 @@ def _check_header(path: Path, header: list[str], categories: Sequence[str] | Non
             raise DataError(f"{path}: unknown column {name!r}; {hint}")
 
 
-def _image_path(path: Path, line: int, name: str) -> Path:
+def _image_path(path: Path, root: Path, line: int, name: str) -> tuple[Path, Path]:
+    """Of a row: the path below the data folder, and where it leads, which must be inside `root` too."""
     if not name:
         raise DataError(f"{path}, line {line}: the image column is empty")
     image = path.parent / name
     try:
-        inside, there = image.resolve().is_relative_to(path.parent.resolve()), image.is_file()
-    except (OSError, ValueError):  # too long for a file name, or with a zero byte
-        inside, there = True, False
+        place = image.resolve()
+        inside, there = place.is_relative_to(root), place.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long for a file name, with a zero byte, or a loop of links
+        place, inside, there = image, True, False
     if not inside:
         raise DataError(f"{path}, line {line}: {name} lies outside the data folder; move it inside")
     if not there:
         raise DataError(f"{path}, line {line}: no such image file {name}; correct the path or remove the row")
-    return image
+    return image, place
