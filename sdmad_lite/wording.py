@@ -204,6 +204,8 @@ def similar(one: str, other: str) -> bool:
     if not a or not b:
         return _squeeze(one) == _squeeze(other)
     only_a, only_b = a - b, b - a
+    if not a & b or 2 * len(a & b) < max(len(a), len(b)) - 1:  # the quick way out of most pairs
+        return False
     if any(frozenset((x, y)) in _PAIRS for x in only_a for y in only_b):
         return False
     for x in sorted(only_a):  # a slip of the keyboard

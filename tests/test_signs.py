@@ -234,6 +234,45 @@ def test_a_file_that_is_no_json_is_named(tmp_path, content):
         load_bank(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"name": "a",\n "name": "b"}', "line 2: the key 'name' stands twice"),
+        ('{"name": NaN}', "NaN is no value of JSON"),
+        ('{"name": ' + "9" * 9999 + "}", "4300 digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"name": "a"\n "modality": "b"}', "line 2: Expecting ',' delimiter"),
+    ],
+)
+def test_json_that_others_would_read_in_silence_is_refused(tmp_path, content, named):
+    path = tmp_path / "mine.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(BankError, match=rf"mine\.json: cannot be read as a sign bank \(.*{named}"):
+        load_bank(path)
+
+
+def test_a_byte_order_mark_is_no_mistake(tiny, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(TINY), encoding="utf-8-sig")
+    assert load_bank(tmp_path / "mine.json") == tiny
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(BankError, match="cannot be read as a sign bank"):
+        load_bank(name)
+
+
+def test_what_a_sign_accepts_and_how_a_model_was_asked_are_kept(tiny, tmp_path):
+    how = {"server": "localhost:1", "answer_form": "text", "requests": 3, "software": "sdmad_lite"}
+    bank = deepcopy(TINY)
+    bank["signs"][0]["accept"] = {"negation": "it is bare"}
+    bank["provenance"]["generation"] = how
+    again = load_bank(parse_bank(bank).save(tmp_path / "bank.json"))
+    assert again.signs[0].accept == {"negation": "it is bare"} and again.provenance.generation.requests == 3
+    assert again.restricted(["Effusion"]).signs[0].accept == {"negation": "it is bare"}
+    assert "accept" not in tiny.save(tmp_path / "plain.json").read_text()
+
+
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"tiny"'])
 def test_json_that_is_no_bank_is_named(tmp_path, content):
     path = tmp_path / "mine.json"
@@ -244,9 +283,7 @@ def test_json_that_is_no_bank_is_named(tmp_path, content):
 
 def test_a_missing_file_is_named_and_the_shipped_banks_are_listed(tmp_path):
     for name in ("no_such_bank", tmp_path / "no_such_bank.json", tmp_path):
-        with pytest.raises(
-            BankError, match=f"{re.escape(str(name))}: .*brain_phantoms, chest_phantoms, fundus_phantoms, nih_chest14"
-        ):
+        with pytest.raises(BankError, match=f"{re.escape(str(name))}: .*{', '.join(shipped_banks())}"):
             load_bank(name)
 
 
