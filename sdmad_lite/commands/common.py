@@ -183,10 +183,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(answer: Answer, as_json: bool) -> None:
-    """Print an answer."""
-    if as_json:
+    """Print an answer, if there is one: of several processes only the first has it."""
+    if as_json and answer.data:
         print(json.dumps(answer.data, indent=1, ensure_ascii=False, allow_nan=False))
-    elif answer.text:
+    elif answer.text and not as_json:
         print(answer.text)
     sys.stdout.flush()
 

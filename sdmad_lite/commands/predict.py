@@ -1,4 +1,9 @@
-"""`sdmad predict`: for each image and category the probability, the decision, and the signs that made it."""
+"""`sdmad predict`: for each image and category the probability, the decision, and the signs that made it.
+
+Without --out a few images are explained on stdout, a row for each image and category. With --out any number of
+images goes to a file by `scoring.score_archive`: a row for each image, to be continued after a stop, a broken
+image being a row with an error. A .json file holds what --json prints.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +25,11 @@ from .common import (
     aligned,
     at_least,
     load_detector,
-    new_file,
     notice,
     read_table,
     remark,
 )
 
-FORMATS = ("csv", "json", "parquet")
 MAPPED = 3
 """Signs with a heat map in one picture."""
 
@@ -43,63 +46,109 @@ def add(commands) -> None:
     command.add_argument("images", nargs="*", metavar="IMAGE", help="image or DICOM file, or a folder of them")
     command.add_argument("--detector", required=True, help="folder that 'sdmad fit' or SDMAD.save wrote")
     add_data(command, split="all", required=False)
-    command.add_argument("--out", help="file to write, by its ending: .csv, .json or .parquet")
-    command.add_argument("--format", choices=FORMATS, help="form of --out, or of stdout without --out")
-    command.add_argument(
-        "--maps", metavar="DIR", help="folder of heat maps, one picture for each category detected in an image"
-    )
-    command.add_argument("--batch-size", type=int, default=64, help="images at a time (default 64)")
+    command.add_argument("--out", help="file to write: .parquet, .csv, .jsonl (a row per image) or .json")
+    command.add_argument("--format", choices=("table", "csv"), default="table", help="of stdout (default table)")
+    command.add_argument("--maps", metavar="DIR", help="folder of heat maps, a picture per image and category detected")
+    command.add_argument("--scores-only", action="store_true", help="leave the parts of the signs out of --out")
+    command.add_argument("--restart", action="store_true", help="score all of --out again, whatever a stopped run left")
+    command.add_argument("--batch-size", type=int, help="images at a time (default 32, on an accelerator 128)")
+    command.add_argument("--workers", type=int, help="processes that read images for --out (default: by the machine)")
     add_device(command)
 
 
 def predict(args: argparse.Namespace) -> Answer:
     """The command."""
-    at_least(args, batch_size=1)
-    form = args.format or (Path(args.out).suffix.removeprefix(".").lower() if args.out else None)
-    if args.out and form not in FORMATS:
-        raise DataError(f"--out {args.out}: end it in .csv, .json or .parquet, or say which with --format")
-    if form == "parquet" and not args.out:
-        raise DataError("--format parquet: cannot be printed; name a file with --out")
+    from ..parts import FORMATS
+
+    at_least(args, batch_size=1, workers=0)
+    ending = Path(args.out).suffix.lower() if args.out else None
+    if args.out and ending not in (*FORMATS, ".json"):
+        raise DataError(f"--out {args.out}: end it in {', '.join(FORMATS)} or .json")
     if not args.images and not args.data:
         raise DataError("predict: no image is given; name files or folders, or a data set with --data")
     detector = load_detector(args)
-    named = given_images(args, detector.bank.categories)
+    source, root = given_images(args, detector.bank.categories)
+    if ending in FORMATS and not args.maps:
+        return _archive(args, detector, source, root)
+    named = _named(source, root)
     rows = score(detector, named, args)
     if args.maps:
         draw_maps(args.maps, detector, named, rows)
     data = {"detector": args.detector, "images": len(named), "predictions": rows, "notice": notice()}
+    if ending in FORMATS:
+        return _archive(args, detector, source, root)
     if args.out:
-        with new_file(args.out) as temporary:
-            _write(temporary, form, data)
+        from ..files import write_text
+
+        write_text(args.out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         data = {name: value for name, value in data.items() if name != "predictions"}
         data["out"] = str(Path(args.out).resolve())
         return Answer(data, f"{len(named)} images: {data['out']}\n{notice()}")
-    if form == "csv":
+    if args.format == "csv":
         remark(args, notice())
-        return Answer(data, _csv(rows).rstrip("\n"))
-    return Answer(data, json.dumps(data, indent=1, ensure_ascii=False) if form == "json" else _table(rows))
+    return Answer(data, _csv(rows) if args.format == "csv" else _table(rows))
 
 
-def given_images(args: argparse.Namespace, categories) -> dict[str, object]:
-    """Name -> image: the files named, those below the folders named, and the rows of --data."""
-    from ..data.dicom import is_dicom
-    from ..data.images import ENDINGS
+def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | None]:
+    """What `score_archive` takes: a folder, a table or a list of images, and the folder that names are relative to.
 
-    found: dict[str, object] = {}
-    for given in args.images:
-        path = Path(given)
-        if not path.is_dir():
-            found[given] = path
-            continue
-        files = [p for p in sorted(path.rglob("*")) if p.is_file()]
-        inside = [p for p in files if p.suffix.lower() in ENDINGS or is_dicom(p)]
+    The labels of --data do not count here; a folder without labels.csv is searched for images at any depth.
+    """
+    from ..archive import listed
+
+    given = [Path(image) for image in args.images]
+    if args.data:
+        folder = Path(args.data)
+        if given:
+            raise DataError("predict: give images or --data, not both")
+        if folder.is_dir() and not args.dataset and not (folder / "labels.csv").exists():
+            return folder, folder
+        table = read_table(args, categories)
+        return table, folder if folder.is_dir() else None
+    found = []
+    for path in given:
+        inside = [path / name for name in listed(path, None)[0]] if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{path}: holds no image; name files, or a folder that holds some")
-        found |= {p.as_posix(): p for p in inside}
-    if args.data:
-        for i, image in enumerate(read_table(args, categories).images):
-            found[Path(image).as_posix() if isinstance(image, (str, Path)) else f"{args.data} row {i}"] = image
-    return found
+        found += inside
+    return found, None
+
+
+def _named(source, root: Path | None) -> dict[str, object]:
+    """Name -> image, for a few images."""
+    from ..archive import listed
+
+    names, folder, images = listed(source, root)
+    names = [name if isinstance(name, str) else f"image {name[0]}" for name in names]
+    images = images if images is not None else [folder / name for name in names]
+    if not names:
+        raise DataError(f"{root}: holds no image; name files, or a folder that holds some")
+    return dict(zip(names, images, strict=True))
+
+
+def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> Answer:
+    """Exit code 1 where an image could not be read."""
+    from ..scoring import score_archive
+
+    done = score_archive(
+        detector,
+        source,
+        args.out,
+        root=root,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        resume=not args.restart,
+        explain=not args.scores_only,
+        progress=not args.quiet,
+    )
+    out = str(done.out.resolve())
+    text = f"{done.images} images: {out}\n"
+    if done.errors:
+        text += f"{done.errors} of them could not be read: see the column error\n"
+    data = {"detector": args.detector, "images": done.images, "errors": done.errors, "out": out, "notice": notice()}
+    if done.process:  # the first of several processes speaks for all
+        return Answer({}, "", int(done.errors > 0))
+    return Answer(data, text + notice(), int(done.errors > 0))
 
 
 def score(detector, named: dict[str, object], args: argparse.Namespace) -> list[dict]:
@@ -108,10 +157,11 @@ def score(detector, named: dict[str, object], args: argparse.Namespace) -> list[
 
     from ..explain import explanations
 
+    size = args.batch_size or 32
     names, images, rows = list(named), list(named.values()), []
-    for start in tqdm(range(0, len(images), args.batch_size), desc="images", disable=args.quiet, leave=False):
-        z, h = detector.features(images[start : start + args.batch_size])
-        for name, cosines, evidence in zip(names[start : start + args.batch_size], z, h, strict=True):
+    for start in tqdm(range(0, len(images), size), desc="images", disable=args.quiet, leave=False):
+        z, h = detector.features(images[start : start + size])
+        for name, cosines, evidence in zip(names[start : start + size], z, h, strict=True):
             rows += [_row(name, e) for e in explanations(detector, cosines, evidence)]
     return rows
 
@@ -158,23 +208,6 @@ def draw_maps(folder: str, detector, named: dict[str, object], rows: list[dict])
         (temporary / "maps.json").write_text(content, encoding="utf-8")
 
 
-def _write(path: Path, form: str, data: dict) -> None:
-    if form == "csv":
-        path.write_text(_csv(data["predictions"]), encoding="utf-8", newline="")
-    elif form == "json":
-        path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sign = pa.struct([("text", pa.string()), ("weight", pa.float64()), ("contribution", pa.float64())])
-        kinds = {"image": pa.string(), "category": pa.string(), "detected": pa.bool_(), "signs": pa.list_(sign)}
-        kinds |= {"map": pa.string()}
-        rows = data["predictions"]
-        schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]], {"notice": data["notice"]})
-        pq.write_table(pa.Table.from_pylist(rows, schema), path)
-
-
 def _csv(rows: list[dict]) -> str:
     """Signs in one cell, "text +1.23; text -0.12"."""
     stream = io.StringIO()
@@ -182,7 +215,7 @@ def _csv(rows: list[dict]) -> str:
     writer.writeheader()
     for row in rows:
         writer.writerow({**row, "detected": int(row["detected"]), "signs": _signs(row, len(row["signs"]))})
-    return stream.getvalue()
+    return stream.getvalue().rstrip("\n")
 
 
 def _signs(row: dict, most: int) -> str:
