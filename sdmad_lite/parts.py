@@ -66,7 +66,8 @@ def begin(out: Path, images: Iterable[str | list], identity: dict[str, str], row
     if out.is_dir():
         raise OutputError(f"{out}: is a folder; name a file in it")
     there = (folder / MANIFEST).exists()
-    if folder.exists() and not there and set(os.listdir(folder)) - {IMAGES}:
+    ours = (IMAGES, f".{MANIFEST}.")  # of a process that was killed before the manifest stood
+    if folder.exists() and not there and any(not name.startswith(ours) for name in os.listdir(folder)):
         raise OutputError(f"{folder}: is needed for the parts of {out.name}, but holds something else; move it away")
     if there and resume:
         return _check(folder, images, identity, rows)
@@ -80,9 +81,11 @@ def begin(out: Path, images: Iterable[str | list], identity: dict[str, str], row
                     offsets.append(stream.tell())
                 digest.update(line)
                 stream.write(line)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise OutputError(f"{folder}: cannot be written ({error}); make room or choose another place") from None
+        if isinstance(error, OSError):
+            raise OutputError(f"{folder}: cannot be written ({error}); make room or choose another place") from None
+        raise
     if not count:
         shutil.rmtree(folder)
         raise DataError("there is no image to score; give a folder that holds some, or a list that is not empty")

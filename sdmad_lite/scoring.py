@@ -176,7 +176,7 @@ def reading(detector: SDMAD, bf16: bool = False) -> Iterator[Callable[[Tensor], 
                 if len(piece) == 1:
                     raise BackboneError(f"one image alone does not fit into the memory of {backbone.device}; use a CPU")
                 most = len(piece) // 2
-                clear_device_cache(garbage_collection=True)
+                clear_device_cache()
                 continue
             zs.append((u @ text).double().numpy())
             hs.append(heard.pop().double().numpy())
