@@ -20,7 +20,6 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SigLipTokenizer, basic_clean, canonicalize_text
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -81,6 +80,7 @@ class Backbone:
 
         Raises:
             BankError: a text is empty or longer than the text tower reads.
+            BackboneError: the tokenizer is not the one that the text tower was trained with.
         """
         limit = self.tokenizer.context_length
         for text in texts:
@@ -91,14 +91,19 @@ class Backbone:
                 raise BankError(
                     f"sign {text!r} has {length} tokens, but the text tower of {self.name} reads {limit}; shorten it"
                 )
-        return self.tokenizer(list(texts)).to(self.device)
+        tokens = self.tokenizer(list(texts))
+        known = getattr(self.model, "vocab_size", None) or self.model.text.vocab_size  # CoCa keeps it in the tower
+        if tokens.max() >= known:
+            raise BackboneError(
+                f"{self.name}: the tokenizer gives token {int(tokens.max())}, but the text tower knows {known}; give "
+                "the tokenizer of this model"
+            )
+        return tokens.to(self.device)
 
     def _token_count(self, text: str) -> int:
         tokenizer = self.tokenizer
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
             return len(tokenizer.encode(text)) + 2  # start and end
-        if isinstance(tokenizer, SigLipTokenizer):
-            return len(tokenizer.tokenizer(canonicalize_text(basic_clean(text)))["input_ids"])
         text = tokenizer.clean_fn(text)
         if tokenizer.tokenizer_mode == "clips":
             return len(tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]) + 3  # start, end and class

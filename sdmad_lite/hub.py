@@ -87,7 +87,7 @@ def why_not(error: Exception, name: str, pretrained: str | None) -> str:
             "its checkpoint holds more than tensors and could run code, so it is not read; convert it to safetensors "
             "where you trust it, see docs/backbones.md"
         )
-    if "loading state_dict" in said:
+    if "loading state_dict" in said or "pos_embed" in said:
         lines = str(error).split("\n\t")
         return f"the weights are of another architecture ({lines[-1][:200]}); name the model that they were trained as"
     if isinstance(error, (SafetensorError, EOFError)) or "PytorchStreamReader" in said:
@@ -140,13 +140,23 @@ def _check_architecture(source: str, name: str) -> None:
 
 
 def make_tokenizer(source: str, text: dict, given=None):
-    """The tokenizer of a model, or the `given` one: an open_clip tokenizer or a folder of a Hugging Face tokenizer."""
-    if given is not None and not isinstance(given, (str, Path)):
-        return given
+    """The tokenizer of a model, or the `given` one: an open_clip tokenizer or a folder of a Hugging Face tokenizer.
+
+    Raises:
+        BackboneError: it is neither, or it knows no words.
+    """
     if given is None:
-        return open_clip.get_tokenizer(source, **text["tokenizer_kwargs"])
-    if not Path(given).is_dir():
-        raise BackboneError(f"tokenizer {given}: no such folder; give the folder that holds its tokenizer.json")
-    words = {k: v for k, v in text["tokenizer_kwargs"].items() if k != "bpe_path"} | {"trust_remote_code": False}
-    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-    return HFTokenizer(str(given), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **words)
+        tokenizer = open_clip.get_tokenizer(source, **text["tokenizer_kwargs"])
+    elif isinstance(given, (open_clip.SimpleTokenizer, HFTokenizer)):
+        tokenizer = given
+    elif isinstance(given, (str, Path)) and Path(given).is_dir():
+        words = {k: v for k, v in text["tokenizer_kwargs"].items() if k != "bpe_path"} | {"trust_remote_code": False}
+        length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+        tokenizer = HFTokenizer(str(given), length, tokenizer_mode=text.get("tokenizer_mode"), **words)
+    else:
+        raise BackboneError(f"tokenizer={given}: give the folder of a Hugging Face tokenizer, or one of open_clip's")
+    if isinstance(tokenizer, HFTokenizer):  # transformers makes one of nothing, which reads every word as unknown
+        words = tokenizer.tokenizer
+        if not set(words.get_vocab()) - set(words.all_special_tokens):
+            raise BackboneError(f"{given or source}: its tokenizer has no vocabulary; put tokenizer.json beside it")
+    return tokenizer
