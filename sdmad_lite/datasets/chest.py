@@ -18,12 +18,14 @@ def nih(entry: Dataset, folder: Path, official_split: bool = True, missing: str 
     split = _nih_split(entry, folder) if official_split else {}
     path, there, lost = first_of(entry, folder, *NIH_TABLES), files_below(folder), Missing(entry, folder, missing)
     needed = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")
-    known = set(entry.categories)
+    categories = set(entry.categories)
     for line, cells in read_table(entry, path, needed, at_least=7):
         name = inside(path, line, cells["Image Index"].strip())
         found = {label.strip() for label in cells["Finding Labels"].split("|")} - {"No Finding"}
-        if unknown := found - known:
-            raise DataError(f"{path}, line {line}: unknown label {min(unknown)!r}; known are {', '.join(known)}")
+        if unknown := found - categories:
+            raise DataError(
+                f"{path}, line {line}: unknown label {min(unknown)!r}; known are {', '.join(entry.categories)}"
+            )
         if name not in there:
             lost.add(name)
             continue
@@ -120,11 +122,14 @@ def chexpert(
     lost.check()
 
 
+VALUES = {"": 0, "0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": -1, "-1.0": -1}
+
+
 def _chexpert_value(path: Path, line: int, column: str, cell: str) -> int:
-    cell = cell.strip()
-    if cell not in ("", "0", "0.0", "1", "1.0", "-1", "-1.0"):
+    value = VALUES.get(cell.strip())
+    if value is None:
         raise DataError(f"{path}, line {line}, column {column}: {cell!r} is not 1, 0, -1 or empty; correct the cell")
-    return int(float(cell or 0))
+    return value
 
 
 SETS = (
@@ -153,8 +158,8 @@ folder/
         task="multi-label",
         notes="The labels were mined from reports by a program; the authors put their accuracy above 90 %, readers of "
         "the images found less. AP images were mostly taken at the bedside, so the view (`meta['view']`) gives away "
-        "how ill a patient is: score AP and PA apart. Some ages are impossible (above 400). Boxes were drawn for 984 "
-        "images of the test list and 8 of the categories, on the 1024 x 1024 images. `missing='skip'` loads what is "
+        "how ill a patient is: score AP and PA apart. Some ages of the first edition are impossible (above 400). There "
+        "are 984 boxes, of 8 categories, in pixels of the 1024 x 1024 images. `missing='skip'` loads what is "
         "there when only some archives were fetched.",
     ),
     Dataset(

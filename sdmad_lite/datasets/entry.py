@@ -10,7 +10,7 @@ import csv
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -199,10 +199,11 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 def inside(path: Path, line: int, name: str) -> str:
     """The name of a file in a label file, refused where it points out of the data folder."""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or "\0" in name or parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+    plain = name.replace("\\", "/")
+    parts = plain.split("/")
+    if not name or "\0" in name or parts[0] == "" or ".." in parts or ":" in parts[0]:
         raise DataError(f"{path}, line {line}: {name!r} lies outside the data folder or is no file name; correct it")
-    return parts.as_posix()
+    return plain
 
 
 class Missing:

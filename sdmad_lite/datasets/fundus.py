@@ -181,7 +181,7 @@ folder/
         title="RFMiD",
         modality="colour fundus photograph",
         images=3200,
-        licence="CC BY 4.0",
+        licence="see the page: it is cited as CC BY 4.0 and as CC BY-NC 4.0",
         licence_url="https://ieee-dataport.org/open-access/retinal-fundus-multi-disease-image-dataset-rfmid",
         citation="Pachade et al., Retinal fundus multi-disease image dataset (RFMiD), Data 6(2):14, 2021",
         url="https://ieee-dataport.org/open-access/retinal-fundus-multi-disease-image-dataset-rfmid",
