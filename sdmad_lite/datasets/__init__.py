@@ -61,8 +61,11 @@ def load_dataset(name: str, folder: str | Path, **choices) -> ImageTable:
             raise DataError(f"{entry.title} has no option {choice!r}; it has {', '.join(known)}")
     if not folder.is_dir():
         raise entry.error(folder, "no such folder")
-    rows = entry.read(entry, folder, **choices)
-    return table_of(entry, folder, rows, choices.get("official_split", True))
+    try:
+        rows = entry.read(entry, folder, **choices)
+        return table_of(entry, folder, rows, choices.get("official_split", True))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error}); check the rights of its folders") from None
 
 
 def boxes(name: str, folder: str | Path) -> list[Box]:
@@ -76,7 +79,10 @@ def boxes(name: str, folder: str | Path) -> list[Box]:
         raise DataError(f"{entry.title} has no boxes; {', '.join(n for n, e in DATASETS.items() if e.boxes)} have")
     if not folder.is_dir():
         raise entry.error(folder, "no such folder")
-    return list(entry.read_boxes(entry, folder))
+    try:
+        return list(entry.read_boxes(entry, folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error}); check the rights of its folders") from None
 
 
 def get_dataset(name: str, folder: str | Path, progress: bool = True, variant: str | int = "224") -> list[Path]:

@@ -103,13 +103,19 @@ def table_of(entry: Dataset, folder: Path, rows: Iterable[Row], official_split: 
     """The rows as a table with the categories of the set's bank.
 
     Raises:
-        DataError: no row, or a patient on both sides of the set's own split.
+        DataError: no row, an image twice, or a patient on both sides of the set's own split.
     """
     rows = list(rows)
     if not rows:
         raise entry.error(folder, "no image with a label was found")
     column = {category: c for c, category in enumerate(entry.categories)}
     labels = np.zeros((len(rows), len(column)), dtype=np.int64)
+    once = set()
+    for row in rows:
+        if isinstance(row.image, Path):
+            if row.image in once:
+                raise DataError(f"{row.image}: stands twice in the label files of {entry.title}; remove one line")
+            once.add(row.image)
     for n, row in enumerate(rows):
         for category in row.found:
             labels[n, column[category]] = 1
@@ -186,9 +192,15 @@ def numbers(path: Path, line: int, cells: list[str]) -> list[float]:
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """Every image below a folder by its file name: one listing per folder, no call per file."""
+    """Every image below a folder by its file name: one listing per folder, no call per file; links are followed."""
     found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder):
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.stat(place)
+        if (here.st_dev, here.st_ino) in seen:  # a link back to where we were
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
         folders.sort()
         parent = Path(place)
         for name in sorted(names):

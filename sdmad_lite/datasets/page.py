@@ -36,7 +36,8 @@ GENERAL = """\
   `official_split=False` as the way out. Where a set names none, nobody can split it by patient, and scores may be
   flattered by images of one person on both sides.
 - **Missing images.** `missing="skip"` loads what is there of a set that was fetched in part.
-- **Paths.** A name in a label file that points out of the folder is refused. The folder itself may hold links.
+- **Paths.** A name in a label file that points out of the folder is refused. Links that you put into the folder, to
+  where the images are, are followed.
 - **Labels from reports.** A program that reads reports makes mistakes, and reports leave out what the reader thought
   unimportant. Do not take such labels for what an expert would see in the image.
 """
