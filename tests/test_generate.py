@@ -1,13 +1,13 @@
 """Banks by a language model, against a real server of the protocol on loopback: good, slow, cut off and hostile."""
 
 import json
-import os
 import re
 import socket
 import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -148,7 +148,7 @@ def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
     assert (usage.requests, usage.cached, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 300, 30)
     assert usage.cost == pytest.approx((300 * 2 + 30 * 10) / 1e6) and usage.seconds > 0
     assert "reviewed: false" in str(made)
-    assert {f.rule for f in made.findings if f.severity != "note"} == {"few-signs"} - {"few-signs"}
+    assert [f.rule for f in made.findings if f.severity != "note"] == []
     assert load_bank(bank.save(tmp_path / "mine.json")) == bank
     assert [r["seed"] for r in script.requests] == [7] * 3 and script.requests[0]["temperature"] == 0.5
 
@@ -549,7 +549,16 @@ def test_a_wrong_argument_is_named_and_nothing_is_sent(script, change, named):
 
 def test_errors_are_of_the_projects_kind():
     assert issubclass(GenerationError, SDMADError)
-    assert os.environ["HF_HUB_OFFLINE"] == "1"  # as for every test
+
+
+def test_the_example_of_the_docs_runs(script, tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "signs.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(from sdmad_lite.generate .*?)```", text, re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exec(example.replace("http://localhost:11434/v1", script.url), {})
+    assert load_bank("mine.json").categories == ("Effusion", "Edema")
+    assert "reviewed: false" in capsys.readouterr().out
 
 
 def test_a_generated_bank_is_said_to_be_unread(script):

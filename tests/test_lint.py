@@ -327,3 +327,9 @@ def test_the_docs_list_every_rule_as_it_is():
     text = (Path(__file__).parents[1] / "docs" / "signs.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+) \|$", text, re.MULTILINE)
     assert listed == [(rule, severity, what) for rule, (severity, what) in RULES.items()]
+
+
+def test_the_bank_of_the_docs_passes(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "signs.md").read_text(encoding="utf-8")
+    found, _ = lint(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1], tmp_path)
+    assert [(f.rule, f.severity) for f in found] == [("negation", "note")]
