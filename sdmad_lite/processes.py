@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .errors import BackboneError, CheckpointError, SDMADError
+from . import errors
+from .errors import BackboneError, SDMADError
 
 
 def world() -> tuple[int, int]:
@@ -99,7 +100,7 @@ class Processes:
             try:
                 content = make()
             except SDMADError as error:
-                content, failed = str(error).encode(), error
+                content, failed = f"{type(error).__name__}:{error}".encode(), error
         kind = 0 if content is None else 1 if failed is None else 2
         device = self._accelerator.device
         kind, length = broadcast(torch.tensor([kind, len(content or b"")], device=device)).tolist()
@@ -110,7 +111,8 @@ class Processes:
             sent = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(device)
         content = broadcast(sent).cpu().numpy().tobytes()
         if kind == 2:
-            raise failed or CheckpointError(content.decode())
+            name, _, message = content.decode().partition(":")
+            raise failed or getattr(errors, name, SDMADError)(message)
         return content
 
     def wait(self) -> None:

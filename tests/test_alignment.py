@@ -11,17 +11,16 @@ from sdmad_lite.adapters import AdapterConfig, build_adapters, installed
 from sdmad_lite.alignment import (
     AlignmentConfig,
     align,
-    augment,
     category_margins,
     discrepancy_loss,
-    embedded_views,
     inter_anomaly_loss,
     intra_anomaly_loss,
-    make_views,
-    mixed,
     uniform_weights,
 )
+from sdmad_lite.compute import Kept, RunConfig, compiled, piecewise
 from sdmad_lite.errors import SDMADError
+from sdmad_lite.towers import text_blocks, vision_blocks
+from sdmad_lite.views import augment, embedded_views, make_views, mixed
 
 # two categories that share sign 1; sign 3 is normal
 MEMBERSHIP = torch.tensor([[0.0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]])
@@ -316,6 +315,76 @@ def test_no_steps_leave_the_frozen_model(tiny_clip, patterns):
 def test_any_batch_size_trains(tiny_clip, patterns, size):
     _, aligned = train(tiny_clip, patterns, steps=4, batch_size=size)
     assert np.isfinite([value for step in aligned.history for value in step.values()]).all()
+
+
+# How it is computed
+
+
+def values(adapters, aligned):
+    return [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale), aligned.h]
+
+
+def computed(backbone, patterns, run):
+    adapters = build_adapters(backbone, AdapterConfig(), 0)
+    config = AlignmentConfig(steps=6, views=2)
+    return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, run=run)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 5])
+def test_encoding_in_pieces_changes_memory_only(tiny_clip, patterns, at_once):
+    """5 divides neither the 12 images nor the 4 signs."""
+    whole, pieces = (computed(tiny_clip, patterns, RunConfig(at_once=n)) for n in (256, at_once))
+    for one, two in zip(values(*whole), values(*pieces), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-4)  # Adam divides small gradients by themselves
+    torch.testing.assert_close(whole[1].u, pieces[1].u, rtol=0, atol=1e-5)
+
+
+def test_pieces_give_the_gradient_of_the_whole_and_hold_less():
+    weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    rows, kept = torch.randn(10, 8, generator=torch.Generator().manual_seed(1)), []
+
+    def encode(part):
+        return torch.tanh(torch.tanh(part @ weight) @ weight)
+
+    gradients = []
+    for at_once in (10, 3):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            out = piecewise(encode, rows, at_once)
+        kept.append(sum(sizes))
+        gradients.append(torch.autograd.grad(out.square().sum(), weight)[0])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert kept[1] < kept[0]
+
+
+def test_bf16_steps_end_near_those_in_fp32(tiny_clip, patterns):
+    fp32, bf16 = (computed(tiny_clip, patterns, RunConfig(precision=p))[1] for p in ("fp32", "bf16"))
+    assert bf16.u.dtype == bf16.v.dtype == torch.float32
+    assert not torch.equal(fp32.u, bf16.u)
+    torch.testing.assert_close(fp32.u, bf16.u, rtol=0, atol=0.1)
+    for one, two in zip(fp32.history, bf16.history, strict=True):
+        assert one["inter-anomaly"] == pytest.approx(two["inter-anomaly"], abs=0.03)
+
+
+def test_auto_precision_changes_nothing_on_a_cpu(tiny_clip, patterns):
+    auto, fp32 = (values(*computed(tiny_clip, patterns, RunConfig(precision=p))) for p in ("auto", "fp32"))
+    assert all(torch.equal(a, b) for a, b in zip(auto, fp32, strict=True))
+
+
+def test_activations_too_large_for_the_device_wait_in_main_memory():
+    first = torch.arange(12.0).view(3, 4)
+    for limit in (0, 1e9):
+        kept = Kept(2, first, limit)
+        kept.rows[0], kept.rows[1] = first, -first
+        assert torch.equal(kept.take(torch.tensor([0, 1]), torch.tensor([2, 1])), torch.stack([first[2], -first[1]]))
+
+
+def test_layers_are_compiled_inside_the_block_only(tiny_clip):
+    adapters = build_adapters(tiny_clip)
+    blocks = [*vision_blocks(tiny_clip.model), *text_blocks(tiny_clip.model)]
+    with compiled(tiny_clip, adapters, True):
+        assert sum(block._compiled_call_impl is not None for block in blocks) == len(adapters) > 0
+    assert all(block._compiled_call_impl is None for block in blocks)
 
 
 @pytest.mark.parametrize("setting", [{"steps": -1}, {"lr": 0}, {"batch_size": 0}, {"views": 0}])
