@@ -16,7 +16,6 @@ from sdmad_lite.datasets import DATASETS, boxes, get_dataset, load_dataset, opti
 from sdmad_lite.datasets.fundus import KEYWORDS, RARE, RFMID, eye_labels
 from sdmad_lite.datasets.page import page
 from sdmad_lite.errors import DataError
-from sdmad_lite.lint import check_bank
 from sdmad_lite.signs import load_bank
 
 ROOT = Path(__file__).parents[1]
@@ -454,12 +453,11 @@ def test_an_entry_is_complete(name):
     assert entry.patients or "patient" in entry.notes  # a set without them says so
 
 
-# Sign banks
+# Sign banks (test_lint.py runs the linter on them)
 
 
 @pytest.mark.parametrize("name", sorted({entry.bank for entry in DATASETS.values()}))
-def test_a_bank_passes_the_linter_and_has_signs_of_its_own_for_every_category(name):
-    assert [str(f) for f in check_bank(name) if f.severity != "note"] == []
+def test_a_bank_has_signs_of_its_own_for_every_category_and_says_who_wrote_it(name):
     bank = load_bank(name)
     member = bank.membership()
     for c, category in enumerate(bank.categories, 1):
