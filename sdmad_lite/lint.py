@@ -10,6 +10,7 @@ A sign may carry `"accept": {"rule": "reason"}`: what it breaks knowingly become
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) ->
     """
     if isinstance(bank, SignBank):
         remarks, file = _remarks(bank.model_dump_json(indent=2, exclude_none=True), backbone), None
+        remarks = [r._replace(message=re.sub(r" in line \d+$", "", r.message)) for r in remarks]
     else:
         path, data = read_bank(bank)
         remarks, file = [], str(path)

@@ -127,7 +127,8 @@ class Check:
         if limit_passed(text, None):
             return short(text), "is too long for the text tower"
         if self.english and self.category:
-            if fault := next((d.message for d in doubts(text) if d.severity == "error" or d.rule == "wordy"), None):
+            grave = (d for d in doubts(text) if d.severity == "error" or d.rule in ("negation", "wordy"))
+            if fault := next((d.message for d in grave), None):
                 return short(text), fault
             if name := next((c for c in self.categories if names_category(text, c) == "whole"), None):
                 return short(text), f"names the category {name!r}"

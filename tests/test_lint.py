@@ -102,6 +102,8 @@ def test_a_bank_in_memory_has_no_lines():
     findings = check_bank(parse_bank(with_sign("possible shadow")))
     assert [(f.rule, f.line) for f in findings] == [("hedge", None)]
     assert str(findings[0]).startswith("sign bank: hedge: 'possible shadow' ")
+    (twin,) = check_bank(parse_bank(with_sign("blunting of costophrenic angles")))
+    assert twin.message == "says the same as 'blunted costophrenic angle'"
 
 
 # Files that are no JSON
