@@ -170,6 +170,20 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
         load_data(folder)
 
 
+def test_a_loop_of_links_is_no_image(tmp_path):
+    folder = tree(tmp_path, CLASSES)
+    (folder / "Mass" / "loop.png").symlink_to("loop.png")
+    with pytest.raises(DataError, match=r"loop\.png: no such image file"):
+        load_data(folder)
+    (folder / "labels.csv").write_text("image,Mass\nMass/loop.png,1\n")
+    with pytest.raises(DataError, match=r"line 2: no such image file Mass/loop\.png"):
+        load_data(folder)
+    (folder / "labels.csv").unlink()
+    (folder / "labels.csv").symlink_to("labels.csv")
+    with pytest.raises(DataError, match=r"labels\.csv: cannot be read"):
+        load_data(folder)
+
+
 def test_what_is_not_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tree(tmp_path, CLASSES) / "Mass" / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png: no such image file"):

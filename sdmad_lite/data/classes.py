@@ -142,7 +142,7 @@ def _images(folder: Path, root: Path) -> Iterator[Path]:
             if name.startswith(".") or name == "DICOMDIR":  # .DS_Store, ._0001.png, the index of a DICOM disk
                 continue
             if ending in ENDINGS or ending in DICOM_ENDINGS or (not ending and path.is_file() and is_dicom(path)):
-                if not path.resolve().is_relative_to(root):
+                if not Path(os.path.realpath(path)).is_relative_to(root):  # resolve() fails on a loop of links
                     raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
                 if not path.is_file():
                     raise DataError(f"{path}: no such image file; correct the link or remove it")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,9 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
         DataError: names the row or column and what to change.
     """
     folder = Path(folder)
-    path = folder / "labels.csv"
+    path, root = folder / "labels.csv", Path(os.path.realpath(folder))
     try:
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(root):  # resolve() fails on a loop of links
             raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise DataError(f"{path}: cannot be read (not a file); a data set is a folder with a labels.csv")
@@ -52,7 +53,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
     found = [c for c in (categories or header) if c in header and c not in described and c != none]
     if not found:
         raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
-    images, kept, lines, root = [], [], {}, folder.resolve()
+    images, kept, lines = [], [], {}
     for line, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
@@ -105,9 +106,9 @@ def _image_path(path: Path, root: Path, line: int, name: str) -> tuple[Path, Pat
         raise DataError(f"{path}, line {line}: the image column is empty")
     image = path.parent / name
     try:
-        place = image.resolve()
+        place = Path(os.path.realpath(image))
         inside, there = place.is_relative_to(root), place.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long for a file name, with a zero byte, or a loop of links
+    except (OSError, ValueError):  # too long for a file name, or with a zero byte
         place, inside, there = image, True, False
     if not inside:
         raise DataError(f"{path}, line {line}: {name} lies outside the data folder; move it inside")
