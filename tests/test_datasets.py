@@ -1,9 +1,14 @@
 """Public sets: tiny trees of the layout of each, what loads from them, and what each mistake is answered with."""
 
 import csv
+import hashlib
 import io
 import shutil
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -12,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sdmad_lite.data import META, SPLITS, draw_support, read_image, split_train_test
-from sdmad_lite.datasets import DATASETS, boxes, get_dataset, load_dataset, options
+from sdmad_lite.datasets import DATASETS, Download, boxes, get_dataset, load_dataset, options
 from sdmad_lite.datasets.fundus import KEYWORDS, RARE, RFMID, eye_labels
 from sdmad_lite.datasets.page import page
-from sdmad_lite.errors import DataError
+from sdmad_lite.errors import DataError, DownloadError
 from sdmad_lite.signs import load_bank
 
 ROOT = Path(__file__).parents[1]
@@ -800,6 +805,29 @@ def test_get_fetches_the_variant_with_its_checksum(tmp_path, monkeypatch):
         assert kwargs == {"md5": chosen[variant].md5, "progress": False}
     with pytest.raises(DataError, match="OCTMNIST: no variant 32; it has 28, 64, 128, 224"):
         get_dataset("octmnist", tmp_path, variant=32)
+
+
+def test_what_is_fetched_loads(tmp_path, monkeypatch):
+    """Over HTTP from this machine, with the checksum of the file that is served."""
+    medmnist(tmp_path / "served", "breastmnist", 64)
+    content = (tmp_path / "served" / "breastmnist_64.npz").read_bytes()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/breastmnist_64.npz"
+        entry = DATASETS["breastmnist"]
+        for md5 in ("0" * 32, hashlib.md5(content).hexdigest()):
+            download = Download("64", "breastmnist_64.npz", url, md5)
+            monkeypatch.setitem(DATASETS, "breastmnist", replace(entry, downloads=(download,)))
+            if md5 == "0" * 32:
+                with pytest.raises(DownloadError, match=r"breastmnist_64\.npz"):
+                    get_dataset("breastmnist", tmp_path / "set", progress=False, variant=64)
+                assert not (tmp_path / "set" / "breastmnist_64.npz").exists()
+            else:
+                get_dataset("breastmnist", tmp_path / "set", progress=False, variant=64)
+        server.shutdown()
+    assert load_dataset("breastmnist", tmp_path / "set").images[0].shape == (64, 64)
 
 
 # Documentation
