@@ -1,5 +1,6 @@
 """Every bad input gets the error of the project, its message in full, and leaves nothing behind."""
 
+import bad_input_page
 import pytest
 from bad_inputs import CASES, World, matches
 from bad_inputs.world import CATEGORIES
@@ -30,4 +31,16 @@ def test_bad_input(case, fitted, tmp_path):
     before = world.files()
     message = world.said(act)
     assert matches(case.message, message), message
-    assert world.files() == before
+    after = world.files()
+    assert {name: after[name] for name in after if name not in case.leaves} == before
+    assert set(case.leaves) <= set(after)
+
+
+def test_every_case_of_bad_input_has_a_name_of_its_own():
+    assert len({(case.group, case.what) for case in CASES}) == len(CASES) >= 60
+
+
+def test_the_page_of_bad_input_is_up_to_date():
+    assert bad_input_page.PAGE.read_text(encoding="utf-8") == bad_input_page.page(), (
+        "run python scripts/bad_input_page.py"
+    )

@@ -39,9 +39,8 @@ def add(commands) -> None:
     write.add_argument("categories", nargs="+", metavar="CATEGORY", help='name, or "name: what it means"')
     write.add_argument("--modality", required=True, help='what the images are, such as "chest radiograph"')
     write.add_argument("--model", required=True, help="name of the model on the server")
-    write.add_argument(
-        "--server", help="address (default: OPENAI_BASE_URL, or the hosted service); key: OPENAI_API_KEY"
-    )
+    write.add_argument("--server", help="address (default: OPENAI_BASE_URL, or the hosted service)")
+    write.add_argument("--key", metavar="VARIABLE", help="environment variable that holds the key of --server")
     write.add_argument("--out", required=True, help="JSON file to write")
     write.add_argument("--name", help="of the bank (default: the file's)")
     write.add_argument("--color", action="store_true", help="colours carry meaning in the images")

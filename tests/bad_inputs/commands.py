@@ -62,6 +62,19 @@ def broken_support(world):
     return ["evaluate", "--device=cpu", f"--detector={path}", f"--data={world.data()}"]
 
 
+def writing(world, *more, times=1):
+    """`sdmad signs generate` of a category, which has nobody to ask."""
+    given = [
+        "signs",
+        "generate",
+        *["Effusion"] * times,
+        "--modality=chest",
+        "--model=m",
+        "--server=http://127.0.0.1:9/v1",
+    ]
+    return [*given, f"--out={world.path / 'new.json'}", *more]
+
+
 def embedding(*more):
     """`sdmad embed` of good data."""
     return lambda world: ["embed", "--device=cpu", f"--data={world.data()}", f"--out={world.path / 'e.npz'}", *more]
@@ -69,6 +82,24 @@ def embedding(*more):
 
 ALL_NORMAL = "image,Effusion,Nodule\n3.png,0,0\n4.png,0,0\n"
 CASES = [
+    command(
+        "predict: images and data",
+        predicting("{path}/data/0.png", "--data={path}/data"),
+        "predict: give images or --data, not both",
+    ),
+    command(
+        "signs: a key that is not set",
+        lambda w: writing(w, "--key=NO_SUCH_KEY"),
+        "--key NO_SUCH_KEY: there is no such environment variable; set it to the server's key",
+    ),
+    command(
+        "signs: a category twice", lambda w: writing(w, times=2), "categories: 'Effusion' stands twice; remove one"
+    ),
+    command(
+        "signs: a folder as the file",
+        lambda w: writing(w, f"--out={w.path}"),
+        "{path}: is a folder; name a file in it",
+    ),
     command("no command", lambda world: [], "the following arguments are required: COMMAND"),
     command(
         "an unknown command",
@@ -142,17 +173,17 @@ CASES = [
     command(
         "predict: an ending without a form",
         predicting("{path}/data/0.png", "--out={path}/out.xlsx"),
-        "--out {path}/out.xlsx: end it in .csv, .json or .parquet, or say which with --format",
+        "--out {path}/out.xlsx: end it in .parquet, .csv, .jsonl or .json",
     ),
     command(
         "predict: Parquet on the screen",
         predicting("{path}/data/0.png", "--format=parquet"),
-        "--format parquet: cannot be printed; name a file with --out",
+        "argument --format: invalid choice: 'parquet' (choose from 'table', 'csv')",
     ),
     command(
         "predict: a table below a file",
         predicting("{path}/data/0.png", "--out={path}/data/1.png/out.csv"),
-        "{path}/data/1.png/out.csv: cannot be written ({reason}); choose another place",
+        ("{path}/data/1.png/out.csv.parts: cannot be written ({reason}); make room or choose another place"),
     ),
     command(
         "predict: maps among other files",

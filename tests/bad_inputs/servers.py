@@ -1,5 +1,238 @@
-"""Downloads and servers that answer wrongly, on loopback."""
+"""Downloads, archives and language models, by servers on loopback that answer wrongly."""
 
-from .world import Case
+import io
+import json
+import tarfile
+import zipfile
 
-CASES: list[Case] = []
+from sdmad_lite.data.archive import unpack
+from sdmad_lite.data.download import fetch
+from sdmad_lite.generate import generate_signs
+
+from .world import Case, serving
+
+CONTENT = b"forty-two bytes that a server might well send"
+
+
+def reply(handler, status, content=CONTENT, length=None, kind="application/json"):
+    """One HTTP answer; a length above the content's is a connection that was cut."""
+    handler.send_response(status)
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(length or len(content)))
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(content)
+    handler.close_connection = True
+
+
+def download(what, answer, message, address=None, leaves=(), **checks):
+    """A case of `fetch` from a server that answers by `answer`."""
+
+    def prepare(world):
+        def act():
+            with serving(answer) as world.server:
+                fetch(
+                    address or f"{world.server}/set.zip",
+                    world.path / "set.zip",
+                    progress=False,
+                    retries=1,
+                    backoff=0,
+                    **checks,
+                )
+
+        return act
+
+    return Case("A download", what, prepare, message, leaves)
+
+
+def archive(what, content, message):
+    """A case of `unpack`."""
+
+    def prepare(world):
+        path = world.write("set.zip", content)
+        (world.path / "out").mkdir()
+        return lambda: unpack(path, world.path / "out")
+
+    return Case("An archive", what, prepare, message)
+
+
+def zipped(**files) -> bytes:
+    """A zip archive of these files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return stream.getvalue()
+
+
+def linked() -> bytes:
+    """A tar archive with a link out of its folder."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as made:
+        link = tarfile.TarInfo("0.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../secret.png"
+        made.addfile(link)
+    return stream.getvalue()
+
+
+def asked(what, answer, message, categories=("Effusion", "Nodule"), **changes):
+    """A case of `generate_signs` with a server that answers by `answer`."""
+
+    def prepare(world):
+        def act():
+            with serving(answer) as address:
+                world.server = address.removeprefix("http://")
+                given = {"model": "m", "base_url": f"{address}/v1", "api_key": "k", "cache": None, "timeout": 5}
+                generate_signs(list(categories), "chest radiograph", retries=0, **(given | changes))
+
+        return act
+
+    return Case("Signs by a language model", what, prepare, message)
+
+
+def says(content, finish="stop"):
+    """A server whose model answers this text."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}
+    whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return lambda handler: reply(handler, 200, json.dumps(whole).encode())
+
+
+def refuses(status, problem):
+    """A server that refuses every request."""
+    return lambda handler: reply(handler, status, json.dumps({"error": {"message": problem}}).encode())
+
+
+CASES = [
+    download(
+        "a file that is not there",
+        lambda handler: reply(handler, 404),
+        (
+            "{server}/set.zip: the server answers 404 Not Found; the file may have moved: look at the"
+            " page of the data set"
+        ),
+    ),
+    download(
+        "a server that is out of order",
+        lambda handler: reply(handler, 503),
+        ("{server}/set.zip: the server answers 503 Service Unavailable, after 2 tries; check the network"),
+    ),
+    download(
+        "another file than was meant",
+        lambda handler: reply(handler, 200),
+        (
+            "{server}/set.zip: what came has sha256 {sum}, not {zeros}; it was removed. Check the add"
+            "ress and the checksum"
+        ),
+        sha256="0" * 64,
+    ),
+    download(
+        "a file of another size",
+        lambda handler: reply(handler, 200),
+        "{server}/set.zip: has 45 bytes on the server, not 10; check the address",
+        size=10,
+    ),
+    download(
+        "a connection that is cut",
+        lambda handler: reply(handler, 200, length=100),
+        (
+            "{server}/set.zip: {reason}, after 2 tries; check the network; what came is kept in set.z"
+            "ip.part: call again to go on"
+        ),
+        leaves=("set.zip.part", "set.zip.part.version"),
+    ),
+    download(
+        "an address of another kind",
+        lambda handler: reply(handler, 200),
+        ("ftp://example.org/set.zip: Request URL has an unsupported protocol 'ftp://'.; correct the address"),
+        address="ftp://example.org/set.zip",
+    ),
+    archive(
+        "a file that is no archive",
+        b"<html>please log in</html>",
+        "{path}/set.zip: is no zip or tar archive, or damaged; fetch it again",
+    ),
+    archive(
+        "a path out of the folder",
+        zipped(**{"../evil.txt": "x"}),
+        "{path}/set.zip: '../evil.txt' would leave the folder; unpack it by hand if you trust it",
+    ),
+    archive(
+        "a link out of the folder",
+        linked(),
+        "{path}/set.zip: '0.png' is a link or a device; unpack it by hand if you trust it",
+    ),
+    asked(
+        "a key that is refused",
+        refuses(401, "bad key"),
+        "category 'Effusion': {server} refuses (status 401: bad key); give a valid api_key",
+    ),
+    asked(
+        "a model that the server has not",
+        refuses(404, "no model m"),
+        (
+            "category 'Effusion': {server} refuses (status 404: no model m); check model and base_url"
+            " (it often ends in /v1)"
+        ),
+    ),
+    asked(
+        "a server that fails",
+        refuses(500, "out of memory"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
+            "ast: status 500: out of memory); raise timeout or retries, or take another model. Nothin"
+            "g was written"
+        ),
+    ),
+    asked(
+        "a page in place of an answer",
+        lambda handler: reply(handler, 200, b"<html>", kind="text/html"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
+            "ast: the response is not of the protocol (JSONProblem: Expecting value in column 1)); ra"
+            "ise timeout or retries, or take another model. Nothing was written"
+        ),
+    ),
+    asked(
+        "an answer that is cut off",
+        says('{"signs": [', "length"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
+            "ast: it was cut off because it was too long; write fewer and shorter signs); raise timeo"
+            "ut or retries, or take another model. Nothing was written"
+        ),
+    ),
+    asked(
+        "prose in place of JSON",
+        says("I am sorry, I cannot help with that."),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
+            "ast: it holds no JSON object); raise timeout or retries, or take another model. Nothing "
+            "was written"
+        ),
+    ),
+    asked(
+        "no sign",
+        says('{"signs": []}'),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
+            "ast: 0 of 0 signs can be used, at least 3 are needed: write more); raise timeout or retr"
+            "ies, or take another model. Nothing was written"
+        ),
+    ),
+    asked(
+        "an address that is none",
+        says("{}"),
+        (
+            "base_url: it is no address of a server; give http:// or https://, host and path, such as"
+            " http://localhost:11434/v1, and the key in api_key"
+        ),
+        base_url="localhost",
+    ),
+    asked("no category", says("{}"), "categories is '[]': give a list of 1 to 100 names", categories=()),
+    asked(
+        "too many signs",
+        says("{}"),
+        "signs_per_category is 1000: give a whole number from 1 to 20",
+        signs_per_category=1000,
+    ),
+]

@@ -59,6 +59,8 @@ class Case:
     what: str
     prepare: Callable[["World"], Callable[[], object]]
     message: str
+    leaves: tuple[str, ...] = ()
+    """Files that stay on purpose, so that a later call goes on."""
 
 
 @dataclass
@@ -116,7 +118,8 @@ class World:
 
     def files(self) -> dict[str, bytes | None]:
         """Everything below the folder of the case."""
-        return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(self.path.rglob("*"))}
+        found = sorted(self.path.rglob("*"))
+        return {p.relative_to(self.path).as_posix(): p.read_bytes() if p.is_file() else None for p in found}
 
     def said(self, act: Callable[[], object]) -> str:
         """The message of the error that a call raises, without what differs between machines."""
