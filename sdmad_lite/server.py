@@ -85,6 +85,7 @@ class Server:
     timeout: float
     form: str = FORMS[0]
     left_out: set[str] = field(default_factory=set)
+    _breaks: int = field(default=0, init=False)
 
     def __enter__(self) -> Server:
         given = self.base_url or os.environ.get("OPENAI_BASE_URL")
@@ -131,7 +132,10 @@ class Server:
             tally.add(Tally(requests=1))
             try:
                 response = self._client.chat.completions.with_raw_response.create(
-                    model=self.model, messages=[{"role": "user", "content": prompt}], **self._settings(schema)
+                    model=self.model,
+                    messages=[{"role": "user", "content": prompt}],
+                    stream=False,
+                    **self._settings(schema),
                 )
                 return self._content(response.content, tally)
             except openai.APIStatusError as error:
@@ -167,8 +171,15 @@ class Server:
         self.form = FORMS[FORMS.index(self.form) + 1]
         return True
 
+    def _broken(self, status: int) -> None:
+        """Some servers break (500) on a form of the answer that they do not know: the second time, ask for text."""
+        self._breaks = self._breaks + 1 if status == 500 else 0
+        if self._breaks == 2:
+            self.form = FORMS[-1]
+
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         status, says = error.status_code, self.clean(re.sub(r"^Error code: \d+ - ", "", str(error.message)))
+        self._broken(status)
         if status in (408, 409, 425, 429) or status >= 500:
             return Lost(f"status {status}: {says}", _retry_after(error.response.headers.get("retry-after")))
         todo = {
@@ -208,6 +219,10 @@ class Server:
             content, refusal = message.get("content"), message.get("refusal")
         except (JSONProblem, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
             raise Lost(f"the response is not of the protocol ({type(error).__name__}: {error})") from None
+        if isinstance(content, list):  # in parts
+            parts = [part.get("text") for part in content if isinstance(part, dict)]
+            content = "".join(part for part in parts if isinstance(part, str))
+        self._breaks = 0
         if isinstance(usage := data.get("usage"), dict):
             tally.add(Tally(0, 0, count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))))
         if len(self._secret) >= 8 and self._secret in f"{content} {refusal}":

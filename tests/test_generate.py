@@ -198,6 +198,22 @@ def test_settings_that_a_server_refuses_are_left_out_and_recorded(script):
     assert script.requests[-1]["max_completion_tokens"] == server.MAX_TOKENS
 
 
+def test_a_server_that_breaks_on_a_schema_is_asked_for_text(script):
+    script.steps = [lambda r: refusal(500, "Internal error") if "response_format" in r else good(r)]
+    made = generate(script, retries=2)
+    assert made.form == "text" and made.usage.requests == 5
+    assert script.requests[0]["stream"] is False
+
+
+def test_content_in_parts_is_put_together(script):
+    def parts(request):
+        text = json.dumps({"signs": SIGNS[subject_of(request)]})
+        return completion([{"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}, {"type": "image"}])
+
+    script.steps = [parts]
+    assert len(generate(script).bank.signs) == 5
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

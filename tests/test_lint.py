@@ -7,11 +7,13 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_signs import BAD, TINY
 
 from sdmad_lite.bank_rules import Entry, check_sign
 from sdmad_lite.errors import BankError
-from sdmad_lite.lint import RULES, check_bank
+from sdmad_lite.lint import FORM, RULES, check_bank
 from sdmad_lite.located import JSONProblem, Record, decode, read
 from sdmad_lite.signs import load_bank, parse_bank, shipped_banks
 from sdmad_lite.wording import names_category, similar
@@ -335,3 +337,19 @@ def test_the_bank_of_the_docs_passes(tmp_path):
     text = (Path(__file__).parents[1] / "docs" / "signs.md").read_text(encoding="utf-8")
     found, _ = lint(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1], tmp_path)
     assert [(f.rule, f.severity) for f in found] == [("negation", "note")]
+
+
+@given(st.integers(0, 10_000), st.text(max_size=3), st.integers(0, 30))
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_edited_the_linter_answers_and_agrees_with_the_loader(tmp_path, at, text, cut):
+    whole = json.dumps(GOOD, indent=1)
+    at %= len(whole)
+    path = tmp_path / "mine.json"
+    path.write_bytes((whole[:at] + text + whole[at + cut :]).encode("utf-8", errors="surrogatepass"))
+    found = check_bank(path)
+    try:
+        load_bank(path)
+    except BankError:
+        assert any(finding.severity == "error" for finding in found)
+    else:
+        assert not any(finding.severity == "error" and finding.rule in FORM for finding in found), found
