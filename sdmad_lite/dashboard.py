@@ -33,7 +33,8 @@ from .widgets import SignCase, SignPanel
 STYLE = """<style>
 .jupyter-widgets, .jupyter-widgets label, .jupyter-widgets select, .jupyter-widgets .widget-readout { font-size: 18px; }
 .jupyter-widgets .widget-html-content { font-size: 20px; line-height: 1.5; }
-.jupyter-widgets .lm-TabBar-tab { flex: 0 1 240px; min-width: 0; min-height: 40px; line-height: 36px; font-size: 20px; }
+.lm-TabBar-tab.lm-TabBar-tab { flex: 0 1 230px !important; max-width: none; font-size: 20px; }
+.lm-TabBar-tab.lm-TabBar-tab { min-height: 40px; line-height: 38px; }
 .jupyter-widgets.widget-image { width: 100%; max-width: 1500px; object-fit: contain; }
 </style>"""
 

@@ -78,5 +78,5 @@ def test_a_slider_moves_and_the_picture_changes(page, tab):
     folder = os.environ.get("SDMAD_SCREENSHOTS")
     if folder:
         page.screenshot(
-            path=f"{folder}/{tab.split()[0].lower()}.png", clip={"x": 0, "y": 0, "width": 1600, "height": 840}
+            path=f"{folder}/{tab.replace(' ', '_').lower()}.png", clip={"x": 0, "y": 0, "width": 1600, "height": 840}
         )
