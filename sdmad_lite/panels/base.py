@@ -65,9 +65,8 @@ def panel_png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def choice(name: str, options: Sequence, first=None) -> ipywidgets.Dropdown:
-    value = first if first in options else options[0]
-    return ipywidgets.Dropdown(options=list(options), value=value, description=name)
+def choice(name: str, options: Sequence, width: str = "300px") -> ipywidgets.Dropdown:
+    return ipywidgets.Dropdown(options=list(options), value=options[0], description=name, layout={"width": width})
 
 
 def marks(name: str, options: Sequence, first=None) -> ipywidgets.SelectionSlider:

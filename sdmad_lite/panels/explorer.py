@@ -149,10 +149,12 @@ def explorer_panel(case: ExplorerCase) -> Panel:
     controls = {
         "category": choice("category", bank.categories),
         "image": ipywidgets.IntSlider(value=first, min=0, max=last, description="image", continuous_update=False),
-        "signs": ipywidgets.SelectMultiple(options=own, value=own, description="signs on", layout={"width": "420px"}),
+        "signs": ipywidgets.SelectMultiple(
+            options=own, value=own, description="signs on", rows=most, layout={"width": "540px"}
+        ),
         "kept": ipywidgets.IntSlider(value=most, min=1, max=most, description="kept", continuous_update=False),
         "threshold": slider("threshold", 0, 1, 0.5),
-        "heat": choice("heat map", own),
+        "heat": choice("heat map", own, width="520px"),
     }
 
     def new_category(controls: Mapping[str, ipywidgets.Widget]) -> None:
