@@ -9,12 +9,13 @@ PAGE = ROOT / "docs" / "bad_input.md"
 HEAD = """# Bad input, and what it is answered with
 
 Made by `python scripts/bad_input_page.py` from the cases in [tests/bad_inputs](../tests/bad_inputs/__init__.py);
-`pytest -k bad_input` runs all {count} of them. Each raises an error of the package's own kind (a subclass of `SDMADError`) or, on
-the command line, ends with exit code 2 and `error: ` before the message. Nothing is left half-written.
+`pytest -k bad_input` runs all {count} of them. Each raises an error of the package's own kind, a subclass of
+`SDMADError`, or, on the command line, ends with exit code 2 and `error: ` before the message. Nothing is left
+half-written.
 
-In a message `{{path}}` is the folder of the case, `{{clip}}` the name of a model, and `{{server}}` an address. Other words in
-braces stand for longer text: `{{reason}}` for what another library says, `{{banks}}`, `{{sets}}` and `{{tags}}` for
-the names that are known.
+In a message `{{path}}` is the folder of the case, `{{clip}}` the name of a model, and `{{server}}` an address. Other
+words in braces stand for longer text: `{{reason}}` for what another library says, `{{banks}}`, `{{sets}}` and
+`{{tags}}` for the names that are known.
 """
 
 
