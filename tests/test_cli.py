@@ -211,7 +211,7 @@ def bad_bank(data, tmp_path):
 
 
 BAD = {
-    "missing data folder": ({"data": "no/such/folder"}, "no/such/folder/labels.csv: cannot be read"),
+    "missing data folder": ({"data": "no/such/folder"}, "no/such/folder: no such file or folder"),
     "unknown column": ({"data": copy_with(edit("Emphysema", "Emphisema"))}, "'Emphisema'; did you mean 'Emphysema'"),
     "bad label": ({"data": copy_with(edit(",0,", ",maybe,"))}, "line 2, column .*'maybe' is not 0 or 1"),
     "missing image": ({"data": copy_with(edit("images/7.png", "images/seven.png"))}, "line 9: no such image file"),
