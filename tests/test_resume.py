@@ -63,8 +63,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
         child = context.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
         child.start()
         before = step_of(folder)
-        while step_of(folder) <= before + rng.integers(0, 12) and child.is_alive():
-            time.sleep(0.001)
+        wanted = before + rng.integers(1, 13)
+        while step_of(folder) < wanted and child.is_alive():
+            time.sleep(0.003)
         time.sleep(rng.uniform(0, 0.02))  # in the middle of whatever comes
         os.kill(child.pid, signal.SIGKILL)
         child.join()
