@@ -83,43 +83,48 @@ NASTY += [
 ]
 
 
-@st.composite
-def damaged(draw, good: bytes):
-    """Bytes with a few places overwritten, removed, doubled or filled with something nasty."""
+pieces = st.one_of(st.binary(max_size=20), st.sampled_from([text.encode() for text in NASTY]))
+edits = st.tuples(
+    st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), pieces, st.sampled_from("wrd")), min_size=1, max_size=4),
+    st.one_of(st.just(1.0), st.just(1.0), st.just(1.0), st.floats(0, 1)),
+)
+
+
+def damage(good: bytes, edits) -> bytes:
+    """Bytes with a few places written over, removed or doubled, and perhaps cut off."""
+    changes, share = edits
     data = bytearray(good)
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(data)))
-        stop = min(len(data), start + draw(st.integers(0, 40)))
-        piece = draw(st.one_of(st.binary(max_size=20), st.sampled_from([text.encode() for text in NASTY])))
-        data[start:stop] = draw(st.sampled_from([piece, b"", bytes(data[start:stop]) * 2]))
-    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.integers(0, 9)) == 0 else data)
+    for where, length, piece, action in changes:
+        start = int(where * len(data))
+        old = bytes(data[start : start + length])
+        data[start : start + length] = {"w": piece, "r": b"", "d": old * 2}[action]
+    return bytes(data[: int(share * len(data))])
 
 
 leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.sampled_from(NASTY))
-anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+anything = st.one_of(leaves, st.lists(leaves, max_size=3), st.dictionaries(st.text(max_size=5), leaves, max_size=3))
+turns = st.tuples(
+    st.lists(st.integers(0, 30), min_size=1, max_size=5), st.sampled_from("wra"), st.text(max_size=8), anything
+)
 
 
-@st.composite
-def changed(draw, good):
-    """A JSON document with one entry anywhere replaced, removed or added."""
-    document = json.loads(json.dumps(good))
-    place = document
-    while True:
-        keys = list(place) if isinstance(place, dict) else range(len(place)) if isinstance(place, list) else []
-        if not keys:
-            return draw(anything)
-        key = draw(st.sampled_from(list(keys)))
-        if not isinstance(place[key], dict | list) or draw(st.integers(0, 2)) == 0:
+def turn(good: bytes, turns) -> bytes:
+    """A JSON document with one entry anywhere written over, removed or added."""
+    steps, action, name, value = turns
+    document = place = json.loads(good)
+    for number, step in enumerate(steps, 1):
+        keys = list(place) if isinstance(place, dict) else range(len(place))
+        key = keys[step % len(keys)]
+        if number == len(steps) or not place[key] or not isinstance(place[key], dict | list):
             break
         place = place[key]
-    action = draw(st.sampled_from(["replace", "remove", "add"]))
-    if action == "remove":
+    if action == "r":
         del place[key]
-    elif action == "add" and isinstance(place, dict):
-        place[draw(st.text(max_size=8))] = draw(anything)
+    elif action == "a" and isinstance(place, dict):
+        place[name] = value
     else:
-        place[key] = draw(anything)
-    return document
+        place[key] = value
+    return json.dumps(document).encode()
 
 
 # What is watched
@@ -197,9 +202,11 @@ def test_the_watch_sees_a_file_outside_a_pickle_and_a_program(place):
 
 # Banks
 
+GOOD_BANK = json.dumps(BANK, indent=1).encode()
+
 
 @budget(150)
-@given(st.one_of(damaged(json.dumps(BANK, indent=1).encode()), changed(BANK).map(lambda d: json.dumps(d).encode())))
+@given(st.one_of(edits.map(lambda e: damage(GOOD_BANK, e)), turns.map(lambda t: turn(GOOD_BANK, t))))
 def test_a_damaged_bank(place, content):
     path = place / "bank.json"
     path.write_bytes(content)
@@ -225,7 +232,7 @@ lines = st.permutations(LABELS.splitlines()).map(lambda r: "\n".join(r).encode()
 
 
 @budget(150)
-@given(st.one_of(damaged(LABELS.encode()), rows, lines), st.sampled_from([CATEGORIES, None]))
+@given(st.one_of(edits.map(lambda e: damage(LABELS.encode(), e)), rows, lines), st.sampled_from([CATEGORIES, None]))
 def test_a_damaged_table(table, content, categories):
     (table / "labels.csv").write_bytes(content)
     with watched(table):
@@ -241,10 +248,10 @@ SCANS = [dicom(), dicom(GREY.astype(np.uint16) * 9, WindowCenter=900, WindowWidt
 
 
 @budget(120)
-@given(st.sampled_from(SCANS).flatmap(damaged), st.booleans())
-def test_a_damaged_dicom(place, content, color):
+@given(st.sampled_from(SCANS), edits, st.booleans())
+def test_a_damaged_dicom(place, good, edits, color):
     path = place / "scan.dcm"
-    path.write_bytes(content)
+    path.write_bytes(damage(good, edits))
     with watched(place):
         assert read_image(path, color).mode == ("RGB" if color else "L")
     path.unlink()
@@ -264,10 +271,10 @@ NPZ = [
 
 
 @budget(120)
-@given(st.sampled_from(NPZ).flatmap(damaged), st.sampled_from([("normal", *CATEGORIES), None]))
-def test_a_damaged_npz(place, content, names):
+@given(st.sampled_from(NPZ), edits, st.sampled_from([("normal", *CATEGORIES), None]))
+def test_a_damaged_npz(place, good, edits, names):
     path = place / "set.npz"
-    path.write_bytes(content)
+    path.write_bytes(damage(good, edits))
     with watched(place):
         found = load_data(path, CATEGORIES, names=names)
         assert len(found.images) == len(found.labels)
@@ -284,32 +291,42 @@ class Code:
         return (os.system, ("true",))
 
 
+class Fitted:
+    """A detector's folder and the good content of its files; short to print."""
+
+    def __init__(self, folder: Path, backbone):
+        self.folder, self.backbone = folder, backbone
+        self.good = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def fitted(place, tiny_clip_name):
-    """A detector's folder, its files' good content, and its backbone."""
+    """A detector of the tiny CLIP."""
     backbone = load_clip(tiny_clip_name, device="cpu")
     images = [np.full((32, 32), i, np.uint8) for i in range(4)]
     world = World(place.parent, None, None)
     detector = SDMAD(world.bank(), backbone, alignment=AlignmentConfig(steps=1, views=1))
     detector.fit(images, np.array([(0, 0), (1, 0), (0, 1), (1, 1)])).save(place / "detector")
-    good = {path.name: path.read_bytes() for path in (place / "detector").iterdir()}
-    yield place / "detector", good, backbone
+    yield Fitted(place / "detector", backbone)
     shutil.rmtree(place / "detector")
 
 
-@budget(60)
-@given(st.data())
-def test_a_damaged_detector(fitted, data):
-    folder, good, backbone = fitted
-    for name, content in good.items():
+@budget(100)
+@given(st.one_of(st.none(), edits), st.one_of(st.none(), edits, turns))
+def test_a_damaged_detector(fitted, weights, state):
+    """Weights damaged or a pickle in their place, and detector.json damaged as bytes or in an entry."""
+    folder, good = fitted.folder, fitted.good
+    spoilt = dict(good)
+    if weights is not None:
+        spoilt["adapters.safetensors"] = damage(good["adapters.safetensors"], weights)
+    elif state is None:
+        spoilt["adapters.safetensors"] = pickle.dumps(Code())
+    if state is not None:
+        spoilt["detector.json"] = (damage if len(state) == 2 else turn)(good["detector.json"], state)
+    for name, content in spoilt.items():
         (folder / name).write_bytes(content)
-    name = data.draw(st.sampled_from(sorted(good)))
-    ways = [damaged(good[name]), st.just(pickle.dumps(Code()))]
-    if name == "detector.json":
-        ways.append(changed(json.loads(good[name])).map(lambda d: json.dumps(d).encode()))
-    (folder / name).write_bytes(data.draw(st.one_of(ways)))
     with watched(folder):
-        found = SDMAD.load(folder, backbone)
+        found = SDMAD.load(folder, fitted.backbone)
         assert found.predict_proba([GREY]).shape == (1, len(found.bank.categories))
 
 
