@@ -9,7 +9,7 @@ IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval grid clean
+.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval bench grid clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,14 @@ benchmark: $(INSTALLED) ## measure every method on the categories kept out of pr
 
 explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps are (ARGS='--real DIR' adds radiologists' boxes)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/explain_eval.py $(ARGS)
+
+bench: $(INSTALLED) ## measure speed and memory as ratios in one run, and write docs/performance.md (half an hour; ARGS='--device cuda' on a GPU)
+	$(BIN)/python benchmarks/cached.py
+	$(BIN)/python benchmarks/scoring.py $(ARGS)
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/alignment.py $(ARGS)
+	$(BIN)/python benchmarks/alignment.py --grow $(ARGS)
+	$(BIN)/python benchmarks/page.py
 
 grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an hour and a half on one core, goes on after a stop)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/grid.py

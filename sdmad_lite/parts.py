@@ -41,7 +41,7 @@ def _in_place(path: Path, temporary: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
-            f"{path}: cannot be written ({error}); make room or choose another place, then run again: it goes on"
+            f"{path}: cannot be written ({error}); free some space or choose another place, then run again: it goes on"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def begin(out: Path, images: Iterable[str | list], identity: dict[str, str], row
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise OutputError(f"{folder}: cannot be written ({error}); make room or choose another place") from None
+            raise OutputError(f"{folder}: cannot be written ({error}); free some space or choose another place") from None
         raise
     if not count:
         shutil.rmtree(folder)

@@ -23,13 +23,12 @@ from .signs import parse_bank
 
 if TYPE_CHECKING:
     from .backbone import Backbone
-    from .detector import SDMAD
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
 
 
-def save_detector(detector: SDMAD, folder: str | Path) -> Path:
-    """See `SDMAD.save`."""
+def save_detector(detector, folder: str | Path) -> Path:
+    """See `SDMAD.save`; `detector` is one."""
     if not is_main():
         return Path(folder)
     state = {
@@ -61,8 +60,8 @@ def save_detector(detector: SDMAD, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | None, device: str | None) -> SDMAD:
-    """See `SDMAD.load`."""
+def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: str | None):
+    """See `SDMAD.load`; `cls` is SDMAD, which imports this module."""
     folder = Path(folder)
     file = folder / STATE
     try:

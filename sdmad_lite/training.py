@@ -14,7 +14,6 @@ from .checkpoint import Checkpoints, parsed
 from .processes import Processes
 
 if TYPE_CHECKING:
-    from .alignment import AlignmentConfig
     from .backbone import Backbone
 
 PARTS = ("inter-anomaly", "discrepancy", "intra-anomaly")
@@ -27,7 +26,7 @@ class Training:
     What else is random, the variations of the images, follows from the seed and is made again.
     """
 
-    def __init__(self, adapters: nn.ModuleDict, categories: int, config: AlignmentConfig, seed: int, device):
+    def __init__(self, adapters: nn.ModuleDict, categories: int, config, seed: int, device):
         self.adapters, self.config = adapters, config
         self.scale = torch.tensor(np.log(10.0), dtype=torch.float32, device=device, requires_grad=True)
         self.bias = torch.zeros(categories, device=device, requires_grad=True)
@@ -97,7 +96,7 @@ def run_identity(
     labels: np.ndarray,
     texts: list[str],
     membership: Tensor,
-    config: AlignmentConfig,
+    config,
     seed: int,
     bf16: bool,
 ) -> dict:

@@ -231,7 +231,7 @@ def test_no_more_than_the_size_is_taken(server, tmp_path):
 def test_too_little_disk_is_said_first(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("sdmad_lite.data.download.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DownloadError, match="has 1,000 bytes free, but 300,000 are to come; make room"):
+    with pytest.raises(DownloadError, match="has 1,000 bytes free, but 300,000 are to come; free some space"):
         get(server, tmp_path / "set.zip")
 
 

@@ -84,7 +84,7 @@ def fetch(
         raise DownloadError(f"{url}: is no address ({error}); correct it") from None
     except OSError as error:
         raise DownloadError(
-            f"{path}: cannot be written ({error}); make room or choose another place{part.kept()}"
+            f"{path}: cannot be written ({error}); free some space or choose another place{part.kept()}"
         ) from None
     raise DownloadError(f"{url}: {lost}, after {retries + 1} tries; check the network{part.kept()}")
 
@@ -212,7 +212,7 @@ def _expect(url: str, part: _Part, checks: _Checks, offset: int, total: int | No
         raise DownloadError(f"{url}: has {total:,} bytes on the server, not {checks.size:,}; check the address")
     free, need = shutil.disk_usage(part.path.parent).free, (total or checks.size or 0) - offset
     if need > free:
-        raise DownloadError(f"{part.path.parent}: has {free:,} bytes free, but {need:,} are to come; make room")
+        raise DownloadError(f"{part.path.parent}: has {free:,} bytes free, but {need:,} are to come; free some space")
 
 
 def _version(headers) -> str:
