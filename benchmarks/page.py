@@ -1,4 +1,4 @@
-"""docs/performance.md from docs/results/performance.json: `python benchmarks/page.py`, the last step of `make bench`."""
+"""docs/performance.md from docs/results/performance.json: the last step of `make bench`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from common import RESULTS
 PAGE = RESULTS.parents[1] / "performance.md"
 HEAD = """# How fast, and how much memory
 
-Written by `make bench`. Ratios are of alternatives that took turns in one process, round by round: median and quartiles.
-Absolute times are of the machine named; a ratio carries further than a time. Weights are random where they are not embedded,
-which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use what is measured here.
+Written by `make bench`. Ratios are of alternatives that took turns in one process, round by round: median and
+quartiles. Absolute times are of the machine named; a ratio carries further than a time. Weights are random where
+they are not embedded, which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use what is measured here.
 """
 TITLES = {
     "scoring": "Scoring against plain `encode_image`",
@@ -53,15 +53,13 @@ def page(results: dict) -> str:
                 continue
             for device, figures in results[benchmark].items():
                 machine = figures["machine"]
-                where = (
-                    f"{machine['processor']}, {machine['device']}, {machine['threads']} threads"
-                    if device == "cpu"
-                    else device
-                )
+                where = device
+                if device == "cpu":
+                    where = f"{machine['processor']}, {machine['threads']} threads"
                 tools = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "open_clip_torch"))
                 body = rows({name: value for name, value in figures.items() if name != "machine"})
                 parts += [
-                    f"## {title}{''.join(f', {name}' for name in model)}, on {'the CPU' if device == 'cpu' else device}\n",
+                    f"## {', '.join([title, *model])}, on {'the CPU' if device == 'cpu' else device}\n",
                     f"{where}; {tools}; {machine['date']}.\n",
                     "| | |\n|---|---|",
                     "\n".join(body) + "\n",

@@ -129,8 +129,8 @@ def main() -> None:
     count = f"{sum(map(len, chance.values())):,} drawn signs in {args.images} training images of each modality"
     text = (
         "# Which heat map finds what was drawn\n\n"
-        f"Written by `python scripts/heat_maps.py`: {count}, none of them in the detector's support set. Share of signs "
-        f"whose brightest patch touches what was drawn for them. {NOTICE}\n\n" + "\n".join(lines) + "\n"
+        f"Written by `python scripts/heat_maps.py`: {count}, none of them in the detector's support set. Share of "
+        f"signs whose brightest patch touches what was drawn for them. {NOTICE}\n\n" + "\n".join(lines) + "\n"
     )
     PAGE.write_text(text, encoding="utf-8")
     print(text)

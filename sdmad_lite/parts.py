@@ -84,7 +84,9 @@ def begin(out: Path, images: Iterable[str | list], identity: dict[str, str], row
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise OutputError(f"{folder}: cannot be written ({error}); free some space or choose another place") from None
+            raise OutputError(
+                f"{folder}: cannot be written ({error}); free some space or choose another place"
+            ) from None
         raise
     if not count:
         shutil.rmtree(folder)

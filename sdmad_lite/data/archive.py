@@ -85,7 +85,9 @@ def _extract(archive: Path, to: Path, room: int, max_files: int) -> list[Path]:
                 raise DataError(f"{archive}: has more than {max_files:,} files; raise max_files if that is right")
             room -= size
             if room < 0:
-                raise DataError(f"{archive}: unpacks to more than max_bytes or the free disk; free some space or raise it")
+                raise DataError(
+                    f"{archive}: unpacks to more than max_bytes or the free disk; free some space or raise it"
+                )
             target = to / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened as source, target.open("xb") as stream:
