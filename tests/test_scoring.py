@@ -6,8 +6,7 @@ import os
 import pickle
 import resource
 import signal
-import subprocess
-import sys
+import socket
 import weakref
 from contextlib import contextmanager
 
@@ -333,25 +332,6 @@ def test_a_damaged_part_is_made_again_or_named(score, monkeypatch, whole, tmp_pa
     assert (summary.resumed, summary.parts) == (2, (1,)) and summary.out.read_bytes() == whole
 
 
-SCRIPT = """
-import sys, torch
-from sdmad_lite.detector import SDMAD
-from sdmad_lite.scoring import score_archive
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    detector = SDMAD.load(sys.argv[1], device="cpu")
-    print(score_archive(detector, sys.argv[2], sys.argv[3], rows_per_part=8, batch_size=4, progress=False))
-"""
-
-
-@pytest.fixture
-def script(fitted, archive, tmp_path):
-    """Arguments of a program that scores the archive as `whole` does, in a process of its own."""
-    (tmp_path / "score.py").write_text(SCRIPT, encoding="utf-8")
-    fitted.save(tmp_path / "detector")
-    return [tmp_path / "score.py", tmp_path / "detector", archive, tmp_path / "scores.parquet"]
-
-
 @pytest.mark.parametrize("moment", range(6))
 def test_kill_9_loses_at_most_the_part_in_work(score, whole, moment):
     child = os.fork()
@@ -380,13 +360,27 @@ def _die_at(moment: int) -> None:
     os.replace = counting
 
 
-def test_two_processes_write_the_same_file_as_one(script, whole):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *script]
-    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("parts=(2, 1)") == 2  # each made some, and each knows of the other
-    assert "process=0" in result.stdout and "process=1" in result.stdout
-    assert script[-1].read_bytes() == whole
+def test_two_processes_write_the_same_file_as_one(score, whole, tmp_path):
+    """They find each other by gloo, with the variables that torchrun sets; forking them saves the imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+    children = []
+    for rank in ("0", "1"):
+        children.append(os.fork())
+        if not children[-1]:
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            os.environ.update(launched | ranks)
+            try:
+                (tmp_path / f"{rank}.txt").write_text(str(score()), encoding="utf-8")
+            finally:
+                os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+    for rank in ("0", "1"):  # each made some parts, and each knows of the other's
+        text = (tmp_path / f"{rank}.txt").read_text(encoding="utf-8")
+        assert "parts=(2, 1)" in text and f"process={rank}" in text
+    assert (tmp_path / "scores.parquet").read_bytes() == whole
 
 
 # Refused
