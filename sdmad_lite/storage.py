@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .adapters import AdapterConfig, build_adapters
@@ -63,6 +62,17 @@ def save_detector(detector, folder: str | Path) -> Path:
 def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: str | None):
     """See `SDMAD.load`; `cls` is SDMAD, which imports this module."""
     folder = Path(folder)
+    try:
+        return _loaded(cls, folder, backbone, device)
+    except SDMADError:
+        raise
+    except Exception as error:  # what was changed by hand or damaged raises nearly anything
+        raise SDMADError(
+            f"{folder}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
+        ) from None
+
+
+def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
     file = folder / STATE
     try:
         state = json.loads(file.read_text(encoding="utf-8"))
@@ -78,8 +88,10 @@ def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: st
         text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
     except SDMADError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
-        raise SDMADError(f"{file}: not what save() wrote ({type(error).__name__}: {error})") from None
+    except Exception as error:  # what was changed by hand or damaged raises nearly anything
+        raise SDMADError(
+            f"{file}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
+        ) from None
     detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
     if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
         raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
@@ -92,7 +104,13 @@ def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: st
     categories, signs = len(bank.categories), len(bank.texts)
     shapes = [numbers[k].shape for k in ("weights", "scale", "bias", "thresholds")]
     if shapes != [(categories, signs), *[(categories,)] * 3] or len(reasons) != categories:
-        raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank")
+        raise SDMADError(f"{folder / STATE}: its numbers do not fit its sign bank; copy it again, or fit again")
+    heard = bank.membership()[1:] + bank.membership()[0]
+    if any(set(np.flatnonzero(row).tolist()) - set(why) for row, why in zip(heard, reasons, strict=True)):
+        raise SDMADError(f"{folder / STATE}: a sign has no reason; copy it again, or fit again")
+    finite = [*numbers.values(), *(t.numpy() for t in (*tensors.values(), text_features, probe, bias))]
+    if not all(np.isfinite(values).all() for values in finite):
+        raise SDMADError(f"{folder}: holds a number that is not finite; copy it again, or fit again")
     if text_features.shape[0] != signs:
         raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
     width = evidence_width(detector.adapters_, text_features.shape[1])

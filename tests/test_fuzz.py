@@ -327,7 +327,9 @@ def test_a_damaged_detector(fitted, weights, state):
         (folder / name).write_bytes(content)
     with watched(folder):
         found = SDMAD.load(folder, fitted.backbone)
-        assert found.predict_proba([GREY]).shape == (1, len(found.bank.categories))
+        scores = found.predict_proba([GREY])
+        assert scores.shape == (1, len(found.bank.categories)) and np.isfinite(scores).all()
+        assert len(found.explain(GREY)) == len(found.selected_signs()) == scores.shape[1]
 
 
 # Arguments

@@ -168,7 +168,7 @@ CASES = [
     command(
         "predict: a detector that is not there",
         lambda w: ["predict", "--detector=nowhere", "x.png"],
-        "nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})",
+        "nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason}); copy it again, or fit again",
     ),
     command(
         "predict: an ending without a form",

@@ -183,32 +183,33 @@ CASES = [
     folder(
         "a folder that is not there",
         lambda path: path.parent / "nowhere",
-        "{path}/nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})",
+        "{path}/nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})"
+        "; copy it again, or fit again",
     ),
     folder(
         "detector.json that is no JSON",
         overwritten("detector.json", b"{"),
-        "{path}/detector/detector.json: not what save() wrote (JSONDecodeError: {reason})",
+        "{path}/detector/detector.json: not what save() wrote (JSONDecodeError: {reason}); copy it again, or fit again",
     ),
     folder(
         "detector.json that is a list",
         overwritten("detector.json", b"[]"),
         (
             "{path}/detector/detector.json: not what save() wrote (TypeError: list indices must be in"
-            "tegers or slices, not str)"
+            "tegers or slices, not str); copy it again, or fit again"
         ),
     ),
     folder(
         "an entry missing",
         state(bank=lambda bank: None),
-        "{path}/detector/detector.json: not what save() wrote (KeyError: 'bank')",
+        "{path}/detector/detector.json: not what save() wrote (KeyError: 'bank'); copy it again, or fit again",
     ),
     folder(
         "an unknown setting",
         state(selection=lambda found: {**found, "luck": 1}),
         (
             "{path}/detector/detector.json: not what save() wrote (TypeError: SelectionConfig.__init_"
-            "_() got an unexpected keyword argument 'luck')"
+            "_() got an unexpected keyword argument 'luck'); copy it again, or fit again"
         ),
     ),
     folder(
@@ -219,27 +220,42 @@ CASES = [
     folder(
         "numbers that do not fit the bank",
         state(weights=lambda found: found[:1]),
-        "{path}/detector/detector.json: its numbers do not fit its sign bank",
+        "{path}/detector/detector.json: its numbers do not fit its sign bank; copy it again, or fit again",
     ),
     folder(
         "numbers that are texts",
         state(scale=lambda found: ["one", "two"]),
-        "{path}/detector/detector.json: not what save() wrote (ValueError: {reason})",
+        "{path}/detector/detector.json: not what save() wrote (ValueError: {reason}); copy it again, or fit again",
+    ),
+    folder(
+        "numbers that are not finite",
+        state(bias=lambda found: [float("nan")] * len(found)),
+        "{path}/detector: holds a number that is not finite; copy it again, or fit again",
+    ),
+    folder(
+        "detector.json nested without end",
+        overwritten("detector.json", b"[" * 100_000),
+        "{path}/detector/detector.json: not what save() wrote (RecursionError: {reason}); copy it again, or fit again",
     ),
     folder(
         "no adapters.safetensors",
         lambda path: (path / "adapters.safetensors").unlink(),
-        ("{path}/detector/adapters.safetensors: not what save() wrote (FileNotFoundError: {reason})"),
+        (
+            "{path}/detector/adapters.safetensors: not what save() wrote (FileNotFoundError: {reason})"
+            "; copy it again, or fit again"
+        ),
     ),
     folder(
         "a pickle in place of weights",
         overwritten("adapters.safetensors", pickle.dumps(Code())),
-        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})",
+        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})"
+        "; copy it again, or fit again",
     ),
     folder(
         "truncated weights",
         truncated,
-        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})",
+        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})"
+        "; copy it again, or fit again",
     ),
     folder(
         "an adapter of another shape",
@@ -254,7 +270,7 @@ CASES = [
     folder(
         "a tensor missing",
         weights(lambda t: t.pop("probe")),
-        "{path}/detector/adapters.safetensors: not what save() wrote (KeyError: 'probe')",
+        "{path}/detector/adapters.safetensors: not what save() wrote (KeyError: 'probe'); copy it again, or fit again",
     ),
     folder(
         "weights of another model",
