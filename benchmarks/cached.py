@@ -19,9 +19,10 @@ from common import record, seconds, spread
 from scipy.special import expit
 
 from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.panels.base import panel_png
 from sdmad_lite.panels.board import BoardCase, protocol_board
 from sdmad_lite.panels.embedding import EmbeddingCase, embedding_explorer
-from sdmad_lite.plots import project, to_png
+from sdmad_lite.plots import project
 from sdmad_lite.protocols import PROTOCOLS, evaluate
 from sdmad_lite.selection import SignSelector, best_f1_thresholds
 
@@ -66,7 +67,7 @@ class Cached:
     def board(self) -> None:
         """One picture of the protocol board."""
         case = BoardCase(self.scores, self.labels, self.categories, self.thresholds)
-        to_png(protocol_board(case, self.categories[0], PROTOCOLS[0], 0.5)[0])
+        panel_png(protocol_board(case, self.categories[0], PROTOCOLS[0], 0.5)[0])
 
     def layout(self) -> None:
         """The plane of the embedding explorer, by PCA."""
@@ -78,7 +79,7 @@ class Cached:
         pictures = [np.zeros((8, 8), np.uint8)] * len(self.u)
         maps = {"PCA": (self.points, self.points)}
         case = EmbeddingCase(maps, self.labels, self.categories, self.u @ self.v.T, texts, pictures, {})
-        to_png(embedding_explorer(case, "sign: sign 1", 0, "PCA")[0])
+        panel_png(embedding_explorer(case, "sign: sign 1", 0, "PCA")[0])
 
 
 def _none(count: int) -> np.ndarray:

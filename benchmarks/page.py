@@ -12,7 +12,7 @@ HEAD = """# How fast, and how much memory
 
 Written by `make bench`. Ratios are of alternatives that took turns in one process, round by round: median and
 quartiles. Absolute times are of the machine named; a ratio carries further than a time. Weights are random where
-they are not embedded, which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use what is measured here.
+they are not embedded, which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use it.
 """
 TITLES = {
     "scoring": "Scoring against plain `encode_image`",

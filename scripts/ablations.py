@@ -29,7 +29,7 @@ from benchmark_page import difference, number, table
 from tqdm import tqdm
 
 from sdmad_lite.adapters import AdapterConfig, installed
-from sdmad_lite.alignment import AlignmentConfig, embedded_views, make_views
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.baselines import BASELINES, Query, Support
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
@@ -41,6 +41,7 @@ from sdmad_lite.protocols import evaluate, mean_interval, paired
 from sdmad_lite.report import write_json
 from sdmad_lite.selection import TRAINING_FREE, SelectionConfig, SignSelector, margins
 from sdmad_lite.signs import SignBank, parse_bank
+from sdmad_lite.views import embedded_views, make_views
 
 POOL, VALIDATION, FIRST_DRAW = (500, 2000), (600, 2001), 100
 CELLS, PAGES = Path("build/ablations"), Path("docs/results")

@@ -38,9 +38,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from sdmad_lite import stem  # noqa: F401  registers the image tower
-from sdmad_lite.alignment import augment
 from sdmad_lite.backbone import EMBEDDED
 from sdmad_lite.phantoms import MODALITIES, Modality, sample_phantoms
+from sdmad_lite.views import augment
 
 WORK = Path("build/pretrain")
 CHECKPOINT, LOG = WORK / "checkpoint.safetensors", WORK / "log.jsonl"

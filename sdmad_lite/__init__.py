@@ -21,6 +21,7 @@ _HOME = {
     "AdapterConfig": "adapters",
     "AlignmentConfig": "alignment",
     "SelectionConfig": "selection",
+    "RunConfig": "compute",
     "SDMADError": "errors",
 }
 

@@ -15,6 +15,7 @@ from . import __version__
 from .commands import data, embed, evaluate, fit, predict, run, signs
 from .commands.common import output_options, show
 from .errors import SDMADError
+from .launch import is_main
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv, argparse.Namespace(json=False, quiet=False))
     try:
         answer = args.run(args)
-        show(answer, args.json)
+        if is_main():
+            show(answer, args.json)
         return answer.code
     except SDMADError as error:
         message = str(error)

@@ -23,10 +23,7 @@ from .errors import SDMADError
 from .evidence import pooled
 from .processes import Processes
 from .training import Training, run_identity
-from .views import augment as augment
 from .views import chunked, iter_views, mixed
-from .views import embedded_views as embedded_views
-from .views import make_views as make_views
 
 if TYPE_CHECKING:
     from .backbone import Backbone

@@ -24,7 +24,8 @@ from .data import ImageTable
 from .errors import DataError, NotFittedError, SDMADError
 from .evidence import EvidenceConfig, logistic, overheard
 from .explain import CategoryExplanation, explanations, sign_maps
-from .processes import is_main, own_device
+from .launch import is_main
+from .processes import own_device
 from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
 from .signs import SignBank, load_bank
 from .storage import load_detector, save_detector

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
-from .alignment import AlignmentConfig, embedded_views
+from .alignment import AlignmentConfig
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .data import ImageTable, draw_support
 from .detector import SDMAD
@@ -23,6 +23,7 @@ from .protocols import over_draws, paired
 from .sealed import SealedTest
 from .selection import SelectionConfig, equal_weights, margins
 from .signs import SignBank
+from .views import embedded_views
 
 if TYPE_CHECKING:
     from .backbone import Backbone

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+from .launch import is_main
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -40,7 +41,7 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     """Fill a temporary folder; it takes the place of `path` only when the block ends well.
 
     An existing folder is replaced only if it is empty or holds `marker`, a file that this package
-    writes there, so that a slip of the keyboard deletes nobody's data.
+    writes there, so that a slip of the keyboard deletes nobody's data. Of several processes only the first one's stays.
 
     Raises:
         OutputError: the place cannot be written, or holds something else.
@@ -55,7 +56,8 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None
     try:
         yield temporary
-        _move_into_place(temporary, path)
+        if is_main():
+            _move_into_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

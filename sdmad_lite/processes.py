@@ -10,7 +10,6 @@ Alone, nothing is sent and accelerate is not imported.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 
 import torch
@@ -18,16 +17,7 @@ from torch import Tensor, nn
 
 from . import errors
 from .errors import BackboneError, SDMADError
-
-
-def world() -> tuple[int, int]:
-    """Number of this process, from 0, and how many run together, as the launcher says."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes and prints; true where it is alone."""
-    return world()[0] == 0
+from .launch import world
 
 
 def own_device(device: str | torch.device | None = None) -> str | torch.device | None:

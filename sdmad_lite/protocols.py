@@ -50,9 +50,11 @@ def evaluate(
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != len(categories):
-        raise DataError(f"scores {scores.shape}, labels {labels.shape} and {len(categories)} categories do not match")
+        raise DataError(
+            f"scores {scores.shape}, labels {labels.shape} and {len(categories)} categories: give both as (N, C)"
+        )
     if not np.isfinite(scores).all():
-        raise DataError(f"scores: row {np.argwhere(~np.isfinite(scores))[0][0]} is not finite")
+        raise DataError(f"scores: row {np.argwhere(~np.isfinite(scores))[0][0]} is not finite; give numbers")
     if not np.isin(labels, (0, 1)).all():
         raise DataError("labels: only 0 and 1 are allowed")
     if thresholds is not None and np.shape(thresholds) != (len(categories),):

@@ -76,7 +76,7 @@ class SealedTest:
         """
         thresholds = thresholds or {}
         if unknown := [key for key in (*thresholds, *grouped) if key not in predictors]:
-            raise DataError(f"{unknown[0]!r} is none of the predictors")
+            raise DataError(f"{unknown[0]!r} is none of the predictors; use their names")
         if self.__table is None:
             raise SDMADError("this test set was opened before; results chosen after a look at it would flatter")
         table, self.__table = self.__table, None

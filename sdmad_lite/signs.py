@@ -160,7 +160,7 @@ class SignBank(_Strict):
         if category == "normal":
             return [sign.text for sign in self.normal_signs]
         if category not in self.categories:
-            raise BankError(f"unknown category {category!r}: the bank {self.name!r} has {', '.join(self.categories)}")
+            raise BankError(f"unknown category {category!r}: use one of {', '.join(self.categories)}")
         return [sign.text for sign in self.signs if category in sign.categories]
 
     def restricted(self, categories: list[str]) -> SignBank:

@@ -16,7 +16,7 @@ from .alignment import AlignmentConfig
 from .errors import BackboneError, SDMADError
 from .evidence import EvidenceConfig, evidence_width
 from .files import new_folder
-from .processes import is_main
+from .launch import is_main
 from .selection import SelectionConfig
 from .signs import parse_bank
 
@@ -112,7 +112,9 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
     if not all(np.isfinite(values).all() for values in finite):
         raise SDMADError(f"{folder}: holds a number that is not finite; copy it again, or fit again")
     if text_features.shape[0] != signs:
-        raise BackboneError(f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs")
+        raise BackboneError(
+            f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs; copy it again"
+        )
     width = evidence_width(detector.adapters_, text_features.shape[1])
     if probe.shape != (categories, width) or bias.shape != (categories,):
         raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")

@@ -12,7 +12,8 @@ import torch
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.processes import Processes, is_main, own_device, world
+from sdmad_lite.launch import is_main, world
+from sdmad_lite.processes import Processes, own_device
 
 WORKER = Path(__file__).with_name("train_together.py")
 TRAINING = AlignmentConfig(steps=8, views=2, batch_size=7)  # an odd batch: the shares are unequal

@@ -14,7 +14,7 @@ from sdmad_lite.backbone import load_clip
 from sdmad_lite.compute import RunConfig
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError
-from sdmad_lite.processes import is_main, world
+from sdmad_lite.launch import is_main, world
 from sdmad_lite.signs import load_bank
 
 torch.set_num_threads(1)

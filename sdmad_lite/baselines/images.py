@@ -13,9 +13,10 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from ..adapters import block_width, installed, split_image_tower, vision_blocks
-from ..alignment import augment, category_margins, inter_anomaly_loss, make_views
+from ..alignment import category_margins, inter_anomaly_loss
 from ..data import read_image
 from ..evidence import logistic
+from ..views import augment, make_views
 from .base import Calibration, Predictor, Query, Support, batches, descend, seeded
 from .features import LinearProbe
 

@@ -58,7 +58,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
-            raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
+            raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}; mend the row")
         cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
         image, place = _image_path(path, root, line, cells["image"])
         first = lines.setdefault(place, line)

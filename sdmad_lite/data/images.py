@@ -72,5 +72,7 @@ def _opened(path: Path) -> Image.Image:
                 opened.load()
                 return opened.copy()
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        raise DataError(f"{path}: cannot be read as an image ({error}); it may be truncated, copy it again") from None
+        raise DataError(
+            f"{path}: cannot be read as an image ({error}); truncated, or no image: copy it again"
+        ) from None
     raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")

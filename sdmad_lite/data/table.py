@@ -61,7 +61,7 @@ class ImageTable:
             DataError: the table has no split column.
         """
         if "split" not in self.meta:
-            raise DataError(f"the table has no split column; there is no part {name!r} of it")
+            raise DataError(f"the table has no split column; write one to have a part {name!r}")
         return self.rows(np.flatnonzero(np.asarray(self.meta["split"]) == name))
 
     @property

@@ -179,12 +179,12 @@ CASES = [
     asked(
         "signs of an unknown category",
         lambda bank: bank.signs_of("Hernia"),
-        "unknown category 'Hernia': the bank 'mine' has Effusion, Nodule",
+        "unknown category 'Hernia': use one of Effusion, Nodule",
     ),
     asked(
         "a restriction to an unknown category",
         lambda bank: bank.restricted(["Effusion", "Hernia"]),
-        "unknown category 'Hernia': the bank 'mine' has Effusion, Nodule",
+        "unknown category 'Hernia': use one of Effusion, Nodule",
     ),
     asked(
         "nothing but wrong signs",

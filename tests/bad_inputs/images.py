@@ -107,19 +107,19 @@ CASES = [
         "a truncated file",
         "half.png",
         packed(GREY)[:400],
-        ("{path}/half.png: cannot be read as an image ({reason}); it may be truncated, copy it again"),
+        ("{path}/half.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
     ),
     file(
         "a text called .png",
         "note.png",
         b"dear colleague",
-        ("{path}/note.png: cannot be read as an image ({reason}); it may be truncated, copy it again"),
+        ("{path}/note.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
     ),
     file(
         "a program called .png (EPS)",
         "run.png",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        ("{path}/run.png: cannot be read as an image ({reason}); it may be truncated, copy it again"),
+        ("{path}/run.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
     ),
     file(
         "16 bits per pixel",
@@ -143,7 +143,7 @@ CASES = [
         "far too many pixels",
         "bomb.png",
         bomb(),
-        ("{path}/bomb.png: cannot be read as an image ({reason}); it may be truncated, copy it again"),
+        ("{path}/bomb.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
     ),
     value(
         "an array of floats",

@@ -265,7 +265,7 @@ CASES = [
     folder(
         "fewer sign embeddings than signs",
         weights(lambda t: t.update(text_features=t["text_features"][:2])),
-        "{path}/detector/adapters.safetensors: 2 sign embeddings for 6 signs",
+        "{path}/detector/adapters.safetensors: 2 sign embeddings for 6 signs; copy it again",
     ),
     folder(
         "a tensor missing",

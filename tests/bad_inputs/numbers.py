@@ -52,8 +52,16 @@ def stored(what, content, message):
 
 
 CASES = [
-    scored("scores of another shape", "scores (3, 2), labels (4, 2) and 2 categories do not match", scores=SCORES[:3]),
-    scored("a score that is not finite", "scores: row 3 is not finite", scores=np.where(SCORES > 0.9, np.nan, SCORES)),
+    scored(
+        "scores of another shape",
+        "scores (3, 2), labels (4, 2) and 2 categories: give both as (N, C)",
+        scores=SCORES[:3],
+    ),
+    scored(
+        "a score that is not finite",
+        "scores: row 3 is not finite; give numbers",
+        scores=np.where(SCORES > 0.9, np.nan, SCORES),
+    ),
     scored("labels other than 0 and 1", "labels: only 0 and 1 are allowed", labels=LABELS * 2),
     scored(
         "one threshold for two categories",
@@ -78,7 +86,7 @@ CASES = [
     table(
         "thresholds for nobody",
         lambda found: SealedTest(found).open({}, {"mine": np.array([0.5, 0.5])}),
-        "'mine' is none of the predictors",
+        "'mine' is none of the predictors; use their names",
     ),
     table(
         "no draw",

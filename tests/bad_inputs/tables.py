@@ -211,7 +211,7 @@ CASES = [
     folder(
         "a row with too few cells",
         swap("0,1,P2,train", "0,1,P2"),
-        "{path}/data/labels.csv, line 4: 4 cells, but the header has 5",
+        "{path}/data/labels.csv, line 4: 4 cells, but the header has 5; mend the row",
     ),
     folder(
         "a label that is neither 0 nor 1",
@@ -406,6 +406,6 @@ CASES = [
     draw(
         "a split of a table without one",
         lambda table: replace(table, meta={}).part("test"),
-        "the table has no split column; there is no part 'test' of it",
+        "the table has no split column; write one to have a part 'test'",
     ),
 ]
