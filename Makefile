@@ -61,11 +61,11 @@ explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps ar
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/explain_eval.py $(ARGS)
 
 bench: $(INSTALLED) ## measure speed and memory as ratios in one run, and write docs/performance.md (half an hour; ARGS='--device cuda' on a GPU)
-	$(BIN)/python benchmarks/cached.py
-	$(BIN)/python benchmarks/scoring.py $(ARGS)
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/alignment.py $(ARGS)
-	$(BIN)/python benchmarks/alignment.py --grow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cached.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py --grow $(ARGS)
 	$(BIN)/python benchmarks/page.py
 
 grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an hour and a half on one core, goes on after a stop)

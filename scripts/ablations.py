@@ -192,7 +192,7 @@ def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, n
         views = make_views(clip(), support.images, detector.alignment_config.views, detector.seed, detector.bank.color)
         for view in views:
             clip().image_features(view)
-    learnt, labels = torch.cat(heard).double().numpy(), np.tile(support.labels, (len(views), 1))
+    learnt, labels = torch.cat(heard).cpu().double().numpy(), np.tile(support.labels, (len(views), 1))
     found = {f"{IMAGE}, {SHIPPED}": detector.image_logits(h)}
     names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
     for parts in ((0,), (1,), (2,), (0, 1)):

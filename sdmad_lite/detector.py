@@ -202,7 +202,7 @@ class SDMAD:
         self._fitted()
         with installed(self.backbone, self.adapters_), overheard(self.backbone) as heard:
             u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
-        return (u @ self.text_features_.T).double().numpy(), torch.cat(heard).double().numpy()
+        return (u @ self.text_features_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
 
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""

@@ -51,7 +51,9 @@ def pooled(tokens: Tensor) -> Tensor:
     [ours] The maximum keeps a small finding that the mean drowns, the deviation keeps texture.
     """
     tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
-    return torch.cat([tokens.mean(-2), tokens.amax(-2), tokens.std(-2, unbiased=False)], -1)
+    mean = tokens.mean(-2, keepdim=True)
+    spread = (tokens - mean).square().mean(-2).sqrt()  # twice as fast as std
+    return torch.cat([mean.squeeze(-2), tokens.amax(-2), spread], -1)
 
 
 def evidence_width(adapters: nn.ModuleDict, embedding: int) -> int:
@@ -62,7 +64,7 @@ def evidence_width(adapters: nn.ModuleDict, embedding: int) -> int:
 
 @contextmanager
 def overheard(backbone: Backbone) -> Iterator[list[Tensor]]:
-    """Inside the block every encoded batch leaves its h (n, d), on the CPU, in the list.
+    """Inside the block every encoded batch leaves its h (n, d), on the model's device, in the list.
 
     It is `pooled` from what enters the first layer with an adapter; without one it is the frozen embedding u.
     """
@@ -71,12 +73,12 @@ def overheard(backbone: Backbone) -> Iterator[list[Tensor]]:
 
         def keep(tower, args, u):
             u = u[0] if isinstance(u, tuple) else u  # CoCa gives its tokens too
-            out.append(F.normalize(u, dim=-1).float().cpu())
+            out.append(F.normalize(u, dim=-1).float())
 
         handle = backbone.model.visual.register_forward_hook(keep)
     else:
         block = vision_blocks(backbone.model)[start]
-        handle = block.register_forward_pre_hook(lambda block, args: out.append(pooled(args[0]).cpu()))
+        handle = block.register_forward_pre_hook(lambda block, args: out.append(pooled(args[0])))
     try:
         yield out
     finally:

@@ -11,6 +11,7 @@ Alone, nothing is sent and accelerate is not imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def own_device(device: str | torch.device | None = None) -> str | torch.device |
         return device
     from accelerate import Accelerator
 
-    return Accelerator().device
+    return Accelerator(cpu=not torch.accelerator.is_available()).device
 
 
 class Processes:
@@ -48,9 +49,15 @@ class Processes:
         self.index, self.count = world()
         self.main = self.index == 0
         if self.count > 1:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, InitProcessGroupKwargs
 
-            self._accelerator = Accelerator(cpu=device.type == "cpu")
+            wait = InitProcessGroupKwargs(timeout=timedelta(days=1))  # others wait while the main process writes
+            self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[wait])
+            if self._accelerator.num_processes != self.count:
+                raise SDMADError(
+                    f"the launcher started {self.count} processes, but they did not find each other; start them with "
+                    "torchrun"
+                )
             meant = self._accelerator.device
             if meant.type != device.type or (meant.index or 0) != (device.index or 0):
                 raise BackboneError(

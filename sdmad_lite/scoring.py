@@ -179,7 +179,7 @@ def reading(detector: SDMAD, bf16: bool = False) -> Iterator[Callable[[Tensor], 
                 clear_device_cache()
                 continue
             zs.append((u @ text).double().numpy())
-            hs.append(heard.pop().double().numpy())
+            hs.append(heard.pop().cpu().double().numpy())
             start += len(piece)
         return np.concatenate(zs), np.concatenate(hs)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..launch import world
 from .common import (
     Answer,
     add_command,
@@ -127,7 +128,7 @@ def _named(source, root: Path | None) -> dict[str, object]:
 
 
 def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> Answer:
-    """Exit code 1 where an image could not be read."""
+    """Exit code 1 where an image could not be read, for a single process."""
     from ..scoring import score_archive
 
     done = score_archive(
@@ -146,9 +147,10 @@ def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> A
     if done.errors:
         text += f"{done.errors} of them could not be read: see the column error\n"
     data = {"detector": args.detector, "images": done.images, "errors": done.errors, "out": out, "notice": notice()}
+    code = int(done.errors > 0 and world()[1] == 1)  # a launcher would take it for a failure and stop the others
     if done.process:  # the first of several processes speaks for all
-        return Answer({}, "", int(done.errors > 0))
-    return Answer(data, text + notice(), int(done.errors > 0))
+        return Answer({}, "")
+    return Answer(data, text + notice(), code)
 
 
 def score(detector, named: dict[str, object], args: argparse.Namespace) -> list[dict]:
