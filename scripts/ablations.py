@@ -35,8 +35,8 @@ from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evidence import EvidenceConfig, logistic, overheard
 from sdmad_lite.experiment import IMAGE
+from sdmad_lite.notice import NOTICE
 from sdmad_lite.phantoms import MODALITIES, modality_named
-from sdmad_lite.plots import NOTICE
 from sdmad_lite.protocols import evaluate, mean_interval, paired
 from sdmad_lite.report import write_json
 from sdmad_lite.selection import TRAINING_FREE, SelectionConfig, SignSelector, margins

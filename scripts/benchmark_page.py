@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdmad_lite import plots
 from sdmad_lite.experiment import FROZEN, OURS, OWN, SIGNS, STAGE1, ZERO
-from sdmad_lite.plots import NOTICE
+from sdmad_lite.notice import NOTICE
 
 ALL = "all phantoms"
 

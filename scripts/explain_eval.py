@@ -30,9 +30,9 @@ from sdmad_lite.course import load_or_fit, samples, support_and_validation
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.explain import sign_maps
+from sdmad_lite.notice import NOTICE
 from sdmad_lite.phantoms import MODALITIES
 from sdmad_lite.phantoms.samples import load_masks
-from sdmad_lite.plots import NOTICE
 from sdmad_lite.signs import SignBank, load_bank
 
 SHOTS, SEED, STEPS = 16, 0, 8

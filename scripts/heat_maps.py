@@ -25,9 +25,9 @@ from tqdm import tqdm
 from sdmad_lite.adapters import installed, vision_blocks
 from sdmad_lite.backbone import Backbone, load_clip
 from sdmad_lite.course import load_or_fit, samples, support_and_validation
+from sdmad_lite.notice import NOTICE
 from sdmad_lite.phantoms import MODALITIES
 from sdmad_lite.phantoms.samples import load_masks
-from sdmad_lite.plots import NOTICE
 
 PAGE = Path("docs/results/heat_maps.md")
 KINDS = ("similarity", "gradient x activation", "attention, last layer", "attention, all layers")

@@ -13,8 +13,9 @@ from .errors import OutputError
 from .launch import is_main
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write text to a neighbouring temporary file and move it into place.
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A neighbouring temporary file to write; it takes the place of `path` only when the block ends well.
 
     Raises:
         OutputError: the place cannot be written.
@@ -24,8 +25,8 @@ def write_text(path: str | Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        os.close(handle)
+        yield Path(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
@@ -33,7 +34,17 @@ def write_text(path: str | Path, text: str) -> Path:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write text as UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)
 
 
 @contextmanager

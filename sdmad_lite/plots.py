@@ -17,7 +17,6 @@ from .protocols import PROTOCOLS
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
 PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7", "#F0E442", "#000000")
-NOTICE = "For teaching and research; not for clinical use."
 
 
 class _Picture(Figure):

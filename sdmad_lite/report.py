@@ -15,6 +15,7 @@ from . import plots
 from .data import read_image
 from .errors import BackboneError
 from .experiment import OURS, Experiment
+from .notice import NOTICE
 from .protocols import mean_interval, over_draws
 
 
@@ -56,7 +57,7 @@ def write_report(
         "methods": {row["name"]: {k: row[k] for k in ("what", "macro", "paired")} for row in methods},
         "left_out": left_out,
         "data": data,
-        "notice": plots.NOTICE,
+        "notice": NOTICE,
     }
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "signs.json", signs)
@@ -68,7 +69,7 @@ def write_report(
     environment.filters["figure"] = _figure_cell
     html = environment.get_template("report.html").render(
         data=data,
-        notice=plots.NOTICE,
+        notice=NOTICE,
         left_out=left_out,
         means=means,
         methods=methods,

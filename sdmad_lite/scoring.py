@@ -31,6 +31,7 @@ from .adapters import installed
 from .archive import Batches, listed, loader
 from .errors import BackboneError, DataError, OutputError
 from .evidence import overheard
+from .notice import NOTICE
 from .parts import Parts, begin
 from .processes import Processes
 
@@ -260,7 +261,5 @@ def fingerprint(detector: SDMAD) -> str:
 
 def about(detector: SDMAD, explain: bool) -> dict:
     """What a reader of the table should know."""
-    from .plots import NOTICE
-
     thresholds = dict(zip(detector.bank.categories, detector.thresholds_.tolist(), strict=True))
     return {"notice": NOTICE, "detector": fingerprint(detector), "thresholds": thresholds, "explain": explain}

@@ -16,6 +16,7 @@ from sdmad_lite.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError
+from sdmad_lite.notice import NOTICE
 from sdmad_lite.panels import (
     BoardCase,
     BreakCase,
@@ -35,7 +36,7 @@ from sdmad_lite.panels import (
     shots_and_strength,
     sign_explorer,
 )
-from sdmad_lite.plots import NOTICE, to_png
+from sdmad_lite.plots import to_png
 
 NAMES = ("Effusion", "Mass", "Hernia <b>")
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, OutputError
+from ..errors import DataError
 from ..signs import shipped_banks
 
 if TYPE_CHECKING:
@@ -152,29 +148,6 @@ def at_least(args: argparse.Namespace, **limits: int) -> None:
             raise DataError(f"--{name.replace('_', '-')} is {value}: it must be at least {least}")
 
 
-@contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
-    """A neighbouring temporary file to write; it takes the place of `path` only when the block ends well.
-
-    Raises:
-        OutputError: the place cannot be written.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as text in columns; the first row is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -189,10 +162,3 @@ def show(answer: Answer, as_json: bool) -> None:
     elif answer.text and not as_json:
         print(answer.text)
     sys.stdout.flush()
-
-
-def notice() -> str:
-    """The line that stands once beside any score."""
-    from ..plots import NOTICE
-
-    return NOTICE

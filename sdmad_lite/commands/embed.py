@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import DataError, SDMADError
-from .common import Answer, add_backbone, add_command, add_data, load_detector, new_file, read_table
+from ..files import new_file
+from .common import Answer, add_backbone, add_command, add_data, load_detector, read_table
 
 
 def add(commands) -> None:

@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 
 from ..errors import DataError
+from ..notice import NOTICE
 from .common import (
     Answer,
     add_command,
@@ -15,7 +16,6 @@ from .common import (
     aligned,
     at_least,
     load_detector,
-    notice,
     read_table,
     remark,
 )
@@ -73,7 +73,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     for line in remarks:
         remark(args, f"note: {line}")
     data = {"detector": args.detector, "images": len(table), **{p: result[p] for p in PROTOCOLS}}
-    data |= {"patients": len(np.unique(table.patients())), "remarks": remarks, "notice": notice()}
+    data |= {"patients": len(np.unique(table.patients())), "remarks": remarks, "notice": NOTICE}
     if args.out:
         write_text(args.out, json.dumps(data, indent=1, allow_nan=False) + "\n")
     rows = [["protocol", "category", "AUROC", "AP", "positives", "negatives"]]
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
             rows.append([protocol, name, _cell(row, "auroc"), _cell(row, "ap"), str(row["positives"]), negatives])
     macro = result["multilabel"]["macro"]
     more = ", ".join(f"{name.replace('_', ' ')} {_cell(macro, name)}" for name in ("f1", "exact_match", "ranking_loss"))
-    return Answer(data, f"{aligned(rows)}\n\nmultilabel, macro: {more}\n{len(table)} images\n{notice()}")
+    return Answer(data, f"{aligned(rows)}\n\nmultilabel, macro: {more}\n{len(table)} images\n{NOTICE}")
 
 
 def unseen(args: argparse.Namespace, table, color: bool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..notice import NOTICE
 from .common import (
     Answer,
     add_backbone,
@@ -13,7 +14,6 @@ from .common import (
     add_signs,
     at_least,
     named,
-    notice,
     read_table,
     remark,
 )
@@ -79,7 +79,7 @@ def fit(args: argparse.Namespace) -> Answer:
         "normal": int((support.labels.sum(1) == 0).sum()),
         "thresholds": dict(zip(bank.categories, detector.thresholds_.tolist(), strict=True)),
         "signs": signs,
-        "notice": notice(),
+        "notice": NOTICE,
     }
     lines = [f"fitted on {len(support)} images, {data['normal']} of them normal"]
     for category, rows in signs.items():
@@ -87,4 +87,4 @@ def fit(args: argparse.Namespace) -> Answer:
         lines += [f"  {row['weight']:6.3f}  {row['text']}" for row in rows if row["kept"]]
         if dropped := sum(not row["kept"] for row in rows):
             lines.append(f"  {dropped} dropped")
-    return Answer(data, "\n".join([*lines, "", notice(), f"detector: {out}"]))
+    return Answer(data, "\n".join([*lines, "", NOTICE, f"detector: {out}"]))

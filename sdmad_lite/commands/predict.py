@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..launch import world
+from ..notice import NOTICE
 from .common import (
     Answer,
     add_command,
@@ -26,7 +27,6 @@ from .common import (
     aligned,
     at_least,
     load_detector,
-    notice,
     read_table,
     remark,
 )
@@ -75,7 +75,7 @@ def predict(args: argparse.Namespace) -> Answer:
     rows = score(detector, named, args)
     if args.maps:
         draw_maps(args.maps, detector, named, rows)
-    data = {"detector": args.detector, "images": len(named), "predictions": rows, "notice": notice()}
+    data = {"detector": args.detector, "images": len(named), "predictions": rows, "notice": NOTICE}
     if ending in FORMATS:
         return _archive(args, detector, source, root)
     if args.out:
@@ -84,9 +84,9 @@ def predict(args: argparse.Namespace) -> Answer:
         write_text(args.out, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         data = {name: value for name, value in data.items() if name != "predictions"}
         data["out"] = str(Path(args.out).resolve())
-        return Answer(data, f"{len(named)} images: {data['out']}\n{notice()}")
+        return Answer(data, f"{len(named)} images: {data['out']}\n{NOTICE}")
     if args.format == "csv":
-        remark(args, notice())
+        remark(args, NOTICE)
     return Answer(data, _csv(rows) if args.format == "csv" else _table(rows))
 
 
@@ -146,11 +146,11 @@ def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> A
     text = f"{done.images} images: {out}\n"
     if done.errors:
         text += f"{done.errors} of them could not be read: see the column error\n"
-    data = {"detector": args.detector, "images": done.images, "errors": done.errors, "out": out, "notice": notice()}
+    data = {"detector": args.detector, "images": done.images, "errors": done.errors, "out": out, "notice": NOTICE}
     code = int(done.errors > 0 and world()[1] == 1)  # a launcher would take it for a failure and stop the others
     if done.process:  # the first of several processes speaks for all
         return Answer({}, "")
-    return Answer(data, text + notice(), code)
+    return Answer(data, text + NOTICE, code)
 
 
 def score(detector, named: dict[str, object], args: argparse.Namespace) -> list[dict]:
@@ -206,7 +206,7 @@ def draw_maps(folder: str, detector, named: dict[str, object], rows: list[dict])
                 (temporary / file).write_bytes(to_png(figure))
                 row["map"] = str(Path(folder) / file)
                 index[file] = {"image": name, "category": row["category"], "signs": best}
-        content = json.dumps({"maps": index, "notice": notice()}, indent=1, ensure_ascii=False)
+        content = json.dumps({"maps": index, "notice": NOTICE}, indent=1, ensure_ascii=False)
         (temporary / "maps.json").write_text(content, encoding="utf-8")
 
 
@@ -231,4 +231,4 @@ def _table(rows: list[dict]) -> str:
         numbers = [f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
         lines.append([row["image"], row["category"], *numbers, decision, _signs(row, 2)])
     maps = [f"heat map: {row['map']}" for row in rows if row["map"]]
-    return "\n".join([aligned(lines), *maps, notice()])
+    return "\n".join([aligned(lines), *maps, NOTICE])

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..errors import DataError
-from .common import Answer, add_backbone, add_command, add_data, add_signs, at_least, named, notice, read_table, remark
+from ..notice import NOTICE
+from .common import Answer, add_backbone, add_command, add_data, add_signs, at_least, named, read_table, remark
 
 
 def add(commands) -> None:
@@ -73,5 +74,5 @@ def run(args: argparse.Namespace) -> Answer:
     interval = " [{:.3f}, {:.3f}]".format(*macro["ap_interval"]) if macro["ap_interval"] else ""
     report = str(Path(args.out).resolve() / "report.html")
     text = f"mAP {macro['ap']:.3f}{interval} over {macro['categories']} categories, {args.draws} draws\n"
-    data = {"multilabel": {"macro": macro}, "left_out": left_out, "report": report, "notice": notice()}
-    return Answer(data, f"{text}{notice()}\nreport: {report}")
+    data = {"multilabel": {"macro": macro}, "left_out": left_out, "report": report, "notice": NOTICE}
+    return Answer(data, f"{text}{NOTICE}\nreport: {report}")

@@ -9,7 +9,8 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..plots import NOTICE, _figure
+from ..notice import NOTICE
+from ..plots import _figure
 
 SMALL, LARGE = 10, 12
 """Letters in points, in pictures 12 inches wide."""

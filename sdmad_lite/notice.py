@@ -1,0 +1,3 @@
+"""The line that stands once beside any score."""
+
+NOTICE = "For teaching and research; not for clinical use."
