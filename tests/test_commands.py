@@ -385,3 +385,15 @@ def test_the_commands_of_the_page_run_as_they_stand(root, monkeypatch, capsys):
             assert main([*line, *quick.get(line[0], [])]) == 0, capsys.readouterr().err
     made = {"detector", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
     assert {path.name for path in (root / "build").iterdir()} == made | {"embeddings.npz", "frozen.parquet"}
+
+
+def test_a_detector_of_some_categories_is_scored_on_data_that_have_more(world, ask, capsys):
+    some = world.path / "some"
+    given = [some if word == str(world.fitted) else word for word in world.fit]
+    ask("fit", *given, "--categories", "Effusion")
+    scored = ask("evaluate", "--detector", some, "--data", world.path / "data", "--resamples", 0)
+    assert scored["multilabel"]["Effusion"]["positives"] and "Nodule" not in scored["multilabel"]
+    ask("embed", "--detector", some, "--data", world.path / "data", "--out", world.path / "some.npz")
+    capsys.readouterr()
+    assert main(["embed", "--detector", str(some), "--data", str(world.path / "data"), "--out", f"{some}.npz"]) == 0
+    assert "images that show other findings alone" in capsys.readouterr().err

@@ -92,22 +92,31 @@ def remark(args: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def read_table(args: argparse.Namespace, categories: Sequence[str]) -> ImageTable:
-    """The rows of --data that --split asks for, with those of the categories that the data have."""
+def read_table(args: argparse.Namespace, categories: Sequence[str], others: bool = False) -> ImageTable:
+    """The rows of --data that --split asks for, with those of the categories that the data have.
+
+    Args:
+        others: whether the data may have further categories, as where a detector was fitted on some of them. Images
+            that show nothing but those are left out, which is remarked.
+    """
     from ..data import load_data
 
     if args.dataset:
         from ..datasets import load_dataset
 
-        table = load_dataset(args.dataset, args.data)
+        table, others = load_dataset(args.dataset, args.data), True
+    else:
+        names = [name.strip() for name in args.names.split(",")] if args.names else None
+        table = load_data(args.data, None if others else categories, args.normal, names)
+    if others:
+        before = len(table)
         table = table.restricted([c for c in categories if c in table.categories])
         if not table.categories:
             raise DataError(
-                f"{args.data}: has none of the categories {', '.join(categories)}; choose another sign bank"
+                f"{args.data}: has none of the categories {', '.join(categories)}; choose another sign bank or detector"
             )
-    else:
-        names = [name.strip() for name in args.names.split(",")] if args.names else None
-        table = load_data(args.data, categories, args.normal, names)
+        if len(table) < before:
+            remark(args, f"left out: {before - len(table)} images that show other findings alone")
     return only_split(args, table) if args.usual_split else table
 
 
