@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
@@ -100,6 +100,7 @@ def read_table(args: argparse.Namespace, categories: Sequence[str], others: bool
             that show nothing but those are left out, which is remarked.
     """
     from ..data import load_data
+    from ..data.names import plain
 
     if args.dataset:
         from ..datasets import load_dataset
@@ -107,9 +108,11 @@ def read_table(args: argparse.Namespace, categories: Sequence[str], others: bool
         table, others = load_dataset(args.dataset, args.data), True
     else:
         names = [name.strip() for name in args.names.split(",")] if args.names else None
-        table = load_data(args.data, None if others else categories, args.normal, names)
+        listed = Path(args.data).suffix.lower() == ".npz"  # its classes have only numbers
+        table = load_data(args.data, None if others and not listed else categories, args.normal, names)
     if others:
-        before = len(table)
+        before, known = len(table), {plain(c): c for c in categories}
+        table = replace(table, categories=tuple(known.get(plain(c), c) for c in table.categories))
         table = table.restricted([c for c in categories if c in table.categories])
         if not table.categories:
             raise DataError(
