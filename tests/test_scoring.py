@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import CATEGORIES
 from PIL import Image
 from scipy.special import logit
@@ -371,6 +372,7 @@ def test_two_processes_write_the_same_file_as_one(score, whole, tmp_path):
         if not children[-1]:
             ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
             os.environ.update(launched | ranks)
+            AcceleratorState._reset_state(reset_partial_state=True)  # of a test before this one
             try:
                 (tmp_path / f"{rank}.txt").write_text(str(score()), encoding="utf-8")
             finally:
