@@ -112,7 +112,7 @@ def record(benchmark: str, device: str | torch.device, figures: dict, file: Path
     """
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     results.setdefault(benchmark, {})[device_name(device)] = {"machine": machine(device), **figures}
-    write_text(file, json.dumps(results, indent=1, sort_keys=True) + "\n")
+    write_text(file, json.dumps(results, indent=1) + "\n")
     print(f"{benchmark} on {device_name(device)}:")
     for name, figure in figures.items():
         print(f"  {name}: {_shown(figure)}")

@@ -13,10 +13,13 @@ HEAD = """# How fast, and how much memory
 Written by `make bench`. Ratios are of alternatives that took turns in one process, round by round: median and
 quartiles. Absolute times are of the machine named; a ratio carries further than a time. Weights are random where
 they are not embedded, which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use it.
+
+No GPU was at hand yet: `make bench ARGS='--device cuda'` and `python benchmarks/alignment.py --model ViT-L-14-336
+--device cuda` measure it there, and add a section each.
 """
 TITLES = {
     "scoring": "Scoring against plain `encode_image`",
-    "alignment": "An epoch of stage 1 against two other ways",
+    "alignment": "An epoch of stage 1 against other ways",
     "alignment_growth": "Stage 1 as images, signs, categories and shots grow",
     "memory": "Peak memory of scoring an archive",
     "cached": "Stages that work from cached embeddings",
@@ -55,7 +58,7 @@ def page(results: dict) -> str:
                 machine = figures["machine"]
                 where = device
                 if device == "cpu":
-                    where = f"{machine['processor']}, {machine['threads']} threads"
+                    where = f"{machine['processor']}, threads: {machine['threads']}"
                 tools = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "open_clip_torch"))
                 body = rows({name: value for name, value in figures.items() if name != "machine"})
                 parts += [
