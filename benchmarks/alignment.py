@@ -27,7 +27,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import _drain, ratio, record, seconds, spread, take_turns
+from common import _drain, peak_memory, ratio, record, seconds, spread, take_turns
 
 from sdmad_lite.adapters import build_adapters, installed, split_image_tower
 from sdmad_lite.alignment import AlignmentConfig, align, category_margins, inter_anomaly_loss, uniform_weights
@@ -224,9 +224,9 @@ GROWN = {
 
 
 def growth(backbone: Backbone, rounds: int, views: int) -> dict:
-    """Seconds once and a step, where one of the sizes is ten times as large."""
+    """Seconds once and a step, and peak memory, where one of the sizes is ten times as large."""
     base = {"shots": 8, "categories": 3, "signs": 50}  # 32 images: a whole batch
-    steps, once, step, counts = 4, {}, {}, {}
+    steps, once, step, counts, peaks = 4, {}, {}, {}, {}
     for _ in range(rounds):
         for name, change in GROWN.items():
             task = Task(**{**base, **change})
@@ -238,11 +238,13 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
                 ticks.append(perf_counter())
 
             config, adapters = AlignmentConfig(steps=steps, views=views), build_adapters(backbone)
-            whole = seconds(
-                lambda t=task, a=adapters, c=config, w=watch: align(
-                    backbone, a, t.images, t.labels, t.texts, t.membership, c, watch=w
+            with peak_memory(backbone.device) as peak:
+                whole = seconds(
+                    lambda t=task, a=adapters, c=config, w=watch: align(
+                        backbone, a, t.images, t.labels, t.texts, t.membership, c, watch=w
+                    )
                 )
-            )
+            peaks.setdefault(name, []).extend(peak)
             each = float(np.median(np.diff(ticks)))
             step.setdefault(name, []).append(each)
             once.setdefault(name, []).append(whole - steps * each)
@@ -255,6 +257,8 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
             "seconds a step": spread(step[name]),
             "a step, times as it is": ratio(step, name, "as it is"),
             f"a run of {STEPS} steps, times as it is": ratio(total, name, "as it is"),
+            "peak of memory, MiB": spread(peaks[name]),
+            "peak of memory, times as it is": ratio(peaks, name, "as it is"),
         }
     return figures
 

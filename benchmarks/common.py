@@ -14,7 +14,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
@@ -66,6 +67,24 @@ def seconds(call: Callable[[], object]) -> float:
 def _drain() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
+
+
+@contextmanager
+def peak_memory(device: str | torch.device) -> Iterator[list[float]]:
+    """Inside, the peak of memory is watched; its MiB are in the list afterwards, on Linux or on a CUDA device.
+
+    Of a CPU it is the resident memory of the whole process, of a GPU what torch has given out.
+    """
+    mib: list[float] = []
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield mib
+        mib.append(torch.cuda.max_memory_allocated(device) / 2**20)
+        return
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # starts VmHWM anew
+    yield mib
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    mib.append(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024)
 
 
 def take_turns(alternatives: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
