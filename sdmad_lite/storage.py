@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,23 +61,29 @@ def save_detector(detector, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: str | None):
-    """See `SDMAD.load`; `cls` is SDMAD, which imports this module."""
-    folder = Path(folder)
+@contextmanager
+def _saved(place: Path) -> Iterator[None]:
+    """What was changed by hand or damaged raises nearly anything; inside the block all of it names the place."""
     try:
-        return _loaded(cls, folder, backbone, device)
+        yield
     except SDMADError:
         raise
-    except Exception as error:  # what was changed by hand or damaged raises nearly anything
+    except Exception as error:
         raise SDMADError(
-            f"{folder}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
+            f"{place}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
         ) from None
 
 
+def load_detector(cls, folder: str | Path, backbone: Backbone | None, device: str | None):
+    """See `SDMAD.load`; `cls` is SDMAD, which imports this module."""
+    folder = Path(folder)
+    with _saved(folder):
+        return _loaded(cls, folder, backbone, device)
+
+
 def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
-    file = folder / STATE
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
+    with _saved(folder / STATE):
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         bank = parse_bank(state["bank"], str(folder / STATE))
         configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
         selection, evidence = SelectionConfig(**state["selection"]), EvidenceConfig(**state["evidence"])
@@ -83,15 +91,9 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
         numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
         reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
         seed, history = int(state["seed"]), list(state["history"])
-        file = folder / WEIGHTS
-        tensors = load_file(file)
+    with _saved(folder / WEIGHTS):
+        tensors = load_file(folder / WEIGHTS)
         text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
-    except SDMADError:
-        raise
-    except Exception as error:  # what was changed by hand or damaged raises nearly anything
-        raise SDMADError(
-            f"{file}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
-        ) from None
     detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
     if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
         raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")

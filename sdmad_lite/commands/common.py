@@ -93,12 +93,13 @@ def remark(args: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def read_table(args: argparse.Namespace, categories: Sequence[str], others: bool = False) -> ImageTable:
+def read_table(args: argparse.Namespace, categories: Sequence[str], others: str = "refuse") -> ImageTable:
     """The rows of --data that --split asks for, with those of the categories that the data have.
 
     Args:
-        others: whether the data may have further categories, as where a detector was fitted on some of them. Images
-            that show nothing but those are left out, which is remarked.
+        others: what becomes of further categories, which data have where a detector was fitted on some of them:
+            "refuse"; "leave out", with a remark, images that show nothing but those; or "keep" all as it stands,
+            where labels do not count.
     """
     from ..data import load_data
     from ..data.names import plain
@@ -106,12 +107,12 @@ def read_table(args: argparse.Namespace, categories: Sequence[str], others: bool
     if args.dataset:
         from ..datasets import load_dataset
 
-        table, others = load_dataset(args.dataset, args.data), True
+        table, others = load_dataset(args.dataset, args.data), "keep" if others == "keep" else "leave out"
     else:
         names = [name.strip() for name in args.names.split(",")] if args.names else None
         listed = Path(args.data).suffix.lower() == ".npz"  # its classes have only numbers
-        table = load_data(args.data, None if others and not listed else categories, args.normal, names)
-    if others:
+        table = load_data(args.data, categories if listed or others == "refuse" else None, args.normal, names)
+    if others == "leave out":
         before, known = len(table), {plain(c): c for c in categories}
         table = replace(table, categories=tuple(known.get(plain(c), c) for c in table.categories))
         table = table.restricted([c for c in categories if c in table.categories])

@@ -41,7 +41,7 @@ def embed(args: argparse.Namespace) -> Answer:
     detector = load_detector(args) if args.detector else None
     bank = detector.bank if detector else load_bank(args.signs)
     backbone = detector.backbone if detector else load_clip(args.backbone, args.pretrained, args.device)
-    table = read_table(args, bank.categories, others=True)
+    table = read_table(args, bank.categories, others="leave out")
     given = {"images": table.images, "color": bank.color, "progress": not args.quiet}
     arrays = {"image": backbone.encode_images(**given), "sign": backbone.encode_texts(bank.texts)}
     if detector:

@@ -53,7 +53,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
 
     at_least(args, resamples=0, seed=0)
     detector = load_detector(args)
-    table = read_table(args, detector.bank.categories, others=True)
+    table = read_table(args, detector.bank.categories, others="leave out")
     table, remarks = unseen(args, table, detector.bank.color)
     if missing := [c for c in detector.bank.categories if c not in table.categories]:
         remarks.append(f"not scored, the data have no column for them: {', '.join(missing)}")

@@ -104,7 +104,7 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
             raise DataError("predict: give images or --data, not both")
         if folder.is_dir() and not args.dataset and not (folder / "labels.csv").exists():
             return folder, folder
-        table = read_table(args, categories)
+        table = read_table(args, categories, others="keep")
         return table, folder if folder.is_dir() else None
     found = []
     for path in given:
