@@ -67,7 +67,9 @@ def test_a_detector_is_fitted_saved_and_loaded(names, kind, bank, support, tmp_p
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     detector = SDMAD(bank, backbone, alignment=AlignmentConfig(steps=2, views=2)).fit_table(support)
     after = backbone.model.state_dict()
-    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+    assert list(before) == list(after)
+    for name, value in before.items():  # bit for bit: a weight of CoCa that nothing sets may be NaN
+        assert value.numpy().tobytes() == after[name].numpy().tobytes()
     probabilities = detector.predict_proba(support.images[:3])
     logits = detector.decision_function(support.images[:1])[0]
     for e, logit in zip(detector.explain(support.images[0]), logits, strict=True):
