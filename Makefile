@@ -39,37 +39,37 @@ lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 dashboard: $(INSTALLED) ## the panels on one page, for a class to look at
-	$(IN_VENV) $(BIN)/voila scripts/dashboard.ipynb --strip_sources=True
+	$(IN_VENV) $(BIN)/voila tools/dashboard.ipynb --strip_sources=True
 
 samples: $(INSTALLED) ## draw data_samples again
-	$(BIN)/python -m sdmad_lite.phantoms.samples
+	$(BIN)/python -m sdmad_phantoms.samples
 
 # One process a core; glibc keeps the large buffers of a step instead of returning them, a tenth of the time.
 pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (an hour on two cores)
-	$(BIN)/python scripts/pretrain.py draw --workers 2
+	$(BIN)/python tools/pretrain.py draw --workers 2
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 OMP_NUM_THREADS=1 \
-		$(BIN)/torchrun --nproc_per_node 2 scripts/pretrain.py train
-	$(BIN)/python scripts/pretrain.py export
+		$(BIN)/torchrun --nproc_per_node 2 tools/pretrain.py train
+	$(BIN)/python tools/pretrain.py export
 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign
-	$(BIN)/python scripts/backbone_eval.py --seed $(or $(SEED),0) $(ARGS)
+	$(BIN)/python tools/backbone_eval.py --seed $(or $(SEED),0) $(ARGS)
 
 benchmark: $(INSTALLED) ## measure every method on the categories kept out of pretraining (QUICK=1: chest only, minutes; all: hours, goes on after a stop)
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/benchmark.py $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/benchmark.py $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
 
 explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps are (ARGS='--real DIR' adds radiologists' boxes)
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/explain_eval.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/explain_eval.py $(ARGS)
 
 bench: $(INSTALLED) ## measure speed and memory as ratios in one run, and write docs/performance.md (half an hour; ARGS='--device cuda' on a GPU)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cached.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/scoring.py $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/memory.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment.py --grow $(ARGS)
-	$(BIN)/python benchmarks/page.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/cached.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/scoring.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/memory.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/alignment.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/alignment.py --grow $(ARGS)
+	$(BIN)/python tools/performance/page.py
 
 grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an hour and a half on one core, goes on after a stop)
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/grid.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/grid.py
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache

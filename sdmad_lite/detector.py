@@ -16,22 +16,30 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from .adapters import AdapterConfig, build_adapters, installed
-from .alignment import AlignmentConfig, align
-from .checkpoint import Checkpoints
-from .compute import RunConfig
+from .alignment.activations import record_activations
+from .alignment.adapters import AdapterConfig, build_adapters, installed
+from .alignment.checkpoint import Checkpoints
+from .alignment.compute import RunConfig
+from .alignment.processes import own_device
+from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .errors import DataError, NotFittedError, SDMADError
-from .evidence import EvidenceConfig, logistic, overheard
 from .explain import CategoryExplanation, explanations, sign_maps
 from .launch import is_main
-from .processes import own_device
-from .selection import TRAINING_FREE, SelectionConfig, SignSelector, best_f1_thresholds, equal_weights, margins
-from .signs import SignBank, load_bank
+from .selection.image_evidence import EvidenceConfig, logistic
+from .selection.sign_selector import (
+    TRAINING_FREE,
+    SelectionConfig,
+    SignSelector,
+    best_f1_thresholds,
+    equal_weights,
+    margins,
+)
+from .signs.bank import SignBank, load_bank
 from .storage import load_detector, save_detector
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .clip.backbone import Backbone
 
 
 def _class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -72,7 +80,7 @@ class SDMAD:
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         if isinstance(backbone, str):
-            from .backbone import load_clip  # imports open_clip, which takes seconds
+            from .clip.backbone import load_clip  # imports open_clip, which takes seconds
 
             backbone = load_clip(backbone, pretrained, own_device(device))
         self.backbone = backbone
@@ -197,10 +205,10 @@ class SDMAD:
     def features(self, images: Sequence, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Of N images, in one pass: z (N, S), their cosines with the signs after stage 1, and h (N, d), image evidence.
 
-        h is what `evidence.pooled` makes of the activations below the first adapter.
+        h is what `pool_tokens` makes of the activations below the first adapter.
         """
         self._fitted()
-        with installed(self.backbone, self.adapters_), overheard(self.backbone) as heard:
+        with installed(self.backbone, self.adapters_), record_activations(self.backbone) as heard:
             u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
         return (u @ self.text_features_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from .signs import SignBank
+from .signs.bank import SignBank
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .clip.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None 
     """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank.
 
     The patches are read from the frozen model: stage 1 moves whole images, not patches [ours]. Of eight kinds of map
-    this one points best (`scripts/heat_maps.py`).
+    this one points best (`tools/heat_maps.py`).
 
     Args:
         v: (S, D) embeddings of the bank's texts by the frozen model, where they are known already.

@@ -12,6 +12,9 @@ from pathlib import Path
 from .errors import OutputError
 from .launch import is_main
 
+NOTICE = "For teaching and research; not for clinical use."
+"""The line that stands once beside any score."""
+
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:

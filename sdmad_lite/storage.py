@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from .adapters import AdapterConfig, build_adapters
-from .alignment import AlignmentConfig
+from .alignment.activations import activation_width
+from .alignment.adapters import AdapterConfig, build_adapters
+from .alignment.train import AlignmentConfig
 from .errors import BackboneError, SDMADError
-from .evidence import EvidenceConfig, evidence_width
 from .files import new_folder
 from .launch import is_main
-from .selection import SelectionConfig
-from .signs import parse_bank
+from .selection.image_evidence import EvidenceConfig
+from .selection.sign_selector import SelectionConfig
+from .signs.bank import parse_bank
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .clip.backbone import Backbone
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
 
@@ -117,7 +118,7 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
         raise BackboneError(
             f"{folder / WEIGHTS}: {text_features.shape[0]} sign embeddings for {signs} signs; copy it again"
         )
-    width = evidence_width(detector.adapters_, text_features.shape[1])
+    width = activation_width(detector.adapters_, text_features.shape[1])
     if probe.shape != (categories, width) or bias.shape != (categories,):
         raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
     detector.adapters_.load_state_dict(tensors)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sdmad_lite.backbone import EMBEDDED, Backbone, load_clip
-from sdmad_lite.baselines import BASELINES, Method
-from sdmad_lite.baselines import phantom_table as meta_table
+from sdmad_lite.clip.backbone import EMBEDDED, Backbone, load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.phantoms import CHEST, sample_phantoms
-from sdmad_lite.signs import SignBank
+from sdmad_lite.evaluation.baselines import BASELINES, Method
+from sdmad_lite.evaluation.baselines import phantom_table as meta_table
+from sdmad_lite.signs.bank import SignBank
+from sdmad_phantoms import CHEST, sample_phantoms
 
 CATEGORIES = ("Pleural effusion", "Cardiomegaly", "Emphysema")
 

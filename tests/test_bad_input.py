@@ -5,8 +5,8 @@ import pytest
 from bad_inputs import CASES, World, matches
 from bad_inputs.world import CATEGORIES
 
-from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.backbone import load_clip
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD
 
@@ -14,7 +14,7 @@ from sdmad_lite.detector import SDMAD
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory, tiny_clip_name):
     """A detector of the tiny CLIP that knows what it was fitted on, as `sdmad fit` writes it."""
-    from sdmad_lite.commands.support import write_support
+    from sdmad_lite.evaluation.seen_images import write_support
 
     world = World(tmp_path_factory.mktemp("fitted"), load_clip(tiny_clip_name, device="cpu"), None)
     table = load_data(world.data(), CATEGORIES).part("train")
@@ -42,5 +42,5 @@ def test_every_case_of_bad_input_has_a_name_of_its_own():
 
 def test_the_page_of_bad_input_is_up_to_date():
     assert bad_input_page.PAGE.read_text(encoding="utf-8") == bad_input_page.page(), (
-        "run python scripts/bad_input_page.py"
+        "run python tools/bad_input_page.py"
     )

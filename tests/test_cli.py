@@ -10,10 +10,10 @@ from conftest import CATEGORIES
 from PIL import Image
 
 from sdmad_lite.__main__ import main
-from sdmad_lite.backbone import load_clip
+from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.phantoms import sample_phantoms
-from sdmad_lite.protocols import PROTOCOLS
+from sdmad_lite.evaluation.protocols import PROTOCOLS
+from sdmad_phantoms import sample_phantoms
 
 
 @pytest.fixture(scope="session")

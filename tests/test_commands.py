@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from bad_inputs.world import BANK, LABELS, World, serving
 
-from sdmad_lite import datasets
+import sdmad_datasets as datasets
 from sdmad_lite.__main__ import main, parser
 from sdmad_lite.commands import evaluate as evaluate_command
 from sdmad_lite.data import ImageTable, load_data
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.protocols import PROTOCOLS, evaluate
+from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -11,18 +11,18 @@ from PIL import Image
 from scipy.special import expit, logit
 from sklearn.metrics import f1_score, roc_auc_score
 
-from sdmad_lite.adapters import AdapterConfig
-from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.backbone import load_clip
-from sdmad_lite.baselines import BASELINES, Query
+from sdmad_lite.alignment.adapters import AdapterConfig
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
-from sdmad_lite.evidence import EvidenceConfig
-from sdmad_lite.experiment import run_experiment
-from sdmad_lite.phantoms import sample_phantoms
-from sdmad_lite.selection import TRAINING_FREE, SelectionConfig
-from sdmad_lite.signs import parse_bank
+from sdmad_lite.evaluation.baselines import BASELINES, Query
+from sdmad_lite.evaluation.experiment import run_experiment
+from sdmad_lite.selection.image_evidence import EvidenceConfig
+from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
+from sdmad_lite.signs.bank import parse_bank
+from sdmad_phantoms import sample_phantoms
 
 SHORT = AlignmentConfig(steps=6, views=2)
 RANK = SelectionConfig(rule="rank")  # drops signs whatever the data, so that zero weights are met

@@ -26,13 +26,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdmad_lite.__main__ import main
-from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.backbone import load_clip
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_data, read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError
-from sdmad_lite.lint import check_bank
-from sdmad_lite.signs import load_bank
+from sdmad_lite.signs.bank import load_bank
+from sdmad_lite.signs.lint import check_bank
 
 LONG = int(os.environ.get("SDMAD_FUZZ_EXAMPLES", "0"))
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from safetensors.torch import save_file
 from timm.models import Eva, SwinTransformer, VisionTransformer, register_model
 
-from sdmad_lite.backbone import EMBEDDED, load_clip
-from sdmad_lite.phantoms import CHEST
+from sdmad_lite.clip.backbone import EMBEDDED, load_clip
+from sdmad_phantoms import CHEST
 
 LENGTH = 48
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from ..signs import shipped_banks
+from ..signs.bank import shipped_banks
 
 if TYPE_CHECKING:
     from ..data import ImageTable
@@ -105,7 +105,7 @@ def read_table(args: argparse.Namespace, categories: Sequence[str], others: str 
     from ..data.names import plain
 
     if args.dataset:
-        from ..datasets import load_dataset
+        from sdmad_datasets import load_dataset
 
         table, others = load_dataset(args.dataset, args.data), "keep" if others == "keep" else "leave out"
     else:

@@ -32,7 +32,7 @@ def add(commands) -> None:
 
 
 def _entry(name: str):
-    from ..datasets import DATASETS
+    from sdmad_datasets import DATASETS
 
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
@@ -41,7 +41,7 @@ def _entry(name: str):
 
 def list_sets(args: argparse.Namespace) -> Answer:
     """`sdmad data list`."""
-    from ..datasets import DATASETS
+    from sdmad_datasets import DATASETS
 
     rows, sets = [["name", "images", "modality", "bank", "how", "title"]], {}
     for name, entry in DATASETS.items():
@@ -89,7 +89,7 @@ def info_of(args: argparse.Namespace) -> Answer:
 
 def get_set(args: argparse.Namespace) -> Answer:
     """`sdmad data get`."""
-    from ..datasets import get_dataset
+    from sdmad_datasets import get_dataset
 
     entry = _entry(args.name)
     files = get_dataset(args.name, args.to, progress=not args.quiet, variant=args.variant)

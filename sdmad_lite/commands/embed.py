@@ -29,9 +29,9 @@ def add(commands) -> None:
 
 def embed(args: argparse.Namespace) -> Answer:
     """The command."""
-    from ..adapters import installed
-    from ..backbone import load_clip
-    from ..signs import load_bank
+    from ..alignment.adapters import installed
+    from ..clip.backbone import load_clip
+    from ..signs.bank import load_bank
 
     out = Path(args.out)
     if out.suffix not in WRITERS:

@@ -7,18 +7,8 @@ import argparse
 import numpy as np
 
 from ..errors import DataError
-from ..notice import NOTICE
-from .common import (
-    Answer,
-    add_command,
-    add_data,
-    add_device,
-    aligned,
-    at_least,
-    load_detector,
-    read_table,
-    remark,
-)
+from ..files import NOTICE
+from .common import Answer, add_command, add_data, add_device, aligned, at_least, load_detector, read_table, remark
 
 
 def add(commands) -> None:
@@ -47,9 +37,9 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """The command."""
     import json
 
+    from ..evaluation.protocols import PROTOCOLS
+    from ..evaluation.sealed import SealedTest
     from ..files import write_text
-    from ..protocols import PROTOCOLS
-    from ..sealed import SealedTest
 
     at_least(args, resamples=0, seed=0)
     detector = load_detector(args)
@@ -92,7 +82,7 @@ def unseen(args: argparse.Namespace, table, color: bool):
     Raises:
         DataError: images of the support set are among them and were not excluded.
     """
-    from .support import overlap
+    from ..evaluation.seen_images import overlap
 
     found = overlap(args.detector, table, color)
     if found is None:
@@ -124,7 +114,7 @@ def with_intervals(result: dict, scores: np.ndarray, table, cut: np.ndarray, arg
     from sklearn import config_context
     from tqdm import tqdm
 
-    from ..protocols import evaluate as score
+    from ..evaluation.protocols import evaluate as score
 
     patients = np.unique(table.patients(), return_inverse=True)[1]
     rows_of = np.split(np.argsort(patients, kind="stable"), np.cumsum(np.bincount(patients))[:-1])

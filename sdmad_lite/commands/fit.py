@@ -5,18 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..notice import NOTICE
-from .common import (
-    Answer,
-    add_backbone,
-    add_command,
-    add_data,
-    add_signs,
-    at_least,
-    named,
-    read_table,
-    remark,
-)
+from ..files import NOTICE
+from .common import Answer, add_backbone, add_command, add_data, add_signs, at_least, named, read_table, remark
 
 
 def add(commands) -> None:
@@ -42,13 +32,13 @@ def add(commands) -> None:
 
 def fit(args: argparse.Namespace) -> Answer:
     """The command."""
-    from ..adapters import AdapterConfig
-    from ..alignment import AlignmentConfig
+    from ..alignment.adapters import AdapterConfig
+    from ..alignment.train import AlignmentConfig
     from ..data import draw_support
     from ..detector import SDMAD
+    from ..evaluation.seen_images import write_support
     from ..files import new_folder
-    from ..signs import load_bank
-    from .support import write_support
+    from ..signs.bank import load_bank
 
     at_least(args, shots=1, seed=0, steps=0)
     bank = load_bank(args.signs)

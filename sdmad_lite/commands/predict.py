@@ -17,19 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..files import NOTICE
 from ..launch import world
-from ..notice import NOTICE
-from .common import (
-    Answer,
-    add_command,
-    add_data,
-    add_device,
-    aligned,
-    at_least,
-    load_detector,
-    read_table,
-    remark,
-)
+from .common import Answer, add_command, add_data, add_device, aligned, at_least, load_detector, read_table, remark
 
 MAPPED = 3
 """Signs with a heat map in one picture."""
@@ -59,7 +49,7 @@ def add(commands) -> None:
 
 def predict(args: argparse.Namespace) -> Answer:
     """The command."""
-    from ..parts import FORMATS
+    from ..deployment.parts import FORMATS
 
     at_least(args, batch_size=1, workers=0)
     ending = Path(args.out).suffix.lower() if args.out else None
@@ -95,7 +85,7 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
 
     The labels of --data do not count here; a folder without labels.csv is searched for images at any depth.
     """
-    from ..archive import listed
+    from ..deployment.archive import listed
 
     given = [Path(image) for image in args.images]
     if args.data:
@@ -117,7 +107,7 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
 
 def _named(source, root: Path | None) -> dict[str, object]:
     """Name -> image, for a few images."""
-    from ..archive import listed
+    from ..deployment.archive import listed
 
     names, folder, images = listed(source, root)
     names = [name if isinstance(name, str) else f"image {name[0]}" for name in names]
@@ -129,7 +119,7 @@ def _named(source, root: Path | None) -> dict[str, object]:
 
 def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> Answer:
     """Exit code 1 where an image could not be read, for a single process."""
-    from ..scoring import score_archive
+    from ..deployment.scoring import score_archive
 
     done = score_archive(
         detector,
@@ -189,7 +179,7 @@ def draw_maps(folder: str, detector, named: dict[str, object], rows: list[dict])
     """Heat maps of the signs that speak most for each detected category; where none is, for the likeliest one."""
     from ..data import read_image
     from ..files import new_folder
-    from ..plots import plot_sign_maps, to_png
+    from ..show.plots import plot_sign_maps, to_png
 
     texts, index = detector.bank.texts, {}
     categories = len(detector.bank.categories)

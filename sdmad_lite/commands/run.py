@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import DataError
-from ..notice import NOTICE
+from ..files import NOTICE
 from .common import Answer, add_backbone, add_command, add_data, add_signs, at_least, named, read_table, remark
 
 
@@ -37,12 +37,12 @@ def add(commands) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """The command."""
-    from ..backbone import load_clip
+    from ..clip.backbone import load_clip
     from ..data import split_train_test
-    from ..experiment import OURS, eligible, run_experiment
+    from ..evaluation.experiment import OURS, eligible, run_experiment
     from ..files import new_folder
-    from ..report import write_report
-    from ..signs import load_bank
+    from ..show.report import write_report
+    from ..signs.bank import load_bank
 
     at_least(args, draws=1, seed=0)
     bank = load_bank(args.signs)

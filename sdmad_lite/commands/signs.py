@@ -57,7 +57,7 @@ def add(commands) -> None:
 
 def generate(args: argparse.Namespace) -> Answer:
     """`sdmad signs generate`; exit code 1 where the linter finds an error in what was written."""
-    from ..generate import generate_signs
+    from ..signs.generate import generate_signs
 
     pairs = [text.partition(":") for text in args.categories]
     names = [name.strip() for name, _, _ in pairs]
@@ -99,11 +99,11 @@ def generate(args: argparse.Namespace) -> Answer:
 
 def check_signs(args: argparse.Namespace) -> Answer:
     """`sdmad signs check`."""
-    from ..lint import check_bank
+    from ..signs.lint import check_bank
 
     backbone = None
     if args.backbone:
-        from ..backbone import load_clip
+        from ..clip.backbone import load_clip
 
         backbone = load_clip(args.backbone, args.pretrained, args.device)
     found = check_bank(args.bank, backbone)

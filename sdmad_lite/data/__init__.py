@@ -2,18 +2,16 @@
 
 `load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the
 form of MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py`
-opens one image, `dicom.py` one of DICOM. `download.py` fetches a file, only when called; `archive.py` unpacks it.
+opens one image, `dicom.py` one of DICOM.
 """
 
-from .archive import unpack
 from .classes import load_classes
 from .dicom import dicom_meta
-from .download import fetch
 from .folder import load_folder
 from .images import read_image
 from .load import load_data
 from .npz import load_npz
 from .table import GROUPS, META, SPLITS, ImageTable, draw_support, split_train_test
 
-__all__ = ["GROUPS", "META", "SPLITS", "ImageTable", "dicom_meta", "draw_support", "fetch", "load_classes", "load_data"]
-__all__ += ["load_folder", "load_npz", "read_image", "split_train_test", "unpack"]
+__all__ = ["GROUPS", "META", "SPLITS", "ImageTable", "dicom_meta", "draw_support", "load_classes", "load_data"]
+__all__ += ["load_folder", "load_npz", "read_image", "split_train_test"]

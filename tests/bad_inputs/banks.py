@@ -2,7 +2,7 @@
 
 import json
 
-from sdmad_lite.signs import load_bank
+from sdmad_lite.signs.bank import load_bank
 
 from .world import BANK, Case
 

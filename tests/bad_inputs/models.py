@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdmad_lite.adapters import AdapterConfig
-from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.backbone import load_clip
+from sdmad_lite.alignment.adapters import AdapterConfig
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evidence import EvidenceConfig
-from sdmad_lite.selection import SelectionConfig, SignSelector
+from sdmad_lite.selection.image_evidence import EvidenceConfig
+from sdmad_lite.selection.sign_selector import SelectionConfig, SignSelector
 
 from .world import Case
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from sdmad_lite.data import load_data
-from sdmad_lite.episodes import draw_episodes, load_episodes
-from sdmad_lite.protocols import evaluate, paired
-from sdmad_lite.sealed import SealedTest
+from sdmad_lite.evaluation.episodes import draw_episodes, load_episodes
+from sdmad_lite.evaluation.protocols import evaluate, paired
+from sdmad_lite.evaluation.sealed import SealedTest
 
 from .world import CATEGORIES, Case
 

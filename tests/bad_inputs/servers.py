@@ -5,9 +5,9 @@ import json
 import tarfile
 import zipfile
 
-from sdmad_lite.data.archive import unpack
-from sdmad_lite.data.download import fetch
-from sdmad_lite.generate import generate_signs
+from sdmad_datasets.archive import unpack
+from sdmad_datasets.download import fetch
+from sdmad_lite.signs.generate import generate_signs
 
 from .world import Case, serving
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sdmad_lite.__main__ import main
-from sdmad_lite.backbone import Backbone
+from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.errors import SDMADError
 
 CATEGORIES = ("Effusion", "Nodule")

@@ -1,0 +1,116 @@
+"""Public data sets: what they are, where to get them, and readers for the files as their publishers lay them out.
+
+    from . import DATASETS, load_dataset
+    table = load_dataset("nih_chest14", "/data/nih")
+
+`entry.py` says what is known of a set; `chest.py`, `vindr.py`, `fundus.py`, `folders.py`, `medfm.py` and
+`medmnist.py` read them; `page.py` writes docs/datasets.md. Nothing is fetched unless `get_dataset` is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from sdmad_lite.data import ImageTable
+from sdmad_lite.errors import DataError
+
+from . import chest, folders, fundus, medfm, medmnist, vindr
+from .entry import Box, Dataset, Download, table_of
+
+__all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "get_dataset", "load_dataset"]
+
+DATASETS: dict[str, Dataset] = {
+    entry.name: entry for module in (chest, vindr, fundus, folders, medfm, medmnist) for entry in module.SETS
+}
+
+
+def _entry(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def options(name: str) -> dict[str, object]:
+    """What `load_dataset` takes for this set apart from name and folder, with the defaults."""
+    parameters = list(inspect.signature(_entry(name).read).parameters.values())[2:]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def load_dataset(name: str, folder: str | Path, **choices) -> ImageTable:
+    """Read the labels of a public set from its own files; images are opened only when they are used.
+
+    Args:
+        name: key of DATASETS.
+        folder: where the set lies, laid out as `DATASETS[name].tree` shows.
+        **choices: see `options(name)`. Every set knows `official_split`: False leaves the set's own split out of
+            `meta`, and patients are then halved at random by `split_train_test`. Sets with label files know
+            `missing`: "skip" loads what is there of a set that was fetched in part.
+
+    Returns:
+        The table, with the categories of the set's bank; meta has patient_id, age, sex, view and split (train,
+        valid, test) where the set has them. A row of zeros is an image that the set calls normal; images that show
+        only findings without a category are left out.
+
+    Raises:
+        DataError: a file, column or label is not as published; the message names it, the layout and the source.
+    """
+    entry, folder = _entry(name), Path(folder)
+    known = options(name)
+    for choice in choices:
+        if choice not in known:
+            raise DataError(f"{entry.title} has no option {choice!r}; it has {', '.join(known)}")
+    if not folder.is_dir():
+        raise entry.error(folder, "no such folder")
+    try:
+        rows = entry.read(entry, folder, **choices)
+        return table_of(entry, folder, rows, choices.get("official_split", True))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error}); check the rights of its folders") from None
+
+
+def boxes(name: str, folder: str | Path) -> list[Box]:
+    """Where the findings lie, for sets that say so; boxes of images that are not there are left out.
+
+    Raises:
+        DataError: the set has no boxes, or its file is not as published.
+    """
+    entry, folder = _entry(name), Path(folder)
+    if entry.read_boxes is None:
+        raise DataError(f"{entry.title} has no boxes; {', '.join(n for n, e in DATASETS.items() if e.boxes)} have")
+    if not folder.is_dir():
+        raise entry.error(folder, "no such folder")
+    try:
+        return list(entry.read_boxes(entry, folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error}); check the rights of its folders") from None
+
+
+def get_dataset(name: str, folder: str | Path, progress: bool = True, variant: str | int = "224") -> list[Path]:
+    """Fetch a set that may be fetched without an account (MedMNIST), with resume and checksum.
+
+    Args:
+        name: key of DATASETS.
+        folder: where to; it is made.
+        progress: whether a bar is shown.
+        variant: which of `DATASETS[name].downloads`: for MedMNIST the side in pixels, 224 unless told.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: the set cannot be fetched; the message says where it is and what has to be done there.
+        DownloadError: a file could not be fetched whole.
+    """
+    entry, folder = _entry(name), Path(folder)
+    if not entry.downloads:
+        raise entry.error(name, f"cannot be fetched by program: go to {entry.url} ({entry.access})")
+    chosen = [download for download in entry.downloads if download.variant == str(variant)]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(download.variant for download in entry.downloads))
+        raise DataError(f"{entry.title}: no variant {variant!r}; it has {known}")
+    from .download import fetch  # late: httpx2 is heavy
+
+    for download in chosen:
+        fetch(download.url, folder / download.file, md5=download.md5, progress=progress)
+    return [folder / download.file for download in chosen]

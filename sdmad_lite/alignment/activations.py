@@ -1,0 +1,111 @@
+"""What passes by inside the image tower: below the first Shift Adapter nothing ever changes.
+
+`split_image_tower` cuts the tower there, so that what lies below is computed once for all steps of stage 1;
+`record_activations` reads the activations at the cut while images are encoded, for the image evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..clip.towers import find_blocks, vision_blocks, without_lower
+from .adapters import NAME
+
+if TYPE_CHECKING:
+    from ..clip.backbone import Backbone
+
+
+def first_adapted(model: nn.Module) -> int | None:
+    """Number of the first image layer with an adapter installed."""
+    return next((i for i, block in enumerate(find_blocks(model, "image") or ()) if hasattr(block, NAME)), None)
+
+
+class _Captured(Exception):
+    """Stops a forward pass once the wanted activation is known."""
+
+
+def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Split the image tower where the first adapter stands, so that what lies below is computed once.
+
+    Returns two functions: `below`, from pixels (N, 3, H, W) to activations, and `embed`, from those to
+    unit embeddings u (N, D). Without image adapters `below` gives u itself.
+    """
+    start = first_adapted(backbone.model)
+    if start is None:
+        return backbone.image_features, lambda u: u
+    first = vision_blocks(backbone.model)[start]
+    current: list[Tensor] = []
+
+    def stop(block, args):
+        current[:] = [args[0]]
+        raise _Captured
+
+    def put_back(block, args):
+        return (current[0], *args[1:])
+
+    def below(pixels: Tensor) -> Tensor:
+        handle = first.register_forward_pre_hook(stop)
+        try:
+            backbone.model.encode_image(pixels.to(backbone.device))
+        except _Captured:
+            return current[0]
+        finally:
+            handle.remove()
+
+    def embed(activations: Tensor) -> Tensor:
+        current[:] = [activations]
+        handle = first.register_forward_pre_hook(put_back)
+        try:
+            # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
+            with without_lower(backbone.model, start):
+                return backbone.image_features(activations.new_zeros(1, 3, *backbone.model.visual.image_size))
+        finally:
+            handle.remove()
+
+    return below, embed
+
+
+def pool_tokens(tokens: Tensor) -> Tensor:
+    """Tokens (..., P, width) to h (..., 3 width): mean, maximum and deviation over normalised tokens.
+
+    [ours] The maximum keeps a small finding that the mean drowns, the deviation keeps texture.
+    """
+    tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
+    mean = tokens.mean(-2, keepdim=True)
+    spread = (tokens - mean).square().mean(-2).sqrt()  # twice as fast as std
+    return torch.cat([mean.squeeze(-2), tokens.amax(-2), spread], -1)
+
+
+def activation_width(adapters: nn.ModuleDict, embedding: int) -> int:
+    """Width of h as `record_activations` gives it, for embeddings of width `embedding`."""
+    widths = (3 * adapter.down.in_features for name, adapter in adapters.items() if name.startswith("image_"))
+    return next(widths, embedding)
+
+
+@contextmanager
+def record_activations(backbone: Backbone) -> Iterator[list[Tensor]]:
+    """Inside the block every encoded batch leaves its h (n, d), on the model's device, in the list.
+
+    It is `pool_tokens` from what enters the first layer with an adapter; without one it is the frozen embedding u.
+    """
+    start, out = first_adapted(backbone.model), []
+    if start is None:
+
+        def keep(tower, args, u):
+            u = u[0] if isinstance(u, tuple) else u  # CoCa gives its tokens too
+            out.append(F.normalize(u, dim=-1).float())
+
+        handle = backbone.model.visual.register_forward_hook(keep)
+    else:
+        block = vision_blocks(backbone.model)[start]
+        handle = block.register_forward_pre_hook(lambda block, args: out.append(pool_tokens(args[0])))
+    try:
+        yield out
+    finally:
+        handle.remove()

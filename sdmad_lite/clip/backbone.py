@@ -1,0 +1,227 @@
+"""CLIP to look with: any open_clip model behind one small class, and the embedded default.
+
+    load_clip()                                   # ships with the package, nothing is downloaded
+    load_clip("ViT-B-32", pretrained="openai")    # any open_clip name and tag
+    load_clip("ViT-B-32", pretrained="weights.safetensors")
+    load_clip("local-dir:my_clip") or load_clip("hf-hub:org/name")
+
+Preprocessing, tokenizer and widths come from open_clip; nothing of CLIP is written again here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data import read_image
+from ..errors import BackboneError, BankError
+from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
+from .hub import hub_or_cache, make_tokenizer, needs_hub, text_settings, why_not
+from .towers import encode_text, find_blocks, patch_embeddings
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+class Backbone:
+    """A frozen CLIP with its preprocessing and tokenizer.
+
+    Attributes:
+        name, pretrained: what `load_clip` was called with.
+        model: the open_clip model, its own weights frozen.
+    """
+
+    def __init__(self, model: nn.Module, preprocess, tokenizer, name: str, pretrained: str | None):
+        self.model = model.eval().requires_grad_(False)
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self.name, self.pretrained = name, pretrained
+
+    @property
+    def adapted_towers(self) -> tuple[str, ...]:
+        """The towers that can take Shift Adapters: ("image", "text"), or ("text",) where the image tower has no list
+        of transformer layers (a ResNet, ConvNeXt or Swin) and stays frozen.
+        """
+        return tuple(tower for tower in ("image", "text") if find_blocks(self.model, tower) is not None)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the weights, by which a saved detector knows its backbone again."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.flatten()[:4096].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def prepare(self, images: Sequence, color: bool = False) -> Tensor:
+        """Images (paths, arrays or PIL), read in `color` or grey, to model input (N, 3, H, W)."""
+        return torch.stack([self.preprocess(read_image(image, color)) for image in images])
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts to tokens (S, L).
+
+        Raises:
+            BankError: a text is empty or longer than the text tower reads.
+            BackboneError: the tokenizer is not the one that the text tower was trained with.
+        """
+        limit = self.tokenizer.context_length
+        for text in texts:
+            if not text.strip():
+                raise BankError("a sign is empty; write what is visible, or remove it")
+            length = self._token_count(text)
+            if length > limit:
+                raise BankError(
+                    f"sign {text!r} has {length} tokens, but the text tower of {self.name} reads {limit}; shorten it"
+                )
+        tokens = self.tokenizer(list(texts))
+        known = getattr(self.model, "vocab_size", None) or self.model.text.vocab_size  # CoCa keeps it in the tower
+        if tokens.max() >= known:
+            raise BackboneError(
+                f"{self.name}: the tokenizer gives token {int(tokens.max())}, but the text tower knows {known}; give "
+                "the tokenizer of this model"
+            )
+        return tokens.to(self.device)
+
+    def _token_count(self, text: str) -> int:
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            return len(tokenizer.encode(text)) + 2  # start and end
+        text = tokenizer.clean_fn(text)
+        if tokenizer.tokenizer_mode == "clips":
+            return len(tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]) + 3  # start, end and class
+        return len(tokenizer.tokenizer(text)["input_ids"])
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
+        return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """v: unit-length embeddings (S, D) of tokens, with gradients to whatever trains."""
+        return encode_text(self.model, tokens)
+
+    @torch.no_grad()
+    def encode_images(
+        self, images: Sequence, batch_size: int = 64, color: bool = False, progress: bool = False
+    ) -> Tensor:
+        """u: (N, D) unit-length embeddings on the CPU, in batches; images are read in `color` or grey."""
+        if not len(images):
+            raise BackboneError("images: the list is empty; give at least one image")
+        starts = tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False)
+        parts = [self.image_features(self.prepare(images[i : i + batch_size], color)).cpu() for i in starts]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """v: (S, D) unit-length embeddings on the CPU."""
+        return self.text_features(self.tokenize(texts)).cpu()
+
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share.
+
+        The last layer's patch tokens go, each alone, through what makes an image's embedding; the embedded model
+        was pretrained so that this is meaningful, for others it is a common heuristic.
+
+        Raises:
+            BackboneError: the image tower is no vision transformer of open_clip or timm.
+        """
+        tokens = patch_embeddings(self.model.visual, pixels.to(self.device))
+        if tokens is None:
+            raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need a plain ViT")
+        return F.normalize(tokens, dim=-1)
+
+
+def load_clip(
+    name: str = "embedded",
+    pretrained: str | None = None,
+    device: str | torch.device | None = None,
+    tokenizer=None,
+) -> Backbone:
+    """Load a CLIP model by name.
+
+    What is in the cache of the Hugging Face hub is used from there; the network is asked only where the hub answers
+    and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
+
+    Args:
+        name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
+        pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
+            untrained weights. "embedded" and names with a schema carry their weights, so that only "random" has a
+            meaning for them.
+        device: where it runs; an accelerator if there is one when left out.
+        tokenizer: a folder with the files of a Hugging Face tokenizer, or an open_clip tokenizer; the model's own
+            when left out. It is not saved with a detector: give `SDMAD.load` the backbone then.
+
+    Raises:
+        BackboneError: unknown name or tag, missing file, weights that do not fit or hold code, or no network.
+    """
+    source = f"local-dir:{EMBEDDED}" if name == "embedded" else name
+    built_in = not source.startswith(("local-dir:", "hf-hub:"))
+    if built_in:
+        _check_name(name, pretrained)
+    weights = pretrained if built_in and pretrained != "random" else None
+    level = logging.root.level
+    logging.root.setLevel(logging.CRITICAL)  # open_clip tells the root logger what we asked for or raise
+    try:
+        with hub_or_cache() if needs_hub(source, weights, tokenizer is not None) else nullcontext():
+            text = text_settings(source)
+            tokenizer = make_tokenizer(source, text, tokenizer)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # "random" names the same weights each time
+                model = open_clip.create_model(
+                    source,
+                    weights,
+                    load_weights=pretrained != "random",
+                    require_pretrained=pretrained != "random",
+                    pretrained_text=False,
+                    force_quick_gelu=built_in and _tag(name, weights).get("quick_gelu", False),
+                    text_cfg=text,
+                )
+            preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        model = model.to(device or default_device())
+    except BackboneError:
+        raise
+    except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
+        raise BackboneError(
+            f"{name}: needs the package {error.name!r}; install it: pip install {error.name}"
+        ) from error
+    except Exception as error:
+        raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error
+    finally:
+        logging.root.setLevel(level)
+    return Backbone(model, preprocess, tokenizer, name, pretrained)
+
+
+def _tag(name: str, pretrained: str | None) -> dict:
+    """What open_clip knows of a model's weights by their tag; nothing of a file."""
+    return open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else {}
+
+
+def _check_name(name: str, pretrained: str | None) -> None:
+    """Refuse names and tags that open_clip has not, before anything is built or asked for."""
+    if name.replace("/", "-") not in open_clip.list_models():
+        raise BackboneError(
+            f"unknown model {name!r}: use 'embedded', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
+            "'hf-hub:ORGANISATION/NAME'"
+        )
+    if pretrained == "random" or _tag(name, pretrained) or (pretrained and Path(pretrained).is_file()):
+        return
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))) or "none"
+    wrong = f"pretrained={pretrained!r} is no file and no tag" if pretrained else "say which weights"
+    raise BackboneError(f"{name}: {wrong}; give pretrained=... a file, 'random', or a tag ({tags})")

@@ -1,0 +1,178 @@
+"""The two towers of any open_clip model: where their transformer layers are, and what their patches say.
+
+Image towers are open_clip's own (`visual`) or timm's (`visual.trunk`); text towers are open_clip's own, inside the
+model or as `text`, or those of Hugging Face transformers (`text.transformer`). A convolutional or hierarchical image
+tower (ResNet, ConvNeXt, FastViT, Swin) has no list of layers of one width; there `vision_blocks` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import BackboneError
+
+IMAGE_PATHS = ("visual.transformer.resblocks", "visual.trunk.blocks")
+TEXT_PATHS = (
+    "transformer.resblocks",
+    "text.transformer.resblocks",
+    "text.transformer.encoder.layer",  # BERT, RoBERTa, XLM-RoBERTa
+    "text.transformer.block",  # mT5
+    "text.transformer.layers",  # M2M-100
+)
+
+
+def vision_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """Transformer layers of the image tower, first to last.
+
+    Raises:
+        BackboneError: it has none; `find_blocks` gives None instead.
+    """
+    return _needed(model, "image")
+
+
+def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+    """Transformer layers of the text tower, first to last.
+
+    Raises:
+        BackboneError: it has none.
+    """
+    return _needed(model, "text")
+
+
+def find_blocks(model: nn.Module, tower: str) -> nn.ModuleList | nn.Sequential | None:
+    """Transformer layers of a tower ("image" or "text"), all of one width, or None where it has no such list."""
+    for path in IMAGE_PATHS if tower == "image" else TEXT_PATHS:
+        try:
+            blocks = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
+            widths = {_width(block) for block in blocks}
+            if len(widths) == 1 and None not in widths:
+                return blocks
+    return None
+
+
+def _needed(model: nn.Module, tower: str) -> nn.ModuleList | nn.Sequential:
+    blocks = find_blocks(model, tower)
+    if blocks is None:
+        part = model.get_submodule("visual") if tower == "image" else getattr(model, "text", model)
+        part = getattr(part, "trunk", part)
+        raise BackboneError(
+            f"the {tower} tower ({type(part).__name__}) has no list of transformer layers to stand beside; choose a "
+            "model with transformers in both towers, such as a ViT"
+        )
+    return blocks
+
+
+def block_width(block: nn.Module) -> int:
+    """Width of the tokens that pass through a transformer layer."""
+    width = _width(block)
+    if width is None:
+        raise BackboneError(f"{type(block).__name__}: has no normalisation of tokens; it is no transformer layer")
+    return width
+
+
+def _width(block: nn.Module) -> int | None:
+    """The size of the outermost normalisation of tokens: those further in may be of heads or of the hidden layer."""
+    norms = {
+        name: module.weight.shape[0]
+        for name, module in block.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and not hasattr(module, "running_mean")
+        and not hasattr(module, "num_groups")
+        and getattr(module, "weight", None) is not None
+        and module.weight.ndim == 1
+    }
+    return norms[min(norms, key=lambda name: name.count("."))] if norms else None
+
+
+class _Skip(nn.Module):
+    """Stands for a layer that need not be computed."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        return x
+
+
+@contextmanager
+def without_lower(model: nn.Module, start: int) -> Iterator[None]:
+    """Inside the block the image tower's layers below number `start` pass on what they get."""
+    blocks = vision_blocks(model)
+    path = next(path for path in IMAGE_PATHS if _is_at(model, path, blocks))
+    parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+    kept = [*(_Skip() for _ in range(start)), *blocks[start:]]
+    setattr(parent, name, nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept))
+    try:
+        yield
+    finally:
+        setattr(parent, name, blocks)
+
+
+def _is_at(model: nn.Module, path: str, module: nn.Module) -> bool:
+    try:
+        return model.get_submodule(path) is module
+    except AttributeError:
+        return False
+
+
+def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Unit-length embeddings (S, D) of tokens (S, L), without computing what cannot matter.
+
+    In a causal tower that reads its end token, that is all behind the end of the longest text; in a tower of Hugging
+    Face, whose padding is masked, the columns that only pad. Short signs are several times faster by that.
+    """
+    from open_clip import CLIP  # takes seconds
+    from open_clip.hf_model import HFTextEncoder
+    from open_clip.transformer import TextTransformer
+
+    text = model if isinstance(model, CLIP) else model.text
+    if isinstance(text, CLIP):
+        causal = text.attn_mask is not None and text.text_pool_type == "argmax"
+    else:  # a class token at the end, as CoCa has, is read instead of the end of the text
+        causal = isinstance(text, TextTransformer) and text.attn_mask is not None and text.pool_type == "argmax"
+        causal = causal and text.cls_emb is None
+    if causal:
+        length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
+        tokens, shorter = tokens[:, :length], {"attn_mask": text.attn_mask[:length, :length]}
+        if isinstance(text, CLIP):
+            shorter["positional_embedding"] = text.positional_embedding[:length]
+            out = torch.func.functional_call(text, shorter, (None, tokens))
+            return out["text_features"] if isinstance(out, dict) else out[1]
+        out = torch.func.functional_call(text, shorter, (tokens,))
+        return F.normalize(out[0] if isinstance(out, tuple) else out, dim=-1)
+    if isinstance(text, HFTextEncoder):
+        tokens = tokens[:, : int((tokens != text.config.pad_token_id).any(0).nonzero().max()) + 1]
+    return F.normalize(model.encode_text(tokens), dim=-1)
+
+
+def patch_embeddings(visual: nn.Module, pixels: Tensor) -> Tensor | None:
+    """Patch embeddings (N, h, w, D), of any length, in the space of images and texts; None where there are none.
+
+    Each patch token of the last layer goes alone through what makes the embedding of an image: normalisation,
+    attention pooling where there is one, and projection.
+    """
+    trunk = getattr(visual, "trunk", None)
+    if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
+        tokens, embed = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :], trunk.patch_embed
+        dynamic = hasattr(embed, "dynamic_feat_size")
+        grid = embed.dynamic_feat_size(pixels.shape[-2:]) if dynamic else embed.grid_size
+        if getattr(trunk, "attn_pool", None) is not None:
+            tokens = trunk.attn_pool(tokens.flatten(0, 1)[:, None]).unflatten(0, tokens.shape[:2])
+        tokens = visual.head(trunk.head(trunk.fc_norm(tokens)))
+    elif hasattr(visual, "output_tokens") and hasattr(visual, "grid_size") and visual.attn_pool is None:
+        before, grid = visual.output_tokens, visual.grid_size
+        visual.output_tokens = True
+        try:
+            _, tokens = visual(pixels)
+        finally:
+            visual.output_tokens = before
+        tokens = visual.ln_post(tokens) if visual.final_ln_after_pool else tokens
+        tokens = tokens if visual.proj is None else tokens @ visual.proj
+    else:
+        return None
+    return tokens.unflatten(1, tuple(grid)) if tokens.shape[1] == grid[0] * grid[1] else None

@@ -1,0 +1,1 @@
+"""Protocols, baselines and experiments: how good is it, and compared with what."""

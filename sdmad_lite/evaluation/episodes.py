@@ -1,0 +1,120 @@
+"""Support draws as data: which rows of a training table were drawn, in a file that others can use.
+
+    episodes = draw_episodes(train, shots=[1, 4, 16], draws=5, seed=0, name="chest phantoms")
+    episodes.save("chest.json")
+    support = load_episodes("chest.json").support(train, shots=4, draw=0)
+
+A file names no image: it fits the table whose labels and patients have its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..data import ImageTable, draw_support
+from ..errors import DataError
+from ..files import write_text
+
+
+class Episodes(BaseModel):
+    """Draws from one table; the hash says which, so that row numbers are never read from another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    """Of this file format."""
+    name: str
+    """Of the data set."""
+    seed: int
+    """Draw d was drawn with seed + d."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """`table_hash` of the training table."""
+    draws: dict[int, tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]]
+    """K -> for each draw the rows of the table."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Episodes:
+        if not self.draws:
+            raise ValueError("draws is empty")
+        for shots, drawn in self.draws.items():
+            if shots < 1 or not drawn:
+                raise ValueError(f"draws: K = {shots} with {len(drawn)} draws; K and their number must be at least 1")
+            for number, rows in enumerate(drawn):
+                if not rows or len(set(rows)) < len(rows):
+                    raise ValueError(f"draws: K = {shots}, draw {number} is empty or names a row twice")
+        return self
+
+    def rows(self, table: ImageTable, shots: int, draw: int) -> np.ndarray:
+        """Row numbers of one draw.
+
+        Args:
+            table: the training table that was drawn from.
+            shots: K. draw: its number, from 0.
+
+        Raises:
+            DataError: another table, or a draw that is not there.
+        """
+        if table_hash(table) != self.sha256:
+            raise DataError(f"episodes of {self.name!r}: drawn from another table; its labels or patients differ")
+        if shots not in self.draws or not 0 <= draw < len(self.draws[shots]):
+            there = ", ".join(f"{len(drawn)} of K = {k}" for k, drawn in self.draws.items())
+            raise DataError(f"episodes of {self.name!r}: no draw {draw} of K = {shots}; there are {there}")
+        rows = np.asarray(self.draws[shots][draw])
+        if rows.max() >= len(table):
+            raise DataError(f"episodes of {self.name!r}: row {rows.max()} of a table with {len(table)}")
+        return rows
+
+    def support(self, table: ImageTable, shots: int, draw: int) -> ImageTable:
+        """The support set of one draw; see `rows`."""
+        return table.rows(self.rows(table, shots, draw))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the draws as JSON, whole or not at all."""
+        return write_text(path, json.dumps(self.model_dump(mode="json")) + "\n")
+
+
+def table_hash(table: ImageTable) -> str:
+    """SHA-256, in hexadecimal, over categories, labels and patients of a table, in its order of rows."""
+    content = [list(table.categories), table.labels.astype(int).tolist(), table.patients().astype(str).tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def draw_episodes(table: ImageTable, shots: Sequence[int], draws: int, seed: int = 0, name: str = "") -> Episodes:
+    """Draw support sets by patient (`draw_support`), the d-th of each K with seed + d.
+
+    Args:
+        table: train rows only.
+        shots: every K.
+        draws: support sets of each K, five or more for an interval worth printing.
+        seed: of the first draw. name: of the data set.
+
+    Raises:
+        DataError: no draw is asked for, or there are too few patients.
+    """
+    if draws < 1 or not len(shots):
+        raise DataError(f"draws is {draws} for {len(shots)} numbers of shots: both must be at least 1")
+    drawn = {k: tuple(tuple(draw_support(table, k, seed + d).tolist()) for d in range(draws)) for k in shots}
+    return Episodes(name=name, seed=seed, sha256=table_hash(table), draws=drawn)
+
+
+def load_episodes(path: str | Path) -> Episodes:
+    """Read what `Episodes.save` wrote.
+
+    Raises:
+        DataError: the file is missing, not JSON, of another version, or not a valid set of draws.
+    """
+    path = Path(path)
+    try:
+        return Episodes.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise DataError(f"{path}: no valid support draws ({'; '.join(problems)}); draw them again") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as support draws ({error}); give a file that save() wrote") from None

@@ -1,0 +1,107 @@
+"""A test set that fitting code cannot read: it is opened once, for predictors that are finished.
+
+    sealed = SealedTest(test)
+    detector.fit(images, labels)
+    opened = sealed.open({"mine": detector.predict_proba})
+    opened.results["mine"]["multilabel"]["macro"]
+
+A second look is refused: whoever chooses after the first one reports luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data import GROUPS, ImageTable
+from ..errors import DataError, SDMADError
+from .protocols import evaluate
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a sealed test set gave out, by the keys of the predictors.
+
+    scores: (T, C). results: `evaluate` on all images. within: "column=value" -> `evaluate` on those images.
+    """
+
+    scores: dict[Hashable, np.ndarray]
+    results: dict[Hashable, dict]
+    within: dict[Hashable, dict[str, dict]]
+
+
+class SealedTest:
+    """Holds images and labels to itself; only its size and its categories can be asked for.
+
+    Args:
+        table: T test images.
+
+    Raises:
+        DataError: the table is empty.
+    """
+
+    def __init__(self, table: ImageTable):
+        if not len(table):
+            raise DataError("the test set is empty; give at least one image")
+        self.categories, self._size, self.__table = table.categories, len(table), table
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __reduce_ex__(self, protocol):
+        raise SDMADError("a sealed test set cannot be copied: a copy could be opened again")
+
+    def open(
+        self,
+        predictors: Mapping[Hashable, Callable[[Any], np.ndarray]],
+        thresholds: Mapping[Hashable, np.ndarray] | None = None,
+        prepare: Callable[[tuple], Any] = lambda images: images,
+        grouped: Collection[Hashable] = (),
+    ) -> Opened:
+        """Score all predictors, once and for all. The images go to them alone, the labels to nobody.
+
+        Args:
+            predictors: key -> function from the images (as `prepare` leaves them) to scores (T, C).
+            thresholds: key -> (C,), set on the support set, for those that also make decisions.
+            prepare: makes of the T images what the predictors take; called once.
+            grouped: keys to score also within each value of the columns in GROUPS.
+
+        Raises:
+            SDMADError: it was opened before. It counts as opened from the first call on, even if a
+                predictor fails: that one has seen the images.
+            DataError: thresholds or groups for an unknown key, or scores that do not fit.
+        """
+        thresholds = thresholds or {}
+        if unknown := [key for key in (*thresholds, *grouped) if key not in predictors]:
+            raise DataError(f"{unknown[0]!r} is none of the predictors; use their names")
+        if self.__table is None:
+            raise SDMADError("this test set was opened before; results chosen after a look at it would flatter")
+        table, self.__table = self.__table, None
+        given = prepare(table.images)
+        opened = Opened({key: np.asarray(predict(given)) for key, predict in predictors.items()}, {}, {})
+        rows = groups(table)
+        for key, scores in opened.scores.items():
+            if scores.shape != table.labels.shape:
+                raise DataError(f"{key!r}: scores of shape {scores.shape}, expected {table.labels.shape}")
+            cut = thresholds.get(key)
+            opened.results[key] = evaluate(scores, table.labels, table.categories, cut)
+            if key in grouped:
+                opened.within[key] = {
+                    name: evaluate(scores[part], table.labels[part], table.categories, cut)
+                    for name, part in rows.items()
+                }
+        return opened
+
+
+def groups(table: ImageTable) -> dict[str, np.ndarray]:
+    """Rows of each value of the columns in GROUPS that take more than one value: "view=AP" -> indices."""
+    out = {}
+    for column in GROUPS:
+        values = np.asarray(table.meta.get(column, ()))
+        for value in np.unique(values):
+            if len(np.unique(values)) > 1:
+                out[f"{column}={value}"] = np.flatnonzero(values == value)
+    return out

@@ -1,0 +1,1 @@
+"""Stage 2: which signs to trust, judged on the support set alone; and image evidence."""

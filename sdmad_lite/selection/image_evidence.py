@@ -1,0 +1,51 @@
+"""Image evidence: what the layers below the first Shift Adapter see, beside what the signs say.
+
+[ours] Signs name what a language model thought of; an anomaly also shows in exposure, texture and size that no sign
+names. Those are plainest in the middle of the image tower, where activations pass by on every scoring anyway, so that
+this evidence costs no second pass. A logistic regression on them, one for each category, gives the image logit, and
+a detector's logit is a mean of it and the signs' logit. It speaks beside the signs, never through them: explanations
+list it as one part of the logit, and stage 2 does not see it.
+
+Measured (docs/results.md): on phantoms it is worth as much as all signs together or more, on real radiographs the signs
+are worth more. The mean is near the better of the two in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+
+from ..errors import SDMADError
+
+
+@dataclass(frozen=True)
+class EvidenceConfig:
+    """How much the image itself says [ours], chosen on validation draws (`tools/ablations.py`)."""
+
+    share: float = 0.5
+    """Share of the image logit in the logit, in [0, 1]; 0 leaves the signs alone."""
+    strength: float = 1.0
+    """Inverse penalty of the logistic regression."""
+
+    def __post_init__(self):
+        if not 0 <= self.share <= 1 or self.strength <= 0:
+            raise SDMADError(f"{self}: share must be in [0, 1], strength above 0")
+
+
+def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Balanced logistic regression for each category on standardised features, as weights of the plain ones.
+
+    Args:
+        x: (N, d). labels: (N, C) in {0, 1}, both values in each column. strength: inverse penalty.
+
+    Returns:
+        W (C, d) and b (C,): the logits are x W' + b.
+    """
+    centre, spread = x.mean(0), x.std(0) + 1e-6
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    models = [clone(model).fit((x - centre) / spread, y) for y in labels.T]
+    weights = np.concatenate([m.coef_ for m in models]) / spread
+    return weights, np.concatenate([m.intercept_ for m in models]) - weights @ centre

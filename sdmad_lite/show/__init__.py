@@ -1,0 +1,1 @@
+"""What people look at: plots, panels, the report, the course, the dashboard."""

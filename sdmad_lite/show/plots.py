@@ -1,0 +1,365 @@
+"""Pictures: each function takes plain results and returns a matplotlib Figure.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from textwrap import fill
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..evaluation.protocols import PROTOCOLS
+from ..explain import CategoryExplanation
+
+BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
+PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7", "#F0E442", "#000000")
+
+
+class _Picture(Figure):
+    """A Figure that a notebook shows as PNG when it ends a cell; pyplot is not needed and keeps no copy."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as PNG bytes; tight, so that no title is cut."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=110, bbox_inches="tight", pad_inches=0.05)
+    return stream.getvalue()
+
+
+def _figure(width: float, height: float) -> Figure:
+    return _Picture(figsize=(width, height), layout="constrained")
+
+
+def _clean(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, size: float = 2.4) -> Figure:
+    """A contact sheet of grey or colour images, a title over each."""
+    rows = -(-len(images) // columns)
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    figure = _figure(columns * size, rows * (size + 0.1 + 0.16 * lines))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, image in enumerate(images):
+        axes.flat[i].imshow(image, cmap="gray", vmin=0, vmax=255)
+        if i < len(titles):
+            axes.flat[i].set_title(titles[i], fontsize=8)
+    return figure
+
+
+def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
+    """The image, and beside it the region of each sign in colour."""
+    figure = _figure(2.6 * (len(masks) + 1), 2.9)
+    axes = figure.subplots(1, len(masks) + 1, squeeze=False)[0]
+    axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes[0].set_title("image", fontsize=9)
+    for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(np.ma.masked_where(~mask, mask), cmap="autumn", alpha=0.55)
+        axis.set_title(name, fontsize=9)
+    for axis in axes:
+        axis.axis("off")
+    return figure
+
+
+def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequence[str]) -> Figure:
+    """M (C+1, S) as a chart of dots: which sign speaks for which category."""
+    names = ["normal", *categories]
+    figure = _figure(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
+    axis = figure.subplots()
+    shared = member[1:].sum(0) > 1
+    for row, column in zip(*np.nonzero(member.T), strict=True):
+        axis.plot(column, row, "s", color=ORANGE if shared[row] else BLUE, markersize=7)
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(len(texts)), texts, fontsize=7)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.25)
+    axis.set_title(f"{int(shared.sum())} of {len(texts)} signs are shared (orange)", fontsize=10)
+    return figure
+
+
+def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """A square matrix of cosines."""
+    figure = _figure(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
+    axis = figure.subplots()
+    picture = axis.imshow(matrix, cmap="cividis", vmin=min(0, float(matrix.min())), vmax=1)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axis.set_yticks(range(len(names)), names, fontsize=6)
+    axis.set_title(title, fontsize=10)
+    figure.colorbar(picture, ax=axis, label="cosine", shrink=0.7)
+    return figure
+
+
+def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
+    """Embeddings (N, D) to points in the plane (N, 2), by "umap" (seconds) or "pca" (at once).
+
+    UMAP needs at least four points; its first call in a process also compiles for about 15 s.
+    """
+    if method == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(2, random_state=seed).fit_transform(embeddings)
+    from umap import UMAP
+
+    neighbours = min(15, len(embeddings) - 1)
+    return UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1).fit_transform(embeddings)
+
+
+def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[str], title: str = "") -> Figure:
+    """One small map per category: its images in colour, normal images dark, all others light."""
+    columns = min(5, len(categories))
+    rows = -(-len(categories) // columns)
+    figure = _figure(2.5 * columns, 2.6 * rows + 0.3)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    normal = labels.sum(1) == 0
+    for axis in axes.flat:
+        axis.axis("off")
+    for c, category in enumerate(categories):
+        axis, has = axes.flat[c], labels[:, c] == 1
+        other = ~has & ~normal
+        axis.scatter(*points[other].T, s=5, color="#dddddd")
+        axis.scatter(*points[normal].T, s=5, color="#555555", label="normal")
+        axis.scatter(*points[has].T, s=9, color=RED, label=category)
+        axis.set_title(f"{category} ({int(has.sum())})", fontsize=9, color=RED)
+    figure.suptitle(title or "each point an image: red has the category, dark is normal", fontsize=10)
+    return figure
+
+
+def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
+    """The losses of stage 1, step by step."""
+    names = list(history[0])
+    figure = _figure(3.2 * len(names), 2.6)
+    for axis, name, color in zip(figure.subplots(1, len(names), squeeze=False)[0], names, PALETTE, strict=False):
+        axis.plot([step[name] for step in history], color=color)
+        axis.set(title=name, xlabel="step", ylabel="loss")
+        _clean(axis)
+    return figure
+
+
+def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
+    """Signs of one category by weight; dropped ones are grey with their reason."""
+    figure = _figure(9, 0.42 * len(rows) + 1.1)
+    axis = figure.subplots()
+    weights = [row["weight"] for row in rows]
+    axis.barh(range(len(rows)), weights, color=[BLUE if row["kept"] else GREY for row in rows])
+    for i, row in enumerate(rows):
+        if not row["kept"]:
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axis.text(0.005, i, row["reason"].split(";")[0], va="center", fontsize=7, color="#444444", bbox=box)
+    axis.axvline(1 / len(rows), color=ORANGE, linestyle="--", linewidth=1)
+    axis.set_yticks(range(len(rows)), [row["text"] for row in rows], fontsize=8)
+    axis.invert_yaxis()
+    kept = sum(row["kept"] for row in rows)
+    axis.set(xlabel="weight (dashed: all signs equal)", title=f"{category}: {kept} of {len(rows)} signs kept")
+    _clean(axis)
+    return figure
+
+
+def draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A row of dots for each group of images: with category c, with other anomalies only, normal.
+
+    Args:
+        values: (N,) where the dots stand. labels: Y (N, C).
+
+    Returns:
+        rows (N,) of each group by its name, and the height (N,) of each dot.
+    """
+    has, normal = labels[:, c] == 1, labels.sum(1) == 0
+    groups = {"has it": has, "other anomalies": ~has & ~normal, "normal": normal}
+    height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
+    for row, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
+        height[rows] += row
+        axis.scatter(values[rows], height[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    axis.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, rows in groups.items()])
+    axis.set(ylim=(2.5, -0.5))
+    return groups, height
+
+
+def draw_probabilities(axis, explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> None:
+    """`plot_probabilities` on an axis."""
+    for i, e in enumerate(explanations):
+        found = e.probability >= e.threshold
+        axis.barh(i, e.probability, color=BLUE if found else "#cccccc")
+        axis.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color=RED, linewidth=2)
+    axis.set_yticks(range(len(explanations)), [e.category for e in explanations], fontsize=9)
+    for label, e in zip(axis.get_yticklabels(), explanations, strict=True):
+        label.set_fontweight("bold" if e.category in truth else "normal")
+    axis.invert_yaxis()
+    axis.set(xlim=(0, 1), xlabel="probability (red: threshold)")
+    axis.set_title("detected in blue; truly present in bold" if len(truth) else "detected in blue", fontsize=10)
+    _clean(axis)
+
+
+def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> Figure:
+    """Probability of each category against its threshold; true categories in bold."""
+    figure = _figure(5.2, 0.32 * len(explanations) + 1.0)
+    draw_probabilities(figure.subplots(), explanations, truth)
+    return figure
+
+
+def draw_explanation(axis, explanation: CategoryExplanation) -> None:
+    """`plot_explanation` on an axis."""
+    own = [s for s in explanation.signs if not s.normal]
+    against = [s for s in explanation.signs if s.normal]
+    texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs"]
+    parts = [s.contribution for s in own] + [sum(s.contribution for s in against)]
+    texts, parts = [*texts, "image evidence", "bias"], [*parts, explanation.image, explanation.bias]
+    axis.barh(range(len(parts)), parts, color=[BLUE if part >= 0 else RED for part in parts])
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(parts)), texts, fontsize=8)
+    axis.invert_yaxis()
+    verdict = "detected" if explanation.probability >= explanation.threshold else "not detected"
+    axis.set(xlabel="contribution to the logit")
+    axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=10)
+    _clean(axis)
+
+
+def plot_explanation(explanation: CategoryExplanation) -> Figure:
+    """What each sign adds to the logit, and what the image evidence; all bars sum to it.
+
+    The normal signs are drawn as one bar.
+    """
+    figure = _figure(8, 0.36 * (sum(not s.normal for s in explanation.signs) + 3) + 1.1)
+    draw_explanation(figure.subplots(), explanation)
+    return figure
+
+
+def plot_sign_maps(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
+) -> Figure:
+    """Heat maps (h, w) over the image; the true region, where known, as a line."""
+    figure = _figure(2.7 * len(maps) + 0.2, 3.0)
+    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    height, width = image.shape[:2]
+    for axis, (name, heat) in zip(axes, maps.items(), strict=True):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.imshow(heat, cmap="inferno", alpha=0.45, extent=(0, width, height, 0), interpolation="bilinear")
+        if masks and name in masks:
+            axis.contour(masks[name], levels=[0.5], colors=[SKY], linewidths=1.2)
+        axis.set_title(fill(name, 36), fontsize=8)
+        axis.axis("off")
+    return figure
+
+
+def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, title: str = "") -> Figure:
+    """Methods with mean and 95 % interval (method -> mean, low, high), best on top."""
+    ordered = sorted(rows.items(), key=lambda item: item[1][0])
+    figure = _figure(7, 0.38 * len(ordered) + 1.0)
+    axis = figure.subplots()
+    for i, (name, (mean, low, high)) in enumerate(ordered):
+        color = BLUE if name.startswith("SD-MAD") else GREY
+        axis.plot([low, high], [i, i], color=color, linewidth=2.5)
+        axis.plot(mean, i, "o", color=color, markersize=7)
+        axis.text(mean, i + 0.22, f"{mean:.3f}", ha="center", fontsize=8)
+    axis.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=9)
+    axis.set_ylim(-0.6, len(ordered) - 0.3)
+    axis.set(xlabel=f"{label}, mean and 95 % interval over support draws")
+    axis.set_title(title, fontsize=10)
+    _clean(axis)
+    return figure
+
+
+def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], label: str, title: str = "") -> Figure:
+    """Methods over K (method -> K -> mean, low, high): SD-MAD with its interval, the others as lines."""
+    figure = _figure(8.5, 4.4)
+    axis = figure.subplots()
+    ordered = sorted(rows, key=lambda name: -list(rows[name].values())[-1][0])
+    others = iter([(style, color) for style in ("-", "--", ":") for color in PALETTE[1:] if color != "#F0E442"])
+    for name in ordered:
+        shots, means = list(rows[name]), [row[0] for row in rows[name].values()]
+        if name.startswith("SD-MAD"):
+            axis.fill_between(
+                shots, *zip(*(row[1:] for row in rows[name].values()), strict=True), color=BLUE, alpha=0.2
+            )
+            axis.plot(shots, means, "o-", color=BLUE, linewidth=3, label=name, zorder=3)
+        else:
+            style, color = next(others)
+            axis.plot(shots, means, style, color=color, linewidth=1.5, label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(shots, [str(k) for k in shots])
+    axis.set(xlabel="shots per category, K", ylabel=f"{label}, mean over support draws")
+    axis.set_title(title, fontsize=10)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    _clean(axis)
+    return figure
+
+
+def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles: Mapping[str, str]) -> Figure:
+    """Paired differences with intervals (panel -> bank -> K -> difference, low, high), a panel for each of `titles`."""
+    figure = _figure(9, 3.4)
+    for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for i, (bank, row) in enumerate(gains[name].items()):
+            shots = np.array(list(row), dtype=float) * 2 ** (0.12 * (i - (len(gains[name]) - 1) / 2))
+            middle = np.array([r["difference"] for r in row.values()])
+            reach = [[r["difference"] - r["low"], r["high"] - r["difference"]] for r in row.values()]
+            axis.errorbar(shots, middle, np.array(reach).T, fmt="o", color=PALETTE[i], capsize=2, label=bank)
+        axis.axhline(0, color="black", linewidth=1)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(list(row), [str(k) for k in row])
+        axis.minorticks_off()
+        axis.set(xlabel="shots per category, K", ylabel="gain in macro mAP")
+        axis.set_title(title, fontsize=10)
+        _clean(axis)
+    axis.legend(title="sign bank", fontsize=8, frameon=False)
+    return figure
+
+
+def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str = "auroc") -> Figure:
+    """Each category under the three protocols, with intervals and numbers of positives."""
+    names = [name for name in means["multilabel"] if name != "macro"]
+    figure = _figure(8, 0.5 * len(names) + 1.2)
+    axis = figure.subplots()
+    for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
+        for i, name in enumerate(names):
+            row = means[protocol][name]
+            if row[figure_name] is None:
+                continue
+            y = i + (p - 1) * 0.22
+            if row.get(f"{figure_name}_interval"):
+                axis.plot(row[f"{figure_name}_interval"], [y, y], color=color, linewidth=2)
+            axis.plot(row[figure_name], y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
+    positives = [means["multilabel"][name]["positives"] for name in names]
+    axis.set_yticks(
+        range(len(names)), [f"{n} ({k} positives)" for n, k in zip(names, positives, strict=True)], fontsize=9
+    )
+    axis.invert_yaxis()
+    if figure_name == "auroc":
+        axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
+    if axis.get_xlim()[1] > 1.02:  # a t-interval can pass 1, the figure cannot
+        axis.set_xlim(right=1.02)
+    drawn = any(means[protocol][name].get(f"{figure_name}_interval") for protocol in PROTOCOLS for name in names)
+    axis.set(xlabel=f"{figure_name.upper()} {'(95 % interval over support draws)' if drawn else '(one support draw)'}")
+    figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
+    _clean(axis)
+    return figure
+
+
+def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str]) -> Figure:
+    """ROC and precision-recall curves of each category that has positives and negatives."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure = _figure(10.5, 4)
+    roc, pr = figure.subplots(1, 2)
+    for c, (name, color) in enumerate(zip(categories, (PALETTE * 3), strict=False)):
+        if 0 < labels[:, c].sum() < len(labels):
+            style = "-" if c < len(PALETTE) else "--"
+            fpr, tpr, _ = roc_curve(labels[:, c], scores[:, c])
+            precision, recall, _ = precision_recall_curve(labels[:, c], scores[:, c])
+            roc.plot(fpr, tpr, style, color=color, label=name, linewidth=1.4)
+            pr.plot(recall, precision, style, color=color, label=name, linewidth=1.4)
+    roc.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC")
+    pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
+    figure.legend(*pr.get_legend_handles_labels(), fontsize=7, loc="outside right center", frameon=False)
+    for axis in (roc, pr):
+        _clean(axis)
+    return figure

@@ -1,0 +1,1 @@
+"""What to look for: sign banks, their linter, and signs written by a language model."""

@@ -1,0 +1,249 @@
+"""A run that is stopped goes on: killed for good at random moments, with a broken checkpoint, with a full disk."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdmad_lite.alignment import checkpoint as checkpoint_module
+from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters
+from sdmad_lite.alignment.checkpoint import Checkpoints, CheckpointWarning, parsed
+from sdmad_lite.alignment.compute import RunConfig
+from sdmad_lite.alignment.train import AlignmentConfig, align
+from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.data import draw_support
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import CheckpointError, OutputError, SDMADError
+
+EVERY_STEP = RunConfig(checkpoint_steps=1)
+LONG = AlignmentConfig(steps=60, views=2, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def support(phantom_table):
+    return phantom_table.rows(draw_support(phantom_table, 3, seed=0))
+
+
+# Killed for good
+
+
+def fit_and_save(clip: str, bank, support, folder: str, out: str) -> None:
+    """What a child process does; it is killed somewhere on the way."""
+    torch.set_num_threads(1)
+    detector = SDMAD(bank, load_clip(clip, device="cpu"), alignment=LONG, run=EVERY_STEP)
+    detector.fit_table(support, checkpoint=folder).save(out)
+
+
+def step_of(folder) -> int:
+    steps = (
+        [int(name.split("-")[1]) for name in os.listdir(folder) if name.startswith("step-")] if folder.exists() else []
+    )
+    return max(steps, default=0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
+    tiny_clip_name, tiny_clip, bank, support, tmp_path
+):
+    reference = SDMAD(bank, tiny_clip, alignment=LONG).fit_table(support).save(tmp_path / "reference")
+    folder, out = tmp_path / "checkpoints", tmp_path / "detector"
+    rng = np.random.default_rng(0)
+    context = multiprocessing.get_context("forkserver")  # imports once, then each child starts in no time
+    context.set_forkserver_preload(["torch", "sdmad_lite.detector", "sdmad_lite.clip.backbone"])
+    kills = 0
+    for _ in range(3):
+        child = context.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
+        child.start()
+        before = step_of(folder)
+        wanted = before + rng.integers(1, 13)
+        while step_of(folder) < wanted and child.is_alive():
+            time.sleep(0.003)
+        time.sleep(rng.uniform(0, 0.02))  # in the middle of whatever comes
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL and not out.exists()
+        assert before < step_of(folder) < LONG.steps
+        kills += 1
+    last = context.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
+    last.start()
+    last.join()
+    assert last.exitcode == 0 and kills == 3
+    assert json.loads((out / "detector.json").read_text()) == json.loads((reference / "detector.json").read_text())
+    one, two = (load_file(place / "adapters.safetensors") for place in (reference, out))
+    assert list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+    assert not folder.exists()  # a finished run needs none
+
+
+# In one process: stopped by an exception, so that what lies on the disk can be damaged in between
+
+
+class Stop(Exception):
+    pass
+
+
+def run(clip, support, bank, checkpoints=None, until=None, seed=0, labels=None, seen=None, **settings):
+    """Stage 1 on the support set; stops with `Stop` after `until` steps, `seen` gets their numbers."""
+
+    def watch(step):
+        if seen is not None:
+            seen.append(step)
+        if step == until:
+            raise Stop
+
+    config = AlignmentConfig(**{"steps": 12, "views": 2, "batch_size": 5, **settings})
+    adapters = build_adapters(clip, AdapterConfig(), seed)
+    member = torch.from_numpy(bank.membership())
+    labels = support.labels if labels is None else labels
+    images, texts = support.images, bank.texts
+    aligned = align(clip, adapters, images, labels, texts, member, config, seed, watch=watch, checkpoints=checkpoints)
+    return [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale)], aligned
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_clip_name, support, bank):
+    """A run that nobody stopped."""
+    return run(load_clip(tiny_clip_name, device="cpu"), support, bank)
+
+
+@pytest.fixture(scope="module")
+def left(tiny_clip_name, support, bank, tmp_path_factory):
+    """What a run leaves behind that stopped after step 7."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stop):
+        run(load_clip(tiny_clip_name, device="cpu"), support, bank, Checkpoints(folder, steps=1), until=7)
+    return folder
+
+
+@pytest.fixture
+def checkpoints(left, tmp_path) -> Checkpoints:
+    """A copy of it, to damage."""
+    return Checkpoints(shutil.copytree(left, tmp_path / "checkpoints"), steps=1)
+
+
+def same(one, two) -> bool:
+    return one[1].history == two[1].history and all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
+
+
+def test_it_goes_on_from_the_last_checkpoint_and_repeats_nothing(tiny_clip, support, bank, whole, checkpoints):
+    assert step_of(checkpoints.folder) == 7 and len(os.listdir(checkpoints.folder)) == 2
+    steps = []
+    assert same(whole, run(tiny_clip, support, bank, checkpoints, seen=steps))
+    assert steps == [8, 9, 10, 11, 12]
+
+
+def test_it_goes_on_without_mixing_and_with_all_images_in_a_step(tiny_clip, support, bank, tmp_path):
+    settings = {"mix": 0, "batch_size": 100, "steps": 5}
+    checkpoints = Checkpoints(tmp_path, steps=2)
+    with pytest.raises(Stop):
+        run(tiny_clip, support, bank, checkpoints, until=3, **settings)
+    assert step_of(tmp_path) == 2
+    assert same(run(tiny_clip, support, bank, **settings), run(tiny_clip, support, bank, checkpoints, **settings))
+
+
+def test_a_checkpoint_is_due_by_steps_or_by_time(tmp_path):
+    assert [step for step in range(1, 10) if Checkpoints(tmp_path, steps=3).due(step)] == [3, 6, 9]
+    assert not Checkpoints(tmp_path, seconds=60).due(5) and Checkpoints(tmp_path, seconds=0).due(5)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1], ids=["empty", "in the header", "one byte short"])
+def test_a_truncated_checkpoint_is_named_and_the_one_before_used(tiny_clip, support, bank, whole, checkpoints, keep):
+    newest = max(checkpoints.folder.iterdir())
+    newest.write_bytes(newest.read_bytes()[:keep])
+    with pytest.warns(CheckpointWarning, match=rf"{newest.name}: this checkpoint is broken .*the one before"):
+        resumed = run(tiny_clip, support, bank, checkpoints)
+    assert same(whole, resumed)
+
+
+def test_a_flipped_bit_is_noticed_and_nothing_goes_on_from_broken_files_only(tiny_clip, support, bank, checkpoints):
+    for file in checkpoints.folder.iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with (
+        pytest.warns(CheckpointWarning) as warned,
+        pytest.raises(CheckpointError, match="all its checkpoints are broken"),
+    ):
+        run(tiny_clip, support, bank, checkpoints)
+    assert len(warned) == 2 and len(os.listdir(checkpoints.folder)) == 2  # left for whoever wants to look
+
+
+OTHERS = {
+    "seed": {"seed": 1},
+    "alignment settings": {"lr": 1e-3},
+    "labels": {"labels": "turned"},
+    "images": {"support": "turned"},
+    "sign bank": {"bank": "fewer"},
+    "backbone": {"clip": "other"},
+}
+
+
+@pytest.mark.parametrize(("name", "change"), OTHERS.items(), ids=OTHERS)
+def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_clip, support, bank, tmp_path, checkpoints, name, change):
+    before = sorted(os.listdir(checkpoints.folder))
+    new = {"clip": tiny_clip, "support": support, "bank": bank, **change}
+    if "labels" in change:
+        new["labels"] = support.labels[::-1].copy()
+    if "support" in change:
+        new["support"] = support.rows([1, 0, *range(2, len(support))])
+        new["labels"] = support.labels
+    if "bank" in change:
+        new["bank"] = type(bank)(**{**bank.model_dump(), "signs": bank.model_dump()["signs"][1:]})
+    if "clip" in change:
+        from conftest import write_clip
+
+        new["clip"] = load_clip(write_clip(tmp_path / "clip", seed=5), device="cpu")
+    with pytest.raises(CheckpointError, match=rf"differs in: {name}; give the same as then, or another folder"):
+        run(checkpoints=checkpoints, **new)
+    assert sorted(os.listdir(checkpoints.folder)) == before
+
+
+def test_a_full_disk_is_told_and_stops_nothing(tiny_clip, support, bank, whole, checkpoints, monkeypatch):
+    kept = {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.os, "fsync", full)
+        message = r"no checkpoint at step \d+ .*No space left.*earlier ones are kept and the training goes on"
+        with pytest.warns(CheckpointWarning, match=message) as warned:
+            resumed = run(tiny_clip, support, bank, checkpoints)
+    assert len(warned) == 5 and same(whole, resumed)
+    assert {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()} == kept
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_training(tiny_clip, bank, support, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"file: checkpoints cannot be written here.*choose another"):
+        SDMAD(bank, tiny_clip, alignment=LONG).fit_table(support, checkpoint=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, bank, support, tmp_path):
+    (tmp_path / ".step-123.part").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("mine")
+    short = AlignmentConfig(steps=3, views=2)
+    SDMAD(bank, tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_a_checkpoint_holds_no_pickle_and_can_be_read_by_anyone(left):
+    state, tensors = parsed(max(left.iterdir()).read_bytes())
+    assert state["step"] == 7 and set(state["identity"]) >= set(OTHERS)
+    assert set(load_file(max(left.iterdir()))) == set(tensors) >= {"scale", "bias", "losses", "optimizer.0.exp_avg"}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"precision": "fp8"}, {"at_once": 0}, {"checkpoint_steps": 0}, {"checkpoint_seconds": -1}]
+)
+def test_impossible_settings_are_refused(setting):
+    with pytest.raises(SDMADError, match=next(iter(setting))):
+        RunConfig(**setting)

@@ -1,0 +1,135 @@
+"""What stands between the parts: the whole experiment, who is eligible, and what the notebooks share."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import quick_baselines
+from sklearn.metrics import roc_auc_score
+
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.data import ImageTable
+from sdmad_lite.errors import DataError
+from sdmad_lite.evaluation.baselines import ON_FEATURES, Query, zero_shot
+from sdmad_lite.evaluation.episodes import draw_episodes
+from sdmad_lite.evaluation.experiment import METHODS, OURS, OWN, ZERO, eligible, run_experiment
+from sdmad_lite.show import course
+
+
+def table(labels, **meta):
+    labels = np.asarray(labels)
+    meta = {name: tuple(str(v) for v in column) for name, column in meta.items()}
+    return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), meta)
+
+
+# Experiment
+
+
+def test_eligible_names_who_is_short_and_of_what():
+    """A: 4 positives of 2 patients in train. B: 1 positive in train. C: none in test."""
+    train = table([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 1, 1], [0, 0, 0]], patient_id=[1, 1, 1, 2, 3])
+    test = table([[1, 1, 0], [1, 1, 0]])
+    assert eligible(train, test, shots=2, least=2).keys() == {"B", "C"}
+    short = eligible(train, test, shots=3, least=1)
+    assert short["A"] == "2 positive patients in train, 3 shots need 3"
+    assert short["C"] == "4 positives in train and 0 in test, 1 are needed in each"
+
+
+def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phantom_table):
+    test = phantom_table.rows(np.arange(24, 48))
+    experiment = run_experiment(phantom_table.rows(np.arange(24)), test, bank, tiny_clip, 1, [0, 7])
+    assert set(experiment.results) == set(METHODS) and all(len(r) == 2 for r in experiment.results.values())
+    # nothing in the zero-shot row depends on the draw, nor on the methods run before it
+    assert experiment.series(ZERO)[0] == experiment.series(ZERO)[1]
+    u, v = tiny_clip.encode_images(test.images), tiny_clip.encode_texts(bank.texts)
+    scores = zero_shot(u, v, torch.from_numpy(bank.membership()))
+    expected = roc_auc_score(test.labels, scores, average="macro")
+    assert experiment.mean(ZERO)["multilabel"]["macro"]["auroc"] == pytest.approx(expected, abs=1e-6)
+    for detector, scored in zip(experiment.detectors, experiment.scores[OURS], strict=True):
+        np.testing.assert_allclose(detector.predict_proba(test.images), scored, atol=1e-6)
+    mine = experiment.compare(OURS, ZERO)
+    assert mine["difference"] == pytest.approx(np.mean(experiment.series(OURS)) - experiment.series(ZERO)[0])
+
+
+def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank, phantom_table):
+    train, test = phantom_table.rows(np.arange(24)), phantom_table.rows(np.arange(24, 48))
+    episodes = draw_episodes(train, [1], 2)
+    rows = [episodes.rows(train, 1, draw) for draw in (1, 0)]
+    mine = {"prototypes again": ON_FEATURES["prototypes"]}
+    frozen = AlignmentConfig(steps=0)
+    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], frozen, baselines=mine, support=rows)
+    assert list(experiment.results) == list(experiment.methods) == [*OWN, "prototypes again"]
+    for given, used in zip(rows, experiment.support, strict=True):
+        np.testing.assert_array_equal(given, used)
+    with pytest.raises(DataError, match=r"test: categories \('Emphysema',\) differ"):
+        run_experiment(train, test.restricted(["Emphysema"]), bank, tiny_clip, 1, [0])
+
+
+def test_every_method_is_fitted_before_a_test_image_is_read(tiny_clip, bank, phantom_table):
+    """The test images are missing: it is noticed only when the predictors of all draws are there."""
+    fitted = []
+
+    def spy(support):
+        fitted.append(support.seed)
+        return lambda query: np.zeros((len(query.images), 3))
+
+    spy.what = "counts"
+    missing = ImageTable(("gone.png",) * 4, np.eye(4, 3, dtype=int), bank.categories, {})
+    with pytest.raises(DataError, match=r"gone\.png"):
+        frozen = AlignmentConfig(steps=0)
+        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], frozen, baselines={"spy": spy})
+    assert fitted == [4, 5]
+
+
+def test_another_test_set_changes_nothing_that_was_fitted(tiny_clip, bank, phantom_table):
+    """Bit for bit: adapters, weights, thresholds, and what every method says of the same new images."""
+    train, new = phantom_table.rows(np.arange(24)), phantom_table.rows(np.arange(40, 48)).images
+    tests = phantom_table.rows(np.arange(24, 32)), phantom_table.rows(np.arange(32, 48))
+    query = Query(new, tiny_clip.encode_images(new))
+    methods = quick_baselines(tiny_clip)
+    short = AlignmentConfig(steps=5)
+    one, two = (run_experiment(train, t, bank, tiny_clip, 2, [0, 1], short, baselines=methods) for t in tests)
+    for a, b in zip(one.detectors + one.training_free, two.detectors + two.training_free, strict=True):
+        for name, tensor in a.adapters_.state_dict().items():
+            assert torch.equal(tensor, b.adapters_.state_dict()[name])
+        for name in ("weights_", "thresholds_", "scale_", "bias_"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    for method in one.methods:
+        for a, b in zip(one.predictors[method], two.predictors[method], strict=True):
+            np.testing.assert_array_equal(a(query), b(query))
+    assert one.series(OURS) != two.series(OURS)  # the results, which may change
+
+
+# The course
+
+
+@pytest.mark.parametrize("modality", ["chest", "brain", "fundus"])
+def test_the_samples_of_the_course_load(modality):
+    bank, train, test = course.samples(modality)
+    assert bank.name == f"{modality}_phantoms"
+    assert train.categories == test.categories == bank.categories
+    assert not set(train.patients()) & set(test.patients())
+    assert (train.labels.sum(0) >= 16).all()
+
+
+def test_support_and_validation_share_no_patient(phantom_table):
+    support, validation = course.support_and_validation(phantom_table, 2, seed=0)
+    assert not set(support.patients()) & set(validation.patients())
+    left = set(phantom_table.patients()) - set(support.patients())
+    assert set(validation.patients()) == left and len(validation) == 2 * len(left)
+
+
+def test_a_detector_of_the_course_is_fitted_once_for_each_support_set(
+    tiny_clip, bank, phantom_table, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(course, "OUTPUTS", tmp_path)
+    support, validation = course.support_and_validation(phantom_table, 2, seed=0)
+    images = validation.images[:4]
+    one = course.load_or_fit(support, bank, tiny_clip, "lesson")
+    (state,) = tmp_path.glob("*/detector.json")
+    written = state.stat().st_mtime_ns
+    again = course.load_or_fit(support, bank, tiny_clip, "lesson")
+    assert state.stat().st_mtime_ns == written  # the second was loaded
+    np.testing.assert_allclose(again.predict_proba(images), one.predict_proba(images), rtol=1e-6)
+    other, _ = course.support_and_validation(phantom_table, 2, seed=1)
+    course.load_or_fit(other, bank, tiny_clip, "lesson")
+    assert len(list(tmp_path.iterdir())) == 2

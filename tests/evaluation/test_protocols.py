@@ -1,0 +1,225 @@
+"""The three protocols and the statistics over draws, against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sdmad_lite.errors import DataError
+from sdmad_lite.evaluation.protocols import evaluate, mean_interval, over_draws, paired
+
+#                    A    B     what it shows
+IMAGES = np.array(
+    [
+        ([0.1, 0.2], [0, 0]),  # normal
+        ([0.4, 0.0], [0, 0]),  # normal
+        ([0.8, 0.3], [1, 0]),
+        ([0.3, 0.35], [1, 0]),  # missed, and B is ranked above A
+        ([0.5, 0.9], [0, 1]),
+        ([0.9, 0.6], [1, 1]),
+    ]
+)
+SCORES, LABELS = IMAGES[:, 0], IMAGES[:, 1].astype(int)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return evaluate(SCORES, LABELS, ["A", "B"], np.array([0.5, 0.5]))
+
+
+def row(auroc, ap, positives, negatives):
+    return pytest.approx({"auroc": auroc, "ap": ap, "positives": positives, "negatives": negatives})
+
+
+def test_detection_by_hand(result):
+    """A: .9 .8 .3 against the normal .4 .1: 5 of 6 pairs; ranks P P N P N: AP (1 + 1 + 3/4) / 3.
+
+    Any, by the highest score: .9 .9 .8 .35 against .4 .2: 7 of 8 pairs; AP 2/4 + 1/4 + 1/4 * 4/5.
+    """
+    assert result["detection"]["A"] == row(5 / 6, 11 / 12, 3, 2)
+    assert result["detection"]["B"] == row(1, 1, 2, 2)
+    assert result["detection"]["any"] == row(7 / 8, 0.95, 4, 2)
+
+
+def test_discrimination_by_hand(result):
+    """A: .9 .8 .3 against the one image without A that is not normal, .5: 2 of 3 pairs; P P N P."""
+    assert result["discrimination"]["A"] == row(2 / 3, 11 / 12, 3, 1)
+    assert result["discrimination"]["B"] == row(1, 1, 2, 2)
+    assert "any" not in result["discrimination"]
+
+
+def test_multilabel_by_hand(result):
+    """A: .9 .8 .3 against .5 .4 .1: 7 of 9 pairs; P P N N P N: AP (1 + 1 + 3/5) / 3.
+
+    F1 at .5: 2 hits, 1 false, 1 missed.
+    """
+    f1 = {name: result["multilabel"][name].pop("f1") for name in ("A", "B")}
+    assert result["multilabel"]["A"] == row(7 / 9, 13 / 15, 3, 3)
+    assert result["multilabel"]["B"] == row(1, 1, 2, 4)
+    assert f1 == pytest.approx({"A": 2 / 3, "B": 1})
+
+
+def test_macro_and_thresholded_figures_by_hand(result):
+    """At .5, of 12 cells: 4 hits, 1 false (image 4, A), 1 missed (image 3, A).
+
+    4 of 6 rows are right; image 3 is ranked wrong.
+    """
+    assert result["multilabel"]["macro"] == pytest.approx(
+        {
+            "auroc": (7 / 9 + 1) / 2,
+            "ap": (13 / 15 + 1) / 2,
+            "positives": 5,
+            "categories": 2,
+            "f1": 5 / 6,
+            "f1_micro": 8 / 10,
+            "exact_match": 4 / 6,
+            "hamming_loss": 2 / 12,
+            "ranking_loss": 1 / 6,
+        }
+    )
+    assert result["detection"]["macro"]["auroc"] == pytest.approx((5 / 6 + 1) / 2)  # "any" is not a category
+    assert result["discrimination"]["macro"] == pytest.approx(
+        {"auroc": 5 / 6, "ap": 23 / 24, "positives": 5, "categories": 2}
+    )
+
+
+def test_without_thresholds_there_are_no_thresholded_figures():
+    """The ranking loss needs none: of six images, image 3 alone is ranked wrong."""
+    result = evaluate(SCORES, LABELS, ["A", "B"])["multilabel"]
+    assert "f1" not in result["A"]
+    assert set(result["macro"]) == {"auroc", "ap", "positives", "categories", "ranking_loss"}
+    assert result["macro"]["ranking_loss"] == pytest.approx(1 / 6)
+
+
+def test_without_any_positive_there_is_no_f1_and_nothing_to_rank():
+    macro = evaluate(SCORES, 0 * LABELS, ["A", "B"], np.full(2, 0.5))["multilabel"]["macro"]
+    assert macro["f1_micro"] is None and macro["ranking_loss"] is None and "f1" not in macro
+    assert macro["exact_match"] == pytest.approx(3 / 6) and macro["hamming_loss"] == pytest.approx(5 / 12)
+
+
+def test_a_category_without_positives_is_not_averaged():
+    scores, labels = np.column_stack([SCORES, SCORES[:, 0]]), np.column_stack([LABELS, np.zeros(6, dtype=int)])
+    three = evaluate(scores, labels, ["A", "B", "C"], np.full(3, 0.5))
+    two = evaluate(SCORES, LABELS, ["A", "B"], np.full(2, 0.5))
+    for protocol in three:
+        assert (three[protocol]["C"]["auroc"], three[protocol]["C"]["ap"]) == (None, None)
+        assert three[protocol]["C"]["positives"] == 0
+        for figure in ("auroc", "ap", "categories"):
+            assert three[protocol]["macro"][figure] == two[protocol]["macro"][figure]
+    assert three["multilabel"]["C"]["f1"] is None
+    assert three["multilabel"]["macro"]["f1"] == two["multilabel"]["macro"]["f1"]
+
+
+def test_what_has_nothing_to_compare_with_is_none():
+    """No normal image: nothing to detect against. One category: nothing to tell it from."""
+    no_normal = evaluate(SCORES[2:], LABELS[2:], ["A", "B"])
+    assert no_normal["detection"]["A"] == {"auroc": None, "ap": None, "positives": 3, "negatives": 0}
+    assert no_normal["detection"]["macro"] == {"auroc": None, "ap": None, "positives": 0, "categories": 0}
+    alone = evaluate(SCORES[:4, :1], LABELS[:4, :1], ["A"])
+    assert alone["discrimination"]["A"]["auroc"] is None
+    assert alone["detection"]["A"]["auroc"] == pytest.approx(3 / 4)
+
+
+def test_one_category_has_thresholded_figures_too():
+    """A alone on all six images: 2 hits, 1 false, 1 missed, 4 of 6 right; there is no second category to rank."""
+    macro = evaluate(SCORES[:, :1], LABELS[:, :1], ["A"], np.array([0.5]))["multilabel"]["macro"]
+    assert macro["f1_micro"] == macro["f1"] == pytest.approx(2 / 3)
+    assert macro["exact_match"] == pytest.approx(4 / 6) and macro["hamming_loss"] == pytest.approx(2 / 6)
+    assert macro["ranking_loss"] is None
+
+
+def test_only_the_order_of_scores_matters_to_the_rankings():
+    plain, curved = evaluate(SCORES, LABELS, ["A", "B"]), evaluate(np.exp(5 * SCORES), LABELS, ["A", "B"])
+    assert plain == curved
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "categories", "named"),
+    [
+        (SCORES, LABELS[:5], ["A", "B"], r"\(6, 2\), labels \(5, 2\)"),
+        (SCORES, LABELS[:, :1], ["A", "B"], r"\(6, 2\), labels \(6, 1\)"),
+        (SCORES, LABELS, ["A", "B", "C"], "3 categories"),
+        (SCORES[:, 0], LABELS[:, 0], ["A"], r"scores \(6,\)"),
+        (np.where(SCORES == 0.5, np.nan, SCORES), LABELS, ["A", "B"], "row 4 is not finite"),
+        (np.where(SCORES == 0.8, np.inf, SCORES), LABELS, ["A", "B"], "row 2 is not finite"),
+    ],
+)
+def test_bad_input_is_named(scores, labels, categories, named):
+    with pytest.raises(DataError, match=named):
+        evaluate(scores, labels, categories)
+
+
+# Over draws
+
+
+def test_interval_by_hand():
+    """1, 2, 3: mean 2, deviation 1, t of 2 degrees of freedom 4.302653; half width 4.302653 / sqrt 3."""
+    half = 4.302653 / math.sqrt(3)
+    assert mean_interval([1, 2, 3]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-6)
+
+
+def test_one_draw_has_no_interval():
+    mean, low, high = mean_interval([0.7])
+    assert mean == 0.7 and math.isnan(low) and math.isnan(high)
+
+
+def test_paired_verdicts_by_hand():
+    """Differences .10, .11, .09: mean .1, deviation .01, half width .01 * 4.302653 / sqrt 3 = .0248."""
+    ours, theirs = [0.80, 0.82, 0.81], [0.70, 0.71, 0.72]
+    better = paired(ours, theirs)
+    assert better == {
+        "difference": pytest.approx(0.1),
+        "low": pytest.approx(0.1 - 0.0248414, abs=1e-6),
+        "high": pytest.approx(0.1 + 0.0248414, abs=1e-6),
+        "draws": 3,
+        "verdict": "better",
+    }
+    assert paired(theirs, ours)["verdict"] == "worse"
+    assert paired([0.9, 0.5, 0.7], [0.7, 0.6, 0.6])["verdict"] == "no difference shown"  # +.2 -.1 +.1
+    assert paired([0.9], [0.1])["verdict"] == "no difference shown"  # one draw proves nothing
+
+
+def test_pairing_sees_what_the_means_hide():
+    """Draws differ by far more than the methods do, but one method is ahead in each of them."""
+    theirs = np.array([0.5, 0.9, 0.6, 0.8, 0.7])
+    ours = theirs + np.array([0.010, 0.012, 0.009, 0.011, 0.010])
+    assert mean_interval(ours)[1] < mean_interval(theirs)[2]  # the intervals of the two means overlap
+    assert paired(ours, theirs)["verdict"] == "better"
+
+
+def test_paired_needs_the_same_draws():
+    with pytest.raises(DataError, match="3 and 2 draws"):
+        paired([1, 2, 3], [1, 2])
+
+
+def test_over_draws_by_hand():
+    """Two draws: t of 1 degree of freedom is 12.7062 and the half width is that times half the difference."""
+    draws = [evaluate(scores, LABELS, ["A", "B"], np.full(2, 0.5)) for scores in (SCORES, 1 - SCORES)]
+    over = over_draws(draws)
+    a = over["multilabel"]["A"]
+    assert a["auroc"] == pytest.approx(0.5)  # 7/9 and 2/9
+    assert a["auroc_interval"] == pytest.approx([0.5 - 12.7062 * 2.5 / 9, 0.5 + 12.7062 * 2.5 / 9], rel=1e-5)
+    assert (a["positives"], a["negatives"]) == (3, 3)
+    assert over["multilabel"]["macro"]["categories"] == 2
+    assert over["multilabel"]["macro"]["exact_match"] == pytest.approx(
+        np.mean([d["multilabel"]["macro"]["exact_match"] for d in draws])
+    )
+
+
+def test_over_draws_keeps_none_and_gives_one_draw_no_interval():
+    labels = LABELS * [1, 0]
+    over = over_draws([evaluate(SCORES, labels, ["A", "B"])])
+    assert over["multilabel"]["B"] == {"auroc": None, "auroc_interval": None, "ap": None, "ap_interval": None} | {
+        "positives": 0,
+        "negatives": 6,
+    }
+    assert over["multilabel"]["A"]["auroc_interval"] is None and over["multilabel"]["A"]["auroc"] > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "thresholds", "message"),
+    [([[2], [0]], None, "only 0 and 1"), ([[1], [0]], [0.5, 0.5], "thresholds: shape \\(2,\\)")],
+)
+def test_labels_and_thresholds_that_do_not_fit_are_refused(labels, thresholds, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(np.array([[0.2], [0.4]]), np.array(labels), ["a"], thresholds)

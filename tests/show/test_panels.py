@@ -1,0 +1,358 @@
+"""Panels of `panels.py`: every control is swept, and what is shown is compared with what scikit-learn says."""
+
+import re
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from conftest import CATEGORIES
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.data import draw_support
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError
+from sdmad_lite.files import NOTICE
+from sdmad_lite.show import panels
+from sdmad_lite.show.panels import (
+    BoardCase,
+    BreakCase,
+    EmbeddingCase,
+    ExplorerCase,
+    GridCase,
+    Panel,
+    board_panel,
+    break_panel,
+    broken,
+    embedding_explorer,
+    embedding_panel,
+    explorer_panel,
+    grid_panel,
+    load_grid,
+    protocol_board,
+    shots_and_strength,
+    sign_explorer,
+)
+from sdmad_lite.show.plots import to_png
+
+NAMES = ("Effusion", "Mass", "Hernia <b>")
+
+
+@pytest.fixture(scope="module")
+def board():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((90, 3)) < 0.25).astype(int)
+    scores = np.clip(0.3 + 0.3 * labels + 0.15 * rng.standard_normal((90, 3)), 0, 1)
+    return BoardCase(scores, labels, NAMES, np.array([0.4, 0.5, 0.6]))
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    rng = np.random.default_rng(1)
+    labels = (rng.random((30, 3)) < 0.3).astype(int)
+    images = [rng.integers(0, 255, (16, 16), dtype=np.uint8) for _ in range(30)]
+    flat = rng.standard_normal((30, 2)), rng.standard_normal((30, 2))
+    texts = ("meniscus", "round opacity")
+    layouts = {"PCA": flat, "UMAP": flat[::-1]}
+    return EmbeddingCase(layouts, labels, NAMES, rng.standard_normal((30, 2)), texts, images, {"sex": list("FM" * 15)})
+
+
+@pytest.fixture(scope="module")
+def grid():
+    rng = np.random.default_rng(2)
+    terms = ("all three terms", "no discrepancy")
+    ap = {score: rng.uniform(0.3, 0.9, (2, 3, 2, 3, 3)) for score in ("SD-MAD", "signs alone")}
+    return GridCase(NAMES, terms, (0.5, 0.7, 1.0), (1, 4), np.array([[9, 8, 7], [6, 5, 4]]), np.array([90, 80]), ap)
+
+
+@pytest.fixture(scope="module")
+def broken_case(tiny_clip_name, bank, phantom_table):
+    tiny_clip = load_clip(tiny_clip_name, device="cpu")
+    support = phantom_table.rows(draw_support(phantom_table, 3, 0))
+    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=4)).fit_table(support)
+    return BreakCase(detector, phantom_table.images[0])
+
+
+def positions(control):
+    """Every option of a list, and all marks of a slider or a few of them."""
+    if isinstance(control.value, tuple):
+        return [(option,) for option in control.options] + [control.options]
+    if hasattr(control, "options"):
+        return list(control.options)
+    return np.unique(np.linspace(control.min, control.max, 7).astype(type(control.value))).tolist()
+
+
+@pytest.fixture(scope="module")
+def explorer(broken_case, phantom_table):
+    return ExplorerCase(broken_case.detector, phantom_table.images[:20], phantom_table.labels[:20])
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (explorer_panel, "explorer"),
+        (board_panel, "board"),
+        (embedding_panel, "embedding"),
+        (break_panel, "broken_case"),
+        (grid_panel, "grid"),
+    ],
+)
+def test_every_value_of_every_control_draws(make, name, request):
+    panel = make(request.getfixturevalue(name))
+    assert isinstance(panel, Panel) and NOTICE in panel.state.value
+    for control in panel.controls.values():
+        seen = set()
+        for value in [*positions(control), control.value]:
+            control.value = value
+            picture = bytes(panel.picture.value)
+            assert picture.startswith(b"\x89PNG")
+            seen.add(picture)
+        assert len(seen) > 1  # a control that changes nothing is no control
+    assert all(getattr(c, "continuous_update", False) is False for c in panel.controls.values())
+
+
+def test_an_exception_in_a_callback_is_not_swallowed(board, monkeypatch):
+    panel = board_panel(board)
+    monkeypatch.setattr(panels.board, "protocol_board", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.controls["threshold"].value = 0.25
+
+
+# The sign explorer
+
+
+def explore(case, **values):
+    own = case.detector.bank.signs_of(CATEGORIES[1])
+    whole = {"category": CATEGORIES[1], "image": 3, "signs": own, "kept": 99, "threshold": 0.5, "heat": own[0]}
+    return sign_explorer(case, **whole | values)
+
+
+def test_with_all_signs_on_the_explorer_is_the_detector(explorer):
+    e = explorer.detector.explain(explorer.images[3])[1]
+    figure, text = explore(explorer)
+    assert f"probability <b>{e.probability:.3f}</b>" in text
+    bars = [bar.get_width() for bar in figure.axes[1].patches]
+    assert sum(bars) == pytest.approx(e.logit, abs=1e-5)
+    own = [s.contribution for s in e.signs if not s.normal]
+    np.testing.assert_allclose(bars[: len(own)], own, atol=1e-6)
+    p = explorer.detector.predict_proba(explorer.images)[:, 1]
+    y = explorer.labels[:, 1]
+    ap, f1 = average_precision_score(y, p), f1_score(y, p >= 0.5, zero_division=0)
+    assert f"AP <b>{ap:.3f}</b> (all signs on: {ap:.3f}), F1 <b>{f1:.3f}</b>" in text
+
+
+def test_signs_that_are_off_add_nothing_and_the_others_weigh_one(explorer):
+    own = explorer.detector.bank.signs_of(CATEGORIES[1])
+    figure, text = explore(explorer, signs=own[1:])
+    assert f"{len(own) - 1} of {len(own)} signs on" in text
+    assert figure.axes[1].patches[0].get_width() == 0
+    weights = explorer.weights(1, own[1:])
+    row = explorer.detector.weights_[1]
+    assert weights[weights > 0].sum() == pytest.approx(1)
+    np.testing.assert_array_equal(weights[row < 0], row[row < 0])  # the normal signs stay
+    assert f"1 of {len(own)} signs on" in explore(explorer, kept=1)[1]
+    image = figure.axes[0].images[1].get_array()
+    np.testing.assert_array_equal(
+        image, explorer.detector.sign_maps(explorer.images[3])[explorer.detector.bank.texts.index(own[0])]
+    )
+
+
+def test_the_last_sign_cannot_be_switched_off(explorer):
+    panel = explorer_panel(explorer)
+    panel.controls["signs"].value = ()
+    assert len(panel.controls["signs"].value) == 1 and "1 of " in panel.state.value
+    panel.controls["category"].value = CATEGORIES[2]
+    assert list(panel.controls["signs"].options) == explorer.detector.bank.signs_of(CATEGORIES[2])
+    assert f"<b>{CATEGORIES[2]}</b>" in panel.state.value
+
+
+@pytest.mark.parametrize(
+    "values", [{"signs": []}, {"heat": "gout"}, {"image": 20}, {"category": "Gout"}, {"signs": ["gout"]}]
+)
+def test_the_explorer_refuses_what_is_not_there(explorer, values):
+    with pytest.raises(DataError, match=r"is none of|keep at least one"):
+        explore(explorer, **values)
+
+
+# The protocol board
+
+
+@pytest.mark.parametrize(("category", "protocol"), list(product(NAMES, ("detection", "discrimination", "multilabel"))))
+def test_the_board_says_what_scikit_learn_says(board, category, protocol):
+    _, text = protocol_board(board, category, protocol, 0.45)
+    c = NAMES.index(category)
+    has, normal = board.labels[:, c] == 1, board.labels.sum(1) == 0
+    rows = {"detection": has | normal, "discrimination": ~normal, "multilabel": has | True}[protocol]
+    y, p = has[rows], board.scores[rows, c]
+    assert f"AUROC <b>{roc_auc_score(y, p):.3f}</b>, AP <b>{average_precision_score(y, p):.3f}</b>" in text
+    assert f"F1 <b>{f1_score(y, p >= 0.45):.3f}</b>" in text
+    assert f"{y.sum()} positives of {rows.sum()} images" in text
+    assert f"{((p >= 0.45) & ~y).sum()} false" in text and f"{((p < 0.45) & y).sum()} missed" in text
+    assert "<b>Hernia <b>" not in text
+
+
+def test_the_points_on_the_curves_are_the_rates_at_the_threshold(board):
+    figure, _ = protocol_board(board, "Mass", "multilabel", 0.5)
+    y, called = board.labels[:, 1] == 1, board.scores[:, 1] >= 0.5
+    points = [line.get_xydata()[0] for axis in figure.axes[:2] for line in axis.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points[0], (called[~y].mean(), called[y].mean()))
+    np.testing.assert_allclose(points[1], (called[y].mean(), y[called].mean()))
+    shares = [bar.get_width() for bar in figure.axes[2].patches]
+    other = (board.labels[:, 0] == 1) & ~y
+    np.testing.assert_allclose(
+        shares[:3], (called[y].mean(), called[board.labels.sum(1) == 0].mean(), called[other].mean())
+    )
+
+
+def test_a_board_without_positives_says_so(board):
+    empty = BoardCase(board.scores, np.zeros_like(board.labels), NAMES, board.thresholds)
+    _, text = protocol_board(empty, "Mass", "multilabel", 0.5)
+    assert "n/a" in text and "0 positives of 90" in text
+
+
+@pytest.mark.parametrize(("values", "named"), [(("Gout", "detection"), "Gout"), (("Mass", "best"), "best")])
+def test_unknown_choices_are_named(board, values, named):
+    with pytest.raises(DataError, match=named):
+        protocol_board(board, *values, 0.5)
+
+
+@pytest.mark.parametrize("field", ["scores", "labels", "thresholds"])
+def test_shapes_of_a_board_are_checked(board, field):
+    fields = {name: getattr(board, name) for name in ("scores", "labels", "categories", "thresholds")}
+    with pytest.raises(DataError, match=f"{field}: shape|scores: shape|labels: shape"):
+        BoardCase(**fields | {field: fields[field][..., :-1]})
+
+
+# The embedding explorer
+
+
+def test_the_picked_image_is_ringed_and_named(embedding):
+    figure, text = embedding_explorer(embedding, "category: Mass", 7, "PCA")
+    for axis, points in zip(figure.axes[:2], embedding.layouts["PCA"], strict=True):
+        ring = next(line for line in axis.lines if line.get_marker() == "o")
+        np.testing.assert_allclose(ring.get_xydata()[0], points[7])
+    truth = [c for c, y in zip(NAMES, embedding.labels[7], strict=True) if y]
+    assert figure.axes[2].get_title() == f"image 7:\n{', '.join(truth) or 'normal'}"
+    assert re.search(rf"meniscus \({embedding.z[7, 0]:+.2f}\)".replace("+", r"\+"), text)
+    counts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert counts[2] == f"Mass ({embedding.labels[:, 1].sum()})"
+
+
+def test_points_take_the_colour_of_a_sign_or_an_attribute(embedding):
+    figure, _ = embedding_explorer(embedding, "sign: round opacity", 0, "UMAP")
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), embedding.z[:, 1])
+    figure, _ = embedding_explorer(embedding, "attribute: sex", 0, "PCA")
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["F (15)", "M (15)"]
+
+
+@pytest.mark.parametrize(
+    ("colour", "point", "layout"),
+    [
+        ("sign: gout", 0, "PCA"),
+        ("category: Mass", 30, "PCA"),
+        ("category: Mass", -1, "PCA"),
+        ("category: Mass", 0, "t-SNE"),
+    ],
+)
+def test_what_is_not_there_cannot_be_picked(embedding, colour, point, layout):
+    with pytest.raises(DataError, match=r"gout|is none of 0, 1|t-SNE"):
+        embedding_explorer(embedding, colour, point, layout)
+
+
+def test_a_map_says_how_far_neighbours_are_alike():
+    line = np.column_stack([np.r_[np.arange(12), 100 + np.arange(12)], np.zeros(24)])  # two heaps on a line
+    labels = np.repeat([[1, 0], [0, 1]], 12, 0)
+    values = np.repeat([[0.5, 0.1], [-0.5, 0.1]], 12, 0)
+    images = [np.zeros((4, 4), np.uint8)] * 24
+    case = EmbeddingCase({"PCA": (line, line)}, labels, NAMES[:2], values, ("a", "b"), images, {"sex": ["F"] * 24})
+    titles = [embedding_explorer(case, colour, 0, "PCA")[0].axes[0].get_title() for colour in case.colours]
+    assert "1.00 of positives' neighbours have it (all: 0.50)" in titles[0]
+    assert "r = 1.00" in titles[2] and "does not vary" in titles[3]
+    assert "1.00 of neighbours share it (chance: 1.00)" in titles[4]
+
+
+# Shots and strength
+
+
+def test_the_grid_shows_the_means_of_its_draws(grid):
+    figure, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "signs alone", "Mass")
+    draws = grid.ap["signs alone"][1, 1, 1, :, 1]
+    assert f"AP <b>{draws.mean():.3f}</b> (draws {draws.min():.3f} to {draws.max():.3f})" in text
+    assert f"{grid.positives[1, 1]} positives of 80" in text
+    curve = max(figure.axes[0].lines, key=lambda line: line.get_linewidth())
+    np.testing.assert_allclose(curve.get_ydata(), grid.ap["signs alone"][1, 1, :, :, 1].mean(-1))
+    dots = [line.get_xdata() for line in figure.axes[1].lines if line.get_marker() == "."]
+    np.testing.assert_allclose(dots[1], draws)
+    means = grid.ap["signs alone"][1, :, 1, :, 1].mean(-1)
+    assert f"best λ here: {grid.lambdas[means.argmax()]:g}" in figure.axes[0].get_title()
+    _, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "SD-MAD", "mean of all")
+    assert f"AP <b>{grid.ap['SD-MAD'][1, 1, 1].mean():.3f}</b>" in text
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, 3), (1, 0.65), (2, "all"), (3, "image"), (4, "Gout")], ids=lambda v: str(v)
+)
+def test_what_the_grid_does_not_have_is_named(grid, at, value):
+    values = [4, 0.7, "no discrepancy", "SD-MAD", "Mass"]
+    values[at] = value
+    with pytest.raises(DataError, match=f"{value}.* is none of"):
+        shots_and_strength(grid, *values)
+
+
+def test_the_committed_grid_is_whole():
+    case = load_grid()
+    for values in case.ap.values():
+        assert np.isfinite(values).all() and (values > 0).all() and (values <= 1).all()
+    silent = case.ap["SD-MAD"][:, list(case.lambdas).index(1.0)]
+    np.testing.assert_array_equal(silent, np.broadcast_to(silent[:1], silent.shape))  # no term matters there
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"shots": [1]}', '{"shots": 1}'])
+def test_a_broken_grid_is_named(tmp_path, text):
+    (tmp_path / "grid.json").write_text(text)
+    with pytest.raises(DataError, match=r"grid.json: not a grid .*make grid"):
+        load_grid(tmp_path / "grid.json")
+
+
+def test_shapes_of_a_grid_are_checked(grid):
+    with pytest.raises(DataError, match="ap, SD-MAD: shape"):
+        replace(grid, ap={"SD-MAD": grid.ap["SD-MAD"][:1]})
+    with pytest.raises(DataError, match="positives: shape"):
+        replace(grid, positives=grid.positives[:1])
+
+
+# Break it
+
+
+def test_an_image_that_is_not_broken_is_the_same():
+    picture = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    np.testing.assert_array_equal(np.asarray(broken(picture, 0, 0, 0, 0)), np.asarray(picture))
+
+
+def test_each_way_to_break_by_hand():
+    flat = Image.fromarray(np.full((20, 20), 60, np.uint8))
+    assert (np.asarray(broken(flat, 0, 0, 1, 0)) == 120).all()
+    covered = np.asarray(broken(flat, 0, 0, 0, 0.5))
+    assert (covered[5:15, 5:15] == 110).all() and (covered == 110).sum() == 100
+    assert np.asarray(broken(flat, 0.1, 0, 0, 0)).std() == pytest.approx(25.5, rel=0.15)
+    edge = Image.fromarray(np.repeat([[0, 255]], 20, 0).repeat(10, 1).astype(np.uint8))
+    assert len(np.unique(np.asarray(broken(edge, 0, 3, 0, 0)))) > 5
+    colour = Image.fromarray(np.full((8, 8, 3), 60, np.uint8))
+    assert np.asarray(broken(colour, 0.1, 1, 0, 0.2)).shape == (8, 8, 3)
+
+
+def test_nothing_broken_nothing_changed(broken_case):
+    panel = break_panel(broken_case)
+    e = broken_case.before[0]
+    assert (
+        f"probability {e.probability:.3f}, now <b>{e.probability:.3f}</b>; decisions that turned: none"
+        in panel.state.value
+    )
+    panel.controls["exposure"].value = -2
+    spoilt = broken(broken_case.picture, 0, 0, -2, 0)
+    assert f"now <b>{broken_case.detector.predict_proba([spoilt])[0, 0]:.3f}</b>" in panel.state.value
+    figure, _ = panels.break_it(broken_case, e.category, 0, 0, 0, 0)
+    assert to_png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,355 @@
+"""The linter: what each rule finds, with its line; what loads passes; how often it is right on labelled texts."""
+
+import csv
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_bank import BAD, TINY
+
+from sdmad_lite.errors import BankError
+from sdmad_lite.signs.bank import load_bank, parse_bank, shipped_banks
+from sdmad_lite.signs.bank_rules import Entry, check_sign
+from sdmad_lite.signs.lint import FORM, RULES, check_bank
+from sdmad_lite.signs.located import JSONProblem, Record, decode, read
+from sdmad_lite.signs.wording import names_category, similar
+
+GOOD = {
+    "name": "good",
+    "modality": "chest radiograph",
+    "categories": ["Effusion", "Pulmonary edema"],
+    "signs": [
+        {"text": "meniscus along the chest wall", "categories": ["Effusion"]},
+        {"text": "blunted costophrenic angle", "categories": ["Effusion", "Pulmonary edema"]},
+        {"text": "veil over the lower lung", "categories": ["Effusion"]},
+        {"text": "bat-wing haze", "categories": ["Pulmonary edema"]},
+        {"text": "short lines at the periphery", "categories": ["Pulmonary edema"]},
+    ],
+    "normal_signs": [{"text": "clear lung fields"}, {"text": "slim heart"}],
+    "provenance": {"author": "a person", "kind": "person", "date": "2026-11-22", "reviewed": True},
+}
+
+
+def lint(bank, tmp_path, **more):
+    """Findings on a bank given as data or as text, and the lines of its file."""
+    text = bank if isinstance(bank, str) else json.dumps(bank, indent=1, ensure_ascii=False)
+    path = tmp_path / "mine.json"
+    path.write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    return check_bank(path, **more), text.splitlines()
+
+
+def with_sign(text, *categories, **more):
+    return {**GOOD, "signs": [*GOOD["signs"], {"text": text, "categories": list(categories or ["Effusion"]), **more}]}
+
+
+# Shipped banks, and agreement with the loader
+
+
+@pytest.mark.parametrize("name", shipped_banks())
+def test_a_shipped_bank_has_no_error_and_no_warning(name):
+    assert [str(finding) for finding in check_bank(name) if finding.severity != "note"] == []
+
+
+def test_a_good_bank_has_no_finding(tmp_path):
+    assert lint(GOOD, tmp_path)[0] == [] == check_bank(parse_bank(GOOD))
+
+
+@pytest.mark.parametrize("change", [change for change, _ in BAD.values()], ids=BAD.keys())
+def test_what_the_loader_refuses_is_an_error_with_a_line(change, tmp_path):
+    bank = deepcopy(TINY)
+    change(bank)
+    found, lines = lint(bank, tmp_path)
+    errors = [finding for finding in found if finding.severity == "error"]
+    assert errors and all(1 <= finding.line <= len(lines) for finding in errors)
+    assert all(str(f).startswith(f"{tmp_path / 'mine.json'}:{f.line}: {f.rule}: ") and "; " in str(f) for f in found)
+
+
+def test_all_problems_of_a_bank_are_found_at_once(tmp_path):
+    bank = with_sign("no effusion") | {"colour": 1, "categories": [*GOOD["categories"], "effusion", "Hernia"]}
+    bank["signs"][0] = {"text": 5, "categories": ["Efusion"]}
+    del bank["modality"]
+    found, _ = lint(bank, tmp_path)
+    assert {"form", "category", "no-sign", "unknown-category", "negation"} <= {finding.rule for finding in found}
+    form = [finding.message for finding in found if finding.rule == "form"]
+    assert len(form) == 3 and "'signs.0.text': Input should be a valid string" in form
+    assert any("did you mean 'Effusion'?" in finding.suggestion for finding in found)
+
+
+# Lines
+
+
+@pytest.mark.parametrize("indent", [0, 1, 4, None])
+def test_the_line_is_that_of_the_sign(tmp_path, indent):
+    text = json.dumps(with_sign("patient with fever"), indent=indent)
+    found, lines = lint(text, tmp_path)
+    (finding,) = [f for f in found if f.rule == "not-visible"]
+    assert '"patient with fever"' in lines[finding.line - 1] and finding.sign == "patient with fever"
+    assert re.search(
+        r"mine\.json:\d+: not-visible: 'patient with fever' '\w+' is \w[\w ]+, which no image shows; say", str(finding)
+    )
+
+
+def test_lines_hold_with_other_line_ends_a_byte_order_mark_and_brackets_in_texts(tmp_path):
+    bank = with_sign('odd \\"text\\" with ] and } \\u000a inside').copy()
+    text = "\ufeff" + json.dumps(bank, indent=1).replace("\n", "\r\n").replace("bat-wing haze", "fever")
+    (finding,) = [f for f in lint(text, tmp_path)[0] if f.rule == "not-visible"]
+    assert '"fever"' in text.split("\r\n")[finding.line - 1]
+
+
+def test_a_bank_in_memory_has_no_lines():
+    findings = check_bank(parse_bank(with_sign("possible shadow")))
+    assert [(f.rule, f.line) for f in findings] == [("hedge", None)]
+    assert str(findings[0]).startswith("sign bank: hedge: 'possible shadow' ")
+    (twin,) = check_bank(parse_bank(with_sign("blunting of costophrenic angles")))
+    assert twin.message == "says the same as 'blunted costophrenic angle'"
+
+
+# Files that are no JSON
+
+
+def test_commas_are_mended_and_the_rest_is_looked_at(tmp_path):
+    text = json.dumps(with_sign("fever"), indent=1)
+    broken = text.replace('"slim heart"\n  }\n', '"slim heart"\n  },\n').replace(
+        '"chest radiograph",', '"chest radiograph"'
+    )
+    assert broken != text
+    found, lines = lint(broken, tmp_path)
+    commas = [f for f in found if f.rule == "json"]
+    assert [f.message for f in commas] == [
+        "a comma is missing after this entry",
+        "a comma stands before a closing bracket",
+    ]
+    assert '"chest radiograph"' in lines[commas[0].line - 1] and lines[commas[1].line - 1].strip() == "},"
+    assert "not-visible" in {f.rule for f in found}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "named"),
+    [
+        ('{"name": "x",\n"signs": [\n', 3, "cannot be read"),
+        ("", 1, "cannot be read"),
+        ("[]", 1, "no JSON object"),
+        ("null", 1, "no JSON object"),
+        ('{\n"name": "a",\n"name": "b"}', 3, "'name' stands twice"),
+        ('{"a": NaN}', 1, "NaN is no value"),
+        ('{"a": ' + "9" * 9999 + "}", 1, "4300 digits"),
+        ("[" * 100_000, 1, "nested too deeply"),
+        ('{"signs": 3, "categories": {"a": 1}, "normal_signs": [[], 1, null]}', 1, "is missing"),
+    ],
+)
+def test_a_file_that_is_no_bank_is_an_error(tmp_path, text, line, named):
+    found, _ = lint(text, tmp_path)
+    assert any(f.severity == "error" and f.line == line and named in f.message for f in found), found
+
+
+def test_a_file_in_another_encoding_is_read_all_the_same(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(json.dumps(with_sign("épanchement"), indent=1, ensure_ascii=False).encode("latin-1"))
+    found = {f.rule: f for f in check_bank(path)}
+    assert "not UTF-8" in found["json"].message and found["encoding"].line == found["json"].line
+
+
+def test_a_missing_or_huge_file_is_named(tmp_path):
+    with pytest.raises(BankError, match=r"none\.json: cannot be read"):
+        check_bank(tmp_path / "none.json")
+    (tmp_path / "huge.json").write_bytes(b" " * 5_000_001)
+    for use in (check_bank, load_bank):
+        with pytest.raises(BankError, match=r"huge\.json: .*more than 5 MB"):
+            use(tmp_path / "huge.json")
+
+
+# Rules, one by one
+
+
+RULE = {
+    "negation": with_sign("no fluid"),
+    "not-visible": with_sign("dry cough"),
+    "other-category": with_sign("pulmonary edema beside it"),
+    "own-category": with_sign("layering effusion"),
+    "too-long": with_sign("bright spots " * 500),
+    "wordy": with_sign("dense shadow " + "that goes on and on " * 4),
+    "vague": with_sign("abnormal finding"),
+    "hedge": with_sign("may show a shadow"),
+    "joined": with_sign("flat domes and/or dark apices"),
+    "change-over-time": with_sign("veil growing worse"),
+    "encoding": with_sign("dark\u200b apex"),
+    "spacing": with_sign("dark  apex"),
+    "style": with_sign("dark apex."),
+    "duplicate": with_sign("Bat-wing  haze"),
+    "near-duplicate": with_sign("blunting of costophrenic angles"),
+    "also-normal": with_sign("clear lung fields"),
+    "unknown-category": with_sign("dark apex", "Efusion"),
+    "accept": with_sign("dark apex", accept={"hedge": "why not"}),
+    "form": {**GOOD, "colour": True},
+    "category": {**GOOD, "categories": ["Effusion", "Pulmonary edema", "effusion"]},
+    "no-sign": {**GOOD, "categories": ["Effusion", "Pulmonary edema", "Hernia"]},
+    "few-signs": {**GOOD, "signs": GOOD["signs"][:4]},
+    "no-own-sign": {
+        **GOOD,
+        "signs": [{"text": t, "categories": ["Effusion", "Pulmonary edema"]} for t in ("round a", "oval b", "flat c")]
+        + [{"text": "dark edge", "categories": ["Effusion"]}],
+    },
+    "same-signs": {**GOOD, "signs": [{"text": "dark edge", "categories": ["Effusion", "Pulmonary edema"]}]},
+    "uneven": {
+        **GOOD,
+        "signs": GOOD["signs"]
+        + [
+            {"text": f"{word} rim", "categories": ["Effusion"]} for word in "red blue green pink grey gold teal".split()
+        ],
+    },
+    "unreviewed": {**GOOD, "provenance": {**GOOD["provenance"], "kind": "language model", "reviewed": False}},
+    "json": '{"name": 1,}',
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_finds_its_example(rule, tmp_path, tiny_clip):
+    if rule == "text-tower":
+        twins = [tiny_clip.encode_texts([t]) for t in ("veil over the lower lung", "veil over the lower lungs")]
+        bank = with_sign("veil over the lower lungs") | {"name": "twins"}
+        found, _ = lint(bank, tmp_path, backbone=tiny_clip)
+        assert ((twins[0] @ twins[1].T).item() > 0.97) == (rule in {f.rule for f in found})
+        return
+    found, _ = lint(RULE[rule], tmp_path)
+    assert rule in {f.rule for f in found}
+    assert all(f.severity in ("error", "warning", "note") and f.message and f.suggestion for f in found)
+
+
+def test_normal_signs_may_negate(tmp_path):
+    bank = {**GOOD, "normal_signs": [{"text": "retina without spots"}, {"text": "no shadow above the heart"}]}
+    assert lint(bank, tmp_path)[0] == []
+
+
+def test_an_accepted_rule_becomes_a_note_that_tells_the_reason(tmp_path):
+    found, _ = lint(with_sign("dark rim without vessel markings", accept={"negation": "it is bare"}), tmp_path)
+    assert [(f.rule, f.severity, f.suggestion) for f in found] == [("negation", "note", "accepted: it is bare")]
+    found, _ = lint(with_sign("bat-wing haze", accept={"duplicate": "I like it"}), tmp_path)
+    assert {(f.rule, f.severity) for f in found} >= {("duplicate", "error"), ("accept", "warning")}
+
+
+def test_a_backbone_counts_its_own_tokens(tmp_path, tiny_clip):
+    long = "spiculated " * 9  # 29 or more tokens for a small vocabulary, few for CLIP's
+    bank = with_sign(long.strip())
+    assert "too-long" not in {f.rule for f in lint(bank, tmp_path)[0]}
+    found = [f for f in lint(bank, tmp_path, backbone=tiny_clip)[0] if f.rule == "too-long"]
+    assert len(found) == 1 and "32" in found[0].message
+
+
+def test_many_signs_do_not_take_for_ever(tmp_path):
+    signs = [{"text": f"shape{n} rim{n}", "categories": ["Effusion"]} for n in range(1200)]
+    found, _ = lint({**GOOD, "signs": GOOD["signs"] + signs}, tmp_path)
+    assert any("near-duplicates were not looked for" in f.message for f in found)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("enlarged cardiac silhouette", "large heart shadow", True),
+        ("blunted costophrenic angle", "blunting of the costophrenic angles", True),
+        ("haemorrhage near the disc", "hemorrhages near the disc", True),
+        ("costophrenic angle blunted", "blunted costophrenic angle", True),
+        ("calcified granuloma", "calcifed granuloma", True),
+        ("thin pleural line", "pleural line", True),
+        ("left heart border bulging", "right heart border bulging", False),
+        ("large round opacity", "small round opacity", False),
+        ("upper lobe opacity", "lower lobe opacity", False),
+        ("widened mediastinum", "shifted mediastinum", False),
+        ("nodule", "nodules", True),
+        ("bulla", "cavity", False),
+        ("胸水", "胸膜线", False),
+    ],
+)
+def test_similar_signs(one, other, same):
+    assert similar(one, other) is similar(other, one) is same
+
+
+@pytest.mark.parametrize(
+    ("text", "category", "named"),
+    [
+        ("several nodules in the lung", "Nodule", "whole"),
+        ("wall with pleural thickening", "Pleural_Thickening", "whole"),
+        ("thickening of the wall", "Pleural_Thickening", None),
+        ("oedema around the hila", "Pulmonary edema", "part"),
+        ("round mass", "Nodule/Mass", "whole"),
+        ("massive heart", "Mass", None),
+        ("plaques of MS", "MS", "whole"),
+        ("gums and teeth", "MS", None),
+        ("faint opacity", "Lung Opacity", None),
+    ],
+)
+def test_a_text_names_a_category(text, category, named):
+    assert names_category(text, category) == named
+
+
+# The reader below
+
+
+def test_every_entry_knows_its_line(tmp_path):
+    data = decode('{\n "a": 1,\n "b": ["x",\n  {"c": true,\n   "d": null}]\n}')
+    assert isinstance(data, Record) and data == {"a": 1, "b": ["x", {"c": True, "d": None}]}
+    assert [data.line_of(key) for key in ("a", "b", "none")] == [2, 3, 1]
+    inner = data["b"][1]
+    assert (data["b"][0].line, inner.line, inner.line_of("c"), inner.line_of("d")) == (3, 4, 4, 5)
+    with pytest.raises(JSONProblem, match="'a' stands twice") as problem:
+        decode('{"a": 1,\n"a": "2"}')
+    assert problem.value.line == 2
+    with pytest.raises(OSError):
+        read(tmp_path)
+
+
+# How often the rules on words are right
+
+
+def measured(part: str) -> tuple[int, int, int, int]:
+    """Texts, rules told rightly, told wrongly, and missed, on a part of the labelled list."""
+    listed = Path(__file__).with_name("sign_texts.csv").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in csv.DictReader(listed) if row["part"] == part]
+    right = wrong = missed = 0
+    for row in rows:
+        categories = decode(json.dumps(load_bank(row["bank"]).categories))
+        entry = Entry(decode(json.dumps({"text": row["text"], "categories": [row["category"]]})), categories)
+        told, label = {remark.rule for remark in check_sign(entry, categories, False)}, {row["rule"]} - {"none"}
+        right, wrong, missed = right + len(told & label), wrong + len(told - label), missed + len(label - told)
+    return len(rows), right, wrong, missed
+
+
+@pytest.mark.parametrize("part", ["held-out", "development"])
+def test_precision_and_recall_are_those_of_the_docs(part):
+    texts, right, wrong, missed = measured(part)
+    precision, recall = right / (right + wrong), right / (right + missed)
+    assert texts >= 30 and precision > 0.85 and recall > 0.85
+    line = f"| {part} | {texts} | {right} | {wrong} | {missed} | {precision:.2f} | {recall:.2f} |"
+    print(line)
+    assert line in (Path(__file__).parents[2] / "docs" / "signs.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_list_every_rule_as_it_is():
+    text = (Path(__file__).parents[2] / "docs" / "signs.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    assert listed == [(rule, severity, what) for rule, (severity, what) in RULES.items()]
+
+
+def test_the_bank_of_the_docs_passes(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "signs.md").read_text(encoding="utf-8")
+    found, _ = lint(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1], tmp_path)
+    assert [(f.rule, f.severity) for f in found] == [("negation", "note")]
+
+
+@given(st.integers(0, 10_000), st.text(max_size=3), st.integers(0, 30))
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_edited_the_linter_answers_and_agrees_with_the_loader(tmp_path, at, text, cut):
+    whole = json.dumps(GOOD, indent=1)
+    at %= len(whole)
+    path = tmp_path / "mine.json"
+    path.write_bytes((whole[:at] + text + whole[at + cut :]).encode("utf-8", errors="surrogatepass"))
+    found = check_bank(path)
+    try:
+        load_bank(path)
+    except BankError:
+        assert any(finding.severity == "error" for finding in found)
+    else:
+        assert not any(finding.severity == "error" and finding.rule in FORM for finding in found), found

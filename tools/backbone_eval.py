@@ -1,0 +1,181 @@
+"""What the embedded CLIP knows without training: `python tools/backbone_eval.py --seed 0`.
+
+Draws phantoms anew and prints for each sign of each modality the zero-shot AUROC (cosine of image and sign
+text), for each category that of its signs' mean cosine less that of the normal signs, with 95 % bootstrap
+intervals over images. The last line is one JSON object: figure -> [value, interval].
+For teaching and research on phantoms; not for clinical use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from explain_eval import touched
+from pretrain import Phrases
+from sklearn.metrics import roc_auc_score
+
+from sdmad_lite.clip.backbone import Backbone, load_clip
+from sdmad_lite.evaluation.baselines import zero_shot
+from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
+
+FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from
+ROUNDS = 200
+NOTICE = "For teaching and research on phantoms; not for clinical use."
+
+
+class Scored:
+    """AUROC of each column (S,) on the same images, and its bootstrap (ROUNDS, S)."""
+
+    def __init__(self, truth: np.ndarray, score: np.ndarray, seed: int):
+        rng = np.random.default_rng(seed)
+        self.positives = truth.sum(0)
+        self.auroc = self._each(truth, score)
+        resampled = (rng.integers(0, len(truth), len(truth)) for _ in range(ROUNDS))
+        self.boot = np.array([self._each(truth[rows], score[rows]) for rows in resampled])
+
+    @staticmethod
+    def _each(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
+        columns = zip(truth.T, score.T, strict=True)
+        return np.array([roc_auc_score(t, s) if 0 < t.sum() < len(t) else np.nan for t, s in columns])
+
+    def cell(self, i: int) -> str:
+        low, high = interval(self.boot[:, i])
+        return f"{self.auroc[i]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def interval(samples: np.ndarray) -> list[float]:
+    """95 % bootstrap interval."""
+    return [round(float(q), 4) for q in np.nanquantile(samples, [0.025, 0.975])]
+
+
+@torch.no_grad()
+def pointing(backbone: Backbone, kind: Modality, drawn: list[Phantom]) -> tuple[np.ndarray, np.ndarray]:
+    """For each drawn sign: does the patch nearest to its text touch its mask (0 or 1), and by what chance would any?"""
+    ids = [sign.id for sign in kind.seen_signs]
+    v = backbone.encode_texts([sign.text for sign in kind.seen_signs])
+    hits, chance = [], []
+    for start in range(0, len(drawn), 64):
+        batch = drawn[start : start + 64]
+        patches = backbone.patch_features(backbone.prepare([p.image for p in batch], kind.bank.color)).cpu()
+        for phantom, maps in zip(batch, (patches @ v.T).numpy(), strict=True):  # (h, w, S)
+            for name, mask in phantom.masks.items():
+                cells = touched(mask, maps.shape[:2])
+                hits.append(float(cells.flat[maps[:, :, ids.index(name)].argmax()]))
+                chance.append(cells.mean())
+    return np.array(hits), np.array(chance)
+
+
+class Report:
+    """Everything measured on one modality, and its pages."""
+
+    def __init__(self, backbone: Backbone, kind: Modality, images: int, seed: int):
+        self.kind, bank = kind, kind.bank
+        seen = list(sample_phantoms(images, seed, kind.seen, images_per_patient=1, modality=kind.name))
+        every = list(sample_phantoms(images, seed + 1, images_per_patient=1, modality=kind.name))
+        self.new = [sign for sign in bank.signs if sign not in kind.seen_signs]
+        u, u_every = (backbone.encode_images([p.image for p in d], color=bank.color) for d in (seen, every))
+        truth = np.array([[sign.id in p.signs for sign in kind.seen_signs] for p in seen])
+
+        def signs(pictures, labels, texts):
+            return Scored(labels, (pictures @ backbone.encode_texts(texts).T).numpy(), seed)
+
+        self.known = signs(u, truth, [s.text for s in kind.seen_signs])
+        unseen = [phrasings for phrasings in Phrases(kind).unseen[: len(kind.seen_signs)]]
+        self.unseen = [signs(u, truth, list(texts)) for texts in zip(*unseen, strict=True)]
+        self.kept_out = signs(
+            u_every, np.array([[s.id in p.signs for s in self.new] for p in every]), [s.text for s in self.new]
+        )
+        labels = np.array([[c in p.categories for c in bank.categories] for p in every])
+        membership = torch.from_numpy(bank.membership())
+        self.category = Scored(labels, zero_shot(u_every, backbone.encode_texts(bank.texts), membership), seed)
+        self.hits, self.chance = pointing(backbone, kind, seen)
+
+    @property
+    def unseen_auroc(self) -> np.ndarray:
+        """(S,) mean over the held-out phrasings of each sign."""
+        return np.mean([s.auroc for s in self.unseen], axis=0)
+
+    @property
+    def unseen_boot(self) -> np.ndarray:
+        return np.mean([s.boot for s in self.unseen], axis=0)
+
+    def page(self) -> list[str]:
+        lines = [f"## {self.kind.bank.modality}", "", "| sign | positives | AUROC | mean over held-out phrasings |"]
+        lines += ["|---|---|---|---|"]
+        for i, sign in enumerate(self.kind.seen_signs):
+            low, high = interval(self.unseen_boot[:, i])
+            new = f"{self.unseen_auroc[i]:.3f} [{low:.3f}, {high:.3f}]"
+            lines.append(f"| {sign.text} | {self.known.positives[i]} | {self.known.cell(i)} | {new} |")
+        lines += ["", "| sign of kept-out categories | positives | AUROC |", "|---|---|---|"]
+        for i, sign in enumerate(self.new):
+            lines.append(f"| {sign.text} | {self.kept_out.positives[i]} | {self.kept_out.cell(i)} |")
+        lines += ["", "| category | positives | zero-shot AUROC | |", "|---|---|---|---|"]
+        for i, name in enumerate(self.kind.bank.categories):
+            note = "kept out" if name in self.kind.kept_out else ""
+            lines.append(f"| {name} | {self.category.positives[i]} | {self.category.cell(i)} | {note} |")
+        return [*lines, ""]
+
+
+def summary(reports: list[Report], seed: int) -> dict:
+    """Figures over all modalities: name -> [value, interval]; every sign and category weighs the same."""
+
+    def over(values: list[np.ndarray], boots: list[np.ndarray], how=np.mean) -> list:
+        return [float(how(np.concatenate(values))), interval(how(np.concatenate(boots, axis=1), axis=1))]
+
+    known, boot = [r.known.auroc for r in reports], [r.known.boot for r in reports]
+    drop = [r.known.auroc - r.unseen_auroc for r in reports]
+    hits, chance = (np.concatenate([getattr(r, name) for r in reports]) for name in ("hits", "chance"))
+    pointed = np.random.default_rng(seed).choice(hits, (ROUNDS, len(hits))).mean(1)
+    old = [np.array([c not in r.kind.kept_out for c in r.kind.bank.categories]) for r in reports]
+    category = [(r.category.auroc, r.category.boot) for r in reports]
+    return {
+        "sign_auroc_mean": over(known, boot),
+        "sign_auroc_min": over(known, boot, np.min),
+        "unseen_phrasing_drop": over(drop, [r.known.boot - r.unseen_boot for r in reports]),
+        "pointing_game": [float(hits.mean()), interval(pointed)],
+        "pointing_game_chance": [float(chance.mean()), None],
+        "kept_out_auroc_mean": over([r.kept_out.auroc for r in reports], [r.kept_out.boot for r in reports]),
+        "category_auroc_mean": over(
+            [a[o] for (a, _), o in zip(category, old, strict=True)],
+            [b[:, o] for (_, b), o in zip(category, old, strict=True)],
+        ),
+        "kept_out_category_auroc_mean": over(
+            [a[~o] for (a, _), o in zip(category, old, strict=True)],
+            [b[:, ~o] for (_, b), o in zip(category, old, strict=True)],
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--images", type=int, default=1500, help="per modality, once without and once with the kept-out"
+    )
+    parser.add_argument("--model", default="embedded", help="name of the model, as in load_clip")
+    parser.add_argument("--write", type=Path, help="a Markdown file for the tables")
+    args = parser.parse_args()
+    backbone, seed = load_clip(args.model), FIRST_SEED + 10 * args.seed
+    reports = []
+    for number, kind in enumerate(MODALITIES.values()):
+        reports.append(Report(backbone, kind, args.images, seed + 2 * number))
+        print("\n".join(reports[-1].page()))
+    result = summary(reports, seed)
+    print(NOTICE)
+    if args.write:
+        figures = "\n".join(f"| {k} | {v:.3f} | {i or ''} |" for k, (v, i) in result.items())
+        head = f"# What the embedded CLIP knows without training\n\n{NOTICE} "
+        head += f"Made by `make backbone-eval SEED={args.seed}` on {args.images} new phantoms of each modality's "
+        head += f"pretraining categories and {args.images} of all.\n\n"
+        tables = "\n".join("\n".join(r.page()) for r in reports)
+        args.write.write_text(f"{head}| figure | value | 95 % interval |\n|---|---|---|\n{figures}\n\n{tables}")
+    rounded = {k: [round(v, 4), i] for k, (v, i) in result.items()}
+    print(json.dumps(rounded | {"images": args.images, "seed": args.seed}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Every method on every data set at every K: `make benchmark` fills docs/results.md.
+
+    python tools/benchmark.py                # phantoms of the kept-out categories, clean and dirty sign banks
+    python tools/benchmark.py --quick        # chest only, K = 1, 4, 16, one dirty bank: make benchmark QUICK=1
+    python tools/benchmark.py --real DIR     # and NIH radiographs, see docs/results/nih_chest14.md
+
+A cell is one data set with one sign bank at one K. Its result is one file in build/benchmark, so that a stopped run
+goes on with the next cell and a changed method, model or draw is measured anew. The support draws are the files in
+tools/episodes; each test set is opened once per cell. docs/results/summary.json holds what was found, and the page
+and its figures are made from that file alone. For teaching and research; not for clinical use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmark_page import write_page
+from tqdm import tqdm
+
+from sdmad_lite.alignment.adapters import AdapterConfig
+from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.clip.backbone import Backbone, load_clip
+from sdmad_lite.data import ImageTable, load_folder, split_train_test
+from sdmad_lite.evaluation.baselines import BASELINES, ON_FEATURES, Method
+from sdmad_lite.evaluation.episodes import Episodes, draw_episodes, load_episodes
+from sdmad_lite.evaluation.experiment import FROZEN, OURS, SIGNS, STAGE1, ZERO, eligible, run_experiment
+from sdmad_lite.evaluation.protocols import mean_interval, paired
+from sdmad_lite.selection.image_evidence import EvidenceConfig
+from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
+from sdmad_lite.show.report import write_json
+from sdmad_lite.signs.bank import SignBank, load_bank
+from sdmad_phantoms import CHEST, MODALITIES, Modality, modality_named, sample_phantoms
+
+CELLS, EPISODES, BANKS = Path("build/benchmark"), Path("tools/episodes"), Path("tools/banks")
+SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results.md")
+SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (1, 4, 16), 5
+TRAIN, TEST, SEED = 600, 800, 1000
+REAL, CLEAN = "nih", "clean"
+WRONG = {"30 % wrong": 0.3, "50 % wrong": 0.5}
+LARGE = "language model"
+NOISY = (*WRONG, LARGE)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What one row of cells is measured on. `true`: for each category the texts of its true signs, None if unknown."""
+
+    name: str
+    about: str
+    bank: SignBank
+    train: ImageTable
+    test: ImageTable
+    true: Mapping[str, list[str]] | None
+
+
+def phantom_table(count: int, seed: int, kind: Modality = CHEST) -> ImageTable:
+    """Phantoms as a table, all categories of the modality drawn, labels of the kept-out ones."""
+    drawn = list(sample_phantoms(count, seed, modality=kind.name))
+    categories = kind.bank.categories
+    labels = np.array([[int(c in p.categories) for c in categories] for p in drawn])
+    meta = {name: tuple(str(getattr(p.patient, name)) for p in drawn) for name in ("patient_id", "sex", "site")}
+    return ImageTable(tuple(p.image for p in drawn), labels, categories, meta).restricted(kind.kept_out)
+
+
+def phantom_bank(kind: Modality, variant: str = CLEAN) -> SignBank:
+    """Signs of the kept-out categories: as drawn, with wrong ones from all other categories, or a language model's."""
+    if variant == LARGE:
+        return load_bank(BANKS / f"{kind.name}_language_model.json")
+    bank = kind.bank if variant == CLEAN else kind.bank.with_wrong_signs(WRONG[variant], seed=0)
+    return bank.restricted(list(kind.kept_out))
+
+
+@lru_cache(maxsize=1)
+def phantom_tables(name: str) -> tuple[ImageTable, ImageTable]:
+    return tuple(phantom_table(count, SEED + i, modality_named(name)) for i, count in enumerate((TRAIN, TEST)))
+
+
+def data_set(name: str, variant: str = CLEAN, folder: Path | None = None) -> DataSet:
+    """A modality of phantoms with one of the banks, or the radiographs in `folder`."""
+    if name == REAL:
+        bank = load_bank("nih_chest14")
+        train, test = split_train_test(load_folder(folder, bank.categories))
+        left_out = eligible(train, test, max(SHOTS), 15)
+        kept = [c for c in bank.categories if c not in left_out]
+        about = "NIH ChestX-ray14, a subset (see [its page](results/nih_chest14.md))"
+        return DataSet(name, about, bank.restricted(kept), train.restricted(kept), test.restricted(kept), None)
+    kind, (train, test) = modality_named(name), phantom_tables(name)
+    about = f"{kind.bank.modality}, phantoms: categories that the embedded CLIP never saw"
+    true = None if variant == LARGE else {c: kind.bank.signs_of(c) for c in kind.kept_out}
+    return DataSet(name, about, phantom_bank(kind, variant), train, test, true)
+
+
+def episodes_of(data: DataSet) -> Episodes:
+    """The shipped draws, or new ones where the file is missing."""
+    path = EPISODES / f"{data.name}.json"
+    if not path.exists():
+        EPISODES.mkdir(parents=True, exist_ok=True)
+        draw_episodes(data.train, SHOTS, DRAWS, name=data.name).save(path)
+    return load_episodes(path)
+
+
+def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, methods: dict[str, Method]) -> dict:
+    """One cell, from its file where that answers the same question."""
+    episodes = episodes_of(data)
+    settings = [
+        AdapterConfig(),
+        AlignmentConfig(),
+        SelectionConfig(),
+        EvidenceConfig(),
+        TRAINING_FREE,
+        methods,
+        data.bank.model_dump_json(),
+    ]
+    question = repr([backbone.fingerprint, episodes.sha256, data.test.labels.tolist(), shots, DRAWS, *settings])
+    key = hashlib.sha256(question.encode()).hexdigest()
+    path = CELLS / f"{data.name}_{variant.replace(' % ', '_').replace(' ', '_')}_k{shots}.json"
+    if path.exists() and (cell := json.loads(path.read_text()))["key"] == key:
+        return cell
+    start, seeds = time.monotonic(), range(DRAWS)
+    support = [episodes.rows(data.train, shots, draw) for draw in seeds]
+    run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, baselines=methods, support=support)
+    chosen = {OURS: run.detectors, FROZEN: run.training_free}
+    cell = {
+        "key": key,
+        "data": data.name,
+        "about": data.about,
+        "bank": variant,
+        "shots": shots,
+        "positives": dict(zip(data.bank.categories, data.test.labels.sum(0).tolist(), strict=True)),
+        "test": len(data.test),
+        "what": run.methods,
+        "signs": {name: sign_counts([d.weights_ for d in fitted], data) for name, fitted in chosen.items()},
+        "seconds": round(time.monotonic() - start),
+        "results": run.results,
+        "within": run.within,
+    }
+    CELLS.mkdir(parents=True, exist_ok=True)
+    write_json(path, cell)
+    return cell
+
+
+def sign_counts(weights: list[np.ndarray], data: DataSet) -> dict[str, int | None]:
+    """Over draws and categories: signs kept and dropped, and how many of each are true ones of the category."""
+    counts = {"kept": 0, "kept_true": 0, "dropped": 0, "dropped_true": 0}
+    for w in weights:
+        for c, category in enumerate(data.bank.categories):
+            for s in np.flatnonzero(data.bank.membership()[c + 1]):
+                side = "kept" if w[c, s] else "dropped"
+                counts[side] += 1
+                counts[f"{side}_true"] += data.true is not None and data.bank.texts[s] in data.true[category]
+    return counts if data.true is not None else counts | {"kept_true": None, "dropped_true": None}
+
+
+def series(cell: dict, method: str, figure: str) -> list[float]:
+    """One macro figure of the multi-label protocol, of every draw."""
+    return [result["multilabel"]["macro"][figure] for result in cell["results"][method]]
+
+
+def summarised(values: dict[str, dict[str, list[float]]]) -> dict:
+    """method -> figure -> draws, as mean and interval, and for all but SD-MAD the paired difference SD-MAD minus it."""
+    out = {}
+    for method, figures in values.items():
+        row = {name: dict(zip(("mean", "low", "high"), mean_interval(v), strict=True)) for name, v in figures.items()}
+        if method != OURS:
+            row["sdmad_minus"] = {name: paired(values[OURS][name], v) for name, v in figures.items()}
+        out[method] = row
+    gains = {"stage2": (SIGNS, STAGE1), "training_free": (FROZEN, ZERO), "image_evidence": (OURS, SIGNS)}
+    pairs = {name: (values[a], values[b]) for name, (a, b) in gains.items()}
+    return {
+        "methods": out,
+        "selection_gain": {name: {f: paired(a[f], b[f]) for f in a} for name, (a, b) in pairs.items()},
+    }
+
+
+def summary(cells: list[dict], command: str) -> dict:
+    """What was found: bank -> data set or "all phantoms" -> K -> methods, gains of selection, and counts."""
+    out: dict = {"command": command, "draws": DRAWS, "figures": ["mAP", "AUROC"], "about": {}, "what": {}, "banks": {}}
+    grouped: dict[tuple[str, int], list[dict]] = {}
+    for cell in cells:
+        values = {m: {"mAP": series(cell, m, "ap"), "AUROC": series(cell, m, "auroc")} for m in cell["results"]}
+        row = summarised(values) | {name: cell[name] for name in ("positives", "test", "signs")}
+        out["banks"].setdefault(cell["bank"], {}).setdefault(cell["data"], {})[str(cell["shots"])] = row
+        out["about"][cell["data"]] = cell["about"]
+        out["what"] |= cell["what"]
+        if cell["data"] != REAL:
+            grouped.setdefault((cell["bank"], cell["shots"]), []).append(values)
+    for (bank, shots), parts in grouped.items():
+        mean = {m: {f: np.mean([p[m][f] for p in parts], axis=0).tolist() for f in parts[0][m]} for m in parts[0]}
+        out["banks"][bank].setdefault("all phantoms", {})[str(shots)] = summarised(mean)
+    return out
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _cell(task: tuple[str, str, int, Path | None]) -> dict:
+    """In a process of its own: one cell."""
+    name, variant, shots, folder = task
+    return measured(
+        data_set(name, variant, folder), variant, shots, clip(), BASELINES if variant == CLEAN else ON_FEATURES
+    )
+
+
+@lru_cache(maxsize=1)
+def clip() -> Backbone:
+    return load_clip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="chest only, K = 1, 4, 16 and one dirty bank")
+    parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, help="all of these when left out")
+    parser.add_argument("--real", type=Path, help="folder with labels.csv of NIH radiographs")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one core each")
+    args = parser.parse_args()
+    names, every, noisy = (
+        ([CHEST.name], QUICK_SHOTS, ["50 % wrong"]) if args.quick else (list(MODALITIES), SHOTS, NOISY)
+    )
+    shots = sorted(args.shots or every)
+    tasks = [(name, CLEAN, k, None) for name in names for k in shots]
+    tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
+    tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
+    tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, -task[2]))  # what matters most first, then the longest
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, context, one_thread) as pool:
+        cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
+    cells.sort(key=lambda cell: cell["shots"])
+    more = ["--real DIR"] * bool(args.real) + [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
+    command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(more)}'" * bool(more)
+    write_json(SUMMARY, summary(cells, command))
+    write_page(SUMMARY, PAGE)
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

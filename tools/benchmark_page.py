@@ -1,0 +1,155 @@
+"""From docs/results/summary.json to docs/results.md and its figures: nothing else is read.
+
+python tools/benchmark_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sdmad_lite.evaluation.experiment import FROZEN, OURS, OWN, SIGNS, STAGE1, ZERO
+from sdmad_lite.files import NOTICE
+from sdmad_lite.show import plots
+
+ALL = "all phantoms"
+
+
+def number(row: dict) -> str:
+    """A mean with its interval, where there is one."""
+    return f"{row['mean']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
+
+
+def difference(row: dict) -> str:
+    """A paired difference with its interval, bold where that excludes zero."""
+    if row["low"] is None:
+        return f"{row['difference']:+.3f}"
+    text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return text if row["verdict"] == "no difference shown" else f"**{text}**"
+
+
+def table(first: str, rows: dict[str, list[str]], shots: list[str]) -> list[str]:
+    head = f"| {first} | " + " | ".join(f"K = {k}" for k in shots) + " |"
+    return [head, "|---" * (len(shots) + 1) + "|", *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())]
+
+
+def method_tables(data: dict[str, dict], what: dict[str, str]) -> list[str]:
+    """mAP of all methods, their paired differences, and AUROC."""
+    shots, lines = list(data), []
+    methods = list(data[shots[0]]["methods"])
+    for figure in ("mAP", "AUROC"):
+        rows = {f"{m}: {what[m]}": [number(data[k]["methods"][m][figure]) for k in shots] for m in methods}
+        lines += ["", f"Macro {figure}:", "", *table("method", rows, shots)]
+        others = [m for m in methods if m != OURS]
+        rows = {m: [difference(data[k]["methods"][m]["sdmad_minus"][figure]) for k in shots] for m in others}
+        lines += ["", f"{OURS} minus the method, {figure}:", "", *table("method", rows, shots)]
+    return lines
+
+
+def counts(row: dict) -> str:
+    """Signs kept of all, and the share of true ones among kept and dropped."""
+    total = row["kept"] + row["dropped"]
+    text = f"{row['kept']} of {total}"
+    if row["kept_true"] is None:
+        return text
+    parts = (("kept", row["kept_true"], row["kept"]), ("dropped", row["dropped_true"], row["dropped"]))
+    return text + "; true: " + ", ".join(f"{name} {true / n:.2f}" if n else f"{name} n/a" for name, true, n in parts)
+
+
+def selection_tables(banks: dict[str, dict]) -> list[str]:
+    """What selection gains on each bank, with and without stage 1, and which signs it keeps."""
+    lines: list[str] = []
+    titles = {
+        "stage2": f"{SIGNS} minus {STAGE1}",
+        "training_free": f"{FROZEN} minus {ZERO}",
+        "image_evidence": f"{OURS} minus {SIGNS}",
+    }
+    shots = [k for k in next(iter(banks.values()))[ALL] if all(k in sets[ALL] for sets in banks.values())]
+    for gain, title in titles.items():
+        rows = {
+            f"{bank}, {name}": [difference(data[k]["selection_gain"][gain]["mAP"]) for k in shots]
+            for bank, sets in banks.items()
+            for name, data in sets.items()
+            if all(k in data for k in shots)
+        }
+        lines += ["", f"{title}, macro mAP:", "", *table("bank, images", rows, shots)]
+    rows = {
+        f"{bank}, {name}, {method}": [counts(data[k]["signs"][method]) for k in shots]
+        for bank, sets in banks.items()
+        for name, data in sets.items()
+        for method in (OURS, FROZEN)
+        if all(k in data and "signs" in data[k] for k in shots)
+    }
+    lines += ["", "Signs kept, over draws and categories, and how many of them are true:", ""]
+    return lines + table("bank, images, mode", rows, shots)
+
+
+def shots_file(name: str) -> str:
+    return f"shots_{name.replace(' ', '_')}.png"
+
+
+def figures(summary: dict, folder: Path) -> None:
+    """Methods over K for each data set, and the gains of selection over banks."""
+    for name, data in summary["banks"]["clean"].items():
+        rows = {
+            method: {int(k): tuple(data[k]["methods"][method]["mAP"][x] for x in ("mean", "low", "high")) for k in data}
+            for method in next(iter(data.values()))["methods"]
+        }
+        last = max(rows[OURS])
+        best = max((m for m in rows if m not in OWN), key=lambda m: rows[m][last][0])
+        two = f"SD-MAD {rows[OURS][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
+        title = f"{name}: at K = {last} {two}"
+        plots.plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)
+    gains = {
+        gain: {
+            bank: {int(k): row["selection_gain"][gain]["mAP"] for k, row in sets[ALL].items()}
+            for bank, sets in summary["banks"].items()
+            if ALL in sets
+        }
+        for gain in ("training_free", "stage2")
+    }
+    titles = {"training_free": "without stage 1: over zero-shot", "stage2": "after stage 1: over all signs"}
+    plots.plot_gains(gains, titles).savefig(folder / "selection.png", dpi=90)
+
+
+def write_page(summary_file: Path, page: Path) -> None:
+    """The page beside its figures, in the summary's folder."""
+    summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    clean, what = summary["banks"]["clean"], summary["what"]
+    figures(summary, summary_file.parent)
+    lines = ["# Few shots of new categories", "", f"{NOTICE} Made by `{summary['command']}`.", ""]
+    lines += [
+        f"Macro figures of the multi-label protocol, mean and 95 % interval over {summary['draws']} support draws, the "
+        "same for every method; differences are paired over these draws and bold where their interval excludes zero. "
+        "The intervals speak of other draws, not of other test images. All on the embedded CLIP. All numbers are in "
+        "[summary.json](results/summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
+        "of their own. What led to it: [tried](tried.md)."
+    ]
+    for name in (ALL, *(n for n in clean if n != ALL)):
+        data = clean[name]
+        lines += ["", f"## {name.capitalize()}", ""]
+        if name == ALL:
+            lines.append("Mean over the modalities, draw by draw.")
+        else:
+            first = next(iter(data.values()))
+            positives = ", ".join(f"{c} {n}" for c, n in first["positives"].items())
+            lines.append(f"{summary['about'][name]}. Test: {first['test']} images; positives: {positives}.")
+        lines += ["", f"![{name}](results/{shots_file(name)})", *method_tables(data, what)]
+    lines += ["", "## Selection", ""]
+    lines += [
+        "What stage 2 adds, on the bank as drawn and on dirty ones: with wrong signs (those of other categories) up to "
+        "the share named, and one of about 30 signs a category as a language model wrote it without sight of the "
+        "phantoms (tools/banks). A sign is true where the phantoms of its category are drawn with it; of the "
+        "language model's signs this is not known.",
+        "",
+        "![selection](results/selection.png)",
+        *selection_tables(summary["banks"]),
+    ]
+    for bank, sets in summary["banks"].items():
+        if bank != "clean":
+            lines += ["", f"### Bank: {bank}", "", "Mean over the modalities.", *method_tables(sets[ALL], what)]
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page(Path("docs/results/summary.json"), Path("docs/results.md"))
