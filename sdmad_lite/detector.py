@@ -17,7 +17,7 @@ import torch
 from scipy.special import expit
 
 from .alignment.activations import record_activations
-from .alignment.adapters import AdapterConfig, build_adapters, installed
+from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, installed
 from .alignment.checkpoint import Checkpoints
 from .alignment.compute import RunConfig
 from .alignment.processes import own_device
@@ -55,44 +55,66 @@ class SDMAD:
         backbone: a Backbone, "embedded", or another open_clip name.
         pretrained: weights for another open_clip name, see `load_clip`.
         device: where to run; an accelerator if there is one when left out.
-        adapters, alignment, selection, evidence: settings. `AlignmentConfig(steps=0)` is the training-free mode,
-            by signs alone unless told otherwise.
-        seed: of everything random; the same seed gives the same result on a CPU.
+        adapters, alignment, selection, evidence: settings of the adapters, of stage 1, of stage 2 and of the image
+            evidence. `SDMAD.training_free` is the mode without stage 1.
+        random_state: seed of everything random; the same seed gives the same result on a CPU.
         run: how training is computed: precision, memory, checkpoints; not saved.
 
-    After `fit`: weights_ (C, S), reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,),
-    bias_ (C,), probe_ (C, d) and probe_bias_ (C,) of the image evidence, history_ (losses of each step), selector_ and
-    support_z_ (views, N, S), the cosines that it saw (both not saved).
+    Every argument is an attribute of the same name; `backbone` is the loaded one. After `fit`: weights_ (C, S),
+    reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,), bias_ (C,), image_weights_ (C, d)
+    and image_bias_ (C,) of the image evidence, history_ (losses of each step), selector_ and support_cosines_
+    (A, N, S), the cosines that it saw in each augmentation (both not saved).
     """
 
     def __init__(
         self,
         bank: SignBank | str | Path,
+        *,
         backbone: Backbone | str = "embedded",
         pretrained: str | None = None,
         device: str | torch.device | None = None,
         adapters: AdapterConfig | None = None,
         alignment: AlignmentConfig | None = None,
         selection: SelectionConfig | None = None,
-        seed: int = 0,
         evidence: EvidenceConfig | None = None,
         run: RunConfig | None = None,
+        random_state: int = 0,
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         if isinstance(backbone, str):
             from .clip.backbone import load_clip  # imports open_clip, which takes seconds
 
             backbone = load_clip(backbone, pretrained, own_device(device))
-        self.backbone = backbone
-        self.adapter_config = adapters or AdapterConfig()
-        self.alignment_config = alignment or AlignmentConfig()
-        self.selection_config = selection or (SelectionConfig() if self.alignment_config.steps else TRAINING_FREE)
-        default = EvidenceConfig() if self.alignment_config.steps else EvidenceConfig(share=0)
-        self.evidence_config = evidence or default
-        self.seed = seed
-        self.run_config = run or RunConfig()
+        self.backbone, self.pretrained, self.device = backbone, pretrained, device
+        self.adapters = adapters or AdapterConfig()
+        self.alignment = alignment or AlignmentConfig()
+        self.selection = selection or SelectionConfig()
+        self.evidence = evidence or EvidenceConfig()
+        self.run = run or RunConfig()
+        self.random_state = random_state
+        if not self.alignment.steps and self.adapters != NO_ADAPTERS:
+            raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
+
+    @classmethod
+    def training_free(cls, bank: SignBank | str | Path, *, augmentations: int = 8, **settings) -> SDMAD:
+        """The mode without stage 1: the frozen model, its signs weighed by stage 2, no image evidence. [ours]
+
+        Stage 2 trusts what signs show on the support set more than after stage 1, for the frozen model has not seen it.
+
+        Args:
+            bank: as for SDMAD.
+            augmentations: versions of each support image that stage 2 sees.
+            settings: further arguments of SDMAD; they replace those of this mode.
+        """
+        mode = {
+            "adapters": NO_ADAPTERS,
+            "alignment": AlignmentConfig(steps=0, augmentations=augmentations),
+            "selection": TRAINING_FREE,
+            "evidence": EvidenceConfig(share=0),
+        }
+        return cls(bank, **(mode | settings))
 
     def fit(
         self, images: Sequence, labels: np.ndarray, progress: bool = False, checkpoint: str | Path | None = None
@@ -110,9 +132,9 @@ class SDMAD:
             CheckpointError: the checkpoints are of another run, or broken. OutputError: none can be written there.
         """
         labels = self._checked(images, labels)
-        run = self.run_config
+        run = self.run
         checkpoints = Checkpoints(checkpoint, run.checkpoint_seconds, run.checkpoint_steps) if checkpoint else None
-        adapters = build_adapters(self.backbone, self.effective_adapters(), self.seed)
+        adapters = build_adapters(self.backbone, self.adapters, self.random_state)
         aligned = align(
             self.backbone,
             adapters,
@@ -120,22 +142,22 @@ class SDMAD:
             labels,
             self.bank.texts,
             torch.from_numpy(self.membership),
-            self.alignment_config,
-            self.seed,
+            self.alignment,
+            self.random_state,
             self.bank.color,
             progress,
             run=run,
             checkpoints=checkpoints,
         )
-        self.adapters_, self.text_features_, self.history_ = adapters, aligned.v, aligned.history
-        self.support_z_ = z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
-        self.selector_ = SignSelector(self.selection_config).fit(z, labels, self.membership)
+        self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.v, aligned.history
+        self.support_cosines_ = z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
+        self.selector_ = SignSelector(self.selection).fit(z, labels, self.membership)
         self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
         stage1 = margins(z[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
-        wanted = _class_means(stage1, labels) if self.alignment_config.steps else np.array([[1.0], [-1.0]])
+        wanted = _class_means(stage1, labels) if self.alignment.steps else np.array([[1.0], [-1.0]])
         self.scale_, self.bias_ = self._calibrated(_class_means(margins(z[0], self.weights_), labels), wanted)
         self._add_evidence(aligned.h.double().numpy(), z[0], labels)
-        prior = self.selection_config.threshold_prior
+        prior = self.selection.threshold_prior
         self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0], aligned.h[0].numpy())), labels, prior)
         if checkpoints and is_main():
             checkpoints.clear()
@@ -146,23 +168,15 @@ class SDMAD:
 
         [ours] Its class means on the support set become those of the signs' logit, so that neither drowns the other.
         """
-        share = self.evidence_config.share
-        self.probe_, self.probe_bias_ = np.zeros((labels.shape[1], h.shape[-1])), np.zeros(labels.shape[1])
+        share = self.evidence.share
+        self.image_weights_, self.image_bias_ = np.zeros((labels.shape[1], h.shape[-1])), np.zeros(labels.shape[1])
         if not share:
             return
-        weights, bias = logistic(
-            h.reshape(-1, h.shape[-1]), np.tile(labels, (len(h), 1)), self.evidence_config.strength
-        )
+        weights, bias = logistic(h.reshape(-1, h.shape[-1]), np.tile(labels, (len(h), 1)), self.evidence.strength)
         by_signs = _class_means(self.scale_ * margins(z, self.weights_) + self.bias_, labels)
         scale, shift = self._calibrated(_class_means(h[0] @ weights.T + bias, labels), by_signs, otherwise=1.0)
-        self.probe_, self.probe_bias_ = share * scale[:, None] * weights, share * (scale * bias + shift)
+        self.image_weights_, self.image_bias_ = share * scale[:, None] * weights, share * (scale * bias + shift)
         self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_
-
-    def effective_adapters(self) -> AdapterConfig:
-        """The settings of the adapters; none where nothing is trained."""
-        if self.alignment_config.steps:
-            return self.adapter_config
-        return AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
 
     @staticmethod
     def _calibrated(found: np.ndarray, wanted: np.ndarray, otherwise: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +224,7 @@ class SDMAD:
         self._fitted()
         with installed(self.backbone, self.adapters_), record_activations(self.backbone) as heard:
             u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
-        return (u @ self.text_features_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
+        return (u @ self.sign_embeddings_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
 
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""
@@ -218,7 +232,7 @@ class SDMAD:
 
     def image_logits(self, h: np.ndarray) -> np.ndarray:
         """The part (N, C) of the logits that the image evidence h (N, d) gives."""
-        return h @ self.probe_.T + self.probe_bias_
+        return h @ self.image_weights_.T + self.image_bias_
 
     def logits(self, z: np.ndarray, h: np.ndarray | None = None) -> np.ndarray:
         """Logits (N, C) from cosines z (N, S), with the selected weights, and image evidence h (N, d).
@@ -227,7 +241,7 @@ class SDMAD:
             SDMADError: h is left out of a detector that was fitted with image evidence.
         """
         by_signs = self.scale_ * margins(z, self.weights_) + self.bias_
-        if h is None and self.probe_.any():
+        if h is None and self.image_weights_.any():
             raise SDMADError("logits: this detector was fitted with image evidence; give h of `features` too")
         return by_signs if h is None else by_signs + self.image_logits(h)
 

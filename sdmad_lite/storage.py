@@ -26,6 +26,9 @@ from .signs.bank import parse_bank
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
 
+_RENAMED = {"views": "augmentations", "mix": "mixup"}
+"""Settings that version 0.1.0 saved under other names."""
+
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
 
 
@@ -40,11 +43,11 @@ def save_detector(detector, folder: str | Path) -> Path:
             "pretrained": detector.backbone.pretrained,
             "fingerprint": detector.backbone.fingerprint,
         },
-        "adapters": asdict(detector.effective_adapters()),
-        "alignment": asdict(detector.alignment_config),
-        "selection": asdict(detector.selection_config),
-        "evidence": asdict(detector.evidence_config),
-        "seed": detector.seed,
+        "adapters": asdict(detector.adapters),
+        "alignment": asdict(detector.alignment),
+        "selection": asdict(detector.selection),
+        "evidence": asdict(detector.evidence),
+        "seed": detector.random_state,
         "scale": detector.scale_.tolist(),
         "bias": detector.bias_.tolist(),
         "weights": detector.weights_.tolist(),
@@ -53,8 +56,11 @@ def save_detector(detector, folder: str | Path) -> Path:
         "reasons": [{str(s): why for s, why in reasons.items()} for reasons in detector.reasons_],
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.adapters_.state_dict().items()}
-    tensors["text_features"] = detector.text_features_.contiguous()
-    tensors |= {"probe": torch.from_numpy(detector.probe_), "probe_bias": torch.from_numpy(detector.probe_bias_)}
+    tensors["text_features"] = detector.sign_embeddings_.contiguous()
+    tensors |= {
+        "probe": torch.from_numpy(detector.image_weights_),
+        "probe_bias": torch.from_numpy(detector.image_bias_),
+    }
     with new_folder(folder, STATE) as temporary:
         save_file(tensors, temporary / WEIGHTS)
         (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
@@ -86,7 +92,10 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
     with _saved(folder / STATE):
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         bank = parse_bank(state["bank"], str(folder / STATE))
-        configs = AdapterConfig(**state["adapters"]), AlignmentConfig(**state["alignment"])
+        configs = (
+            AdapterConfig(**state["adapters"]),
+            AlignmentConfig(**{_RENAMED.get(k, k): v for k, v in state["alignment"].items()}),
+        )
         selection, evidence = SelectionConfig(**state["selection"]), EvidenceConfig(**state["evidence"])
         name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
         numbers = {k: np.asarray(state[k], dtype=np.float64) for k in ("scale", "bias", "weights", "thresholds")}
@@ -95,7 +104,17 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
     with _saved(folder / WEIGHTS):
         tensors = load_file(folder / WEIGHTS)
         text_features, probe, bias = (tensors.pop(name) for name in ("text_features", "probe", "probe_bias"))
-    detector = cls(bank, backbone or name, pretrained, device, *configs, selection, seed, evidence)
+    detector = cls(
+        bank,
+        backbone=backbone or name,
+        pretrained=pretrained,
+        device=device,
+        adapters=configs[0],
+        alignment=configs[1],
+        selection=selection,
+        evidence=evidence,
+        random_state=seed,
+    )
     if detector.backbone.fingerprint != state["backbone"].get("fingerprint"):
         raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
     detector.adapters_ = build_adapters(detector.backbone, configs[0], seed)
@@ -122,8 +141,8 @@ def _loaded(cls, folder: Path, backbone: Backbone | None, device: str | None):
     if probe.shape != (categories, width) or bias.shape != (categories,):
         raise BackboneError(f"{folder / WEIGHTS}: image evidence of shape {tuple(probe.shape)} does not fit")
     detector.adapters_.load_state_dict(tensors)
-    detector.text_features_, detector.reasons_ = text_features, reasons
+    detector.sign_embeddings_, detector.reasons_ = text_features, reasons
     detector.scale_, detector.bias_, detector.weights_, detector.thresholds_ = numbers.values()
-    detector.probe_, detector.probe_bias_ = probe.double().numpy(), bias.double().numpy()
+    detector.image_weights_, detector.image_bias_ = probe.double().numpy(), bias.double().numpy()
     detector.history_ = history
     return detector

@@ -18,7 +18,9 @@ def fitted(tmp_path_factory, tiny_clip_name):
 
     world = World(tmp_path_factory.mktemp("fitted"), load_clip(tiny_clip_name, device="cpu"), None)
     table = load_data(world.data(), CATEGORIES).part("train")
-    detector = SDMAD(world.bank(), world.backbone, alignment=AlignmentConfig(steps=1, views=1)).fit_table(table)
+    detector = SDMAD(
+        world.bank(), backbone=world.backbone, alignment=AlignmentConfig(steps=1, augmentations=1)
+    ).fit_table(table)
     folder = detector.save(world.path / "detector")
     write_support(folder, table, False)
     return world

@@ -119,7 +119,7 @@ def test_fit_tells_the_signs_and_saves_a_detector_and_hashes(world, ask, tmp_pat
     detector = SDMAD.load(out)
     assert told["signs"] == detector.selected_signs() and told["images"] == 3 and told["normal"] == 1
     assert told["positives"] == {"Effusion": 1, "Nodule": 1} and "not for clinical use" in told["notice"]
-    assert detector.adapter_config.lam == 0.6 and detector.alignment_config.steps == 2 and detector.seed == 3
+    assert detector.adapters.lam == 0.6 and detector.alignment.steps == 2 and detector.random_state == 3
     support = (out / "support.json").read_text()
     assert len(json.loads(support)["images"]) == len(json.loads(support)["patients"]) == 3
     assert "P0" not in support and ".png" not in support
@@ -128,7 +128,7 @@ def test_fit_tells_the_signs_and_saves_a_detector_and_hashes(world, ask, tmp_pat
 def test_fit_of_some_categories_and_of_nothing_trained(world, ask, tmp_path):
     told = ask("fit", *world.fit, "--out", tmp_path / "new", "--categories", "Nodule", "--steps", 0)
     assert list(told["signs"]) == ["Nodule"] and told["images"] == 2
-    assert SDMAD.load(tmp_path / "new").alignment_config.steps == 0
+    assert SDMAD.load(tmp_path / "new").alignment.steps == 0
 
 
 def test_fit_with_checkpoints_gives_the_same_detector(world, ask, tmp_path):

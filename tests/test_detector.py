@@ -24,7 +24,7 @@ from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 from sdmad_phantoms import sample_phantoms
 
-SHORT = AlignmentConfig(steps=6, views=2)
+SHORT = AlignmentConfig(steps=6, augmentations=2)
 RANK = SelectionConfig(rule="rank")  # drops signs whatever the data, so that zero weights are met
 
 
@@ -37,7 +37,7 @@ def support(phantom_table):
 def fitted(tiny_clip_name, bank, support):
     """For reading only."""
     backbone = load_clip(tiny_clip_name, device="cpu")
-    return SDMAD(bank, backbone, alignment=SHORT, selection=RANK).fit_table(support)
+    return SDMAD(bank, backbone=backbone, alignment=SHORT, selection=RANK).fit_table(support)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_an_image_scores_the_same_in_any_company_and_from_any_source(fitted, ima
 
 @pytest.mark.parametrize("rule", ["discriminant", "rank", "all"])
 def test_explanations_sum_to_the_logit(tiny_clip, bank, support, images, rule):
-    detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=SelectionConfig(rule=rule)).fit_table(support)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT, selection=SelectionConfig(rule=rule)).fit_table(support)
     scores, probabilities = detector.decision_function(images), detector.predict_proba(images)
     for i, image in enumerate(images):
         explanations = detector.explain(image)
@@ -80,7 +80,7 @@ def test_explanations_sum_to_the_logit(tiny_clip, bank, support, images, rule):
 
 def test_unshrunk_thresholds_give_the_best_f1_on_the_support_set(tiny_clip, bank, support):
     free = SelectionConfig(threshold_prior=0)
-    detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=free).fit_table(support)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT, selection=free).fit_table(support)
     scores, decisions = detector.predict_proba(support.images), detector.predict(support.images)
     for c in range(3):
         every = [f1_score(support.labels[:, c], scores[:, c] >= cut - 1e-9) for cut in scores[:, c]]
@@ -96,7 +96,7 @@ def test_choosing_signs_leaves_positives_and_negatives_where_stage_1_put_them(ti
     means = []
     for selection in ("all", rule):
         settings = {"selection": SelectionConfig(rule=selection), "evidence": EvidenceConfig(share=0)}
-        detector = SDMAD(bank, tiny_clip, alignment=SHORT, **settings)
+        detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT, **settings)
         means.append(class_means(detector.fit_table(support).decision_function(support.images), support.labels))
     apart = means[0][0] > means[0][1]  # so little training leaves a category the wrong way round: nothing to keep
     assert apart.sum() == 2
@@ -104,8 +104,8 @@ def test_choosing_signs_leaves_positives_and_negatives_where_stage_1_put_them(ti
 
 
 def test_without_stage_1_positives_lie_at_1_and_negatives_at_minus_1(tiny_clip, bank, support):
-    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0)).fit_table(support)
-    assert detector.selection_config == TRAINING_FREE
+    detector = SDMAD.training_free(bank, backbone=tiny_clip).fit_table(support)
+    assert detector.selection == TRAINING_FREE
     means = class_means(detector.decision_function(support.images), support.labels)
     np.testing.assert_allclose(means, [[1, 1, 1], [-1, -1, -1]], atol=1e-4)
 
@@ -154,15 +154,17 @@ def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip,
     two = bank.restricted(["Cardiomegaly", "Emphysema"])
     new, truth = stripes(1, 20)
     config = {"adapters": AdapterConfig(lam=0.5), "selection": SelectionConfig(rule="all")}
-    frozen = SDMAD(two, tiny_clip, alignment=AlignmentConfig(steps=0), **config).fit(*stripes(0, 4))
-    trained = SDMAD(two, tiny_clip, alignment=AlignmentConfig(steps=120, lr=1e-2), **config).fit(*stripes(0, 4))
+    frozen = SDMAD.training_free(two, backbone=tiny_clip, **config).fit(*stripes(0, 4))
+    trained = SDMAD(two, backbone=tiny_clip, alignment=AlignmentConfig(steps=120, lr=1e-2), **config).fit(
+        *stripes(0, 4)
+    )
     before, after = (roc_auc_score(truth, d.predict_proba(new)) for d in (frozen, trained))
     assert before < 0.8 and after > 0.95
     assert (trained.predict(new) == truth).mean() > 0.9
 
 
 def test_no_steps_score_the_frozen_model(tiny_clip, bank, support, images):
-    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0), selection=SelectionConfig(rule="all"))
+    detector = SDMAD.training_free(bank, backbone=tiny_clip, selection=SelectionConfig(rule="all"))
     detector.fit_table(support)
     z = (tiny_clip.encode_images(images) @ tiny_clip.encode_texts(bank.texts).T).double().numpy()
     member = bank.membership().astype(np.float64)
@@ -177,7 +179,7 @@ def test_no_steps_score_the_frozen_model(tiny_clip, bank, support, images):
 
 def test_the_same_seed_gives_the_same_detector(tiny_clip, bank, support, images):
     one, two, other = (
-        SDMAD(bank, tiny_clip, alignment=SHORT, seed=seed).fit_table(support).predict_proba(images)
+        SDMAD(bank, backbone=tiny_clip, alignment=SHORT, random_state=seed).fit_table(support).predict_proba(images)
         for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(one, two)
@@ -185,16 +187,16 @@ def test_the_same_seed_gives_the_same_detector(tiny_clip, bank, support, images)
 
 
 def test_fitting_again_starts_anew(tiny_clip, bank, support, images):
-    detector = SDMAD(bank, tiny_clip, alignment=SHORT, selection=RANK)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT, selection=RANK)
     one = detector.fit_table(support).predict_proba(images)
     detector.fit_table(support.rows(np.arange(len(support))[::-1]))
     np.testing.assert_array_equal(detector.fit_table(support).predict_proba(images), one)
 
 
 def test_detectors_that_share_a_backbone_do_not_disturb_each_other(tiny_clip, bank, support, phantom_table, images):
-    one = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
+    one = SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit_table(support)
     before, explained = one.predict_proba(images), one.explain(images[0])
-    other = SDMAD(bank.restricted(["Emphysema"]), tiny_clip, alignment=SHORT, seed=3)
+    other = SDMAD(bank.restricted(["Emphysema"]), backbone=tiny_clip, alignment=SHORT, random_state=3)
     other.fit_table(phantom_table.restricted(["Emphysema"]))
     theirs = other.predict_proba(images)
     np.testing.assert_array_equal(one.predict_proba(images), before)
@@ -203,8 +205,10 @@ def test_detectors_that_share_a_backbone_do_not_disturb_each_other(tiny_clip, ba
 
 
 def test_a_detector_for_colour_does_not_open_the_grey_one_to_colours(tiny_clip, bank, support):
-    grey = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
-    colour = SDMAD(parse_bank({**bank.model_dump(), "color": True}), tiny_clip, alignment=SHORT).fit_table(support)
+    grey = SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit_table(support)
+    colour = SDMAD(parse_bank({**bank.model_dump(), "color": True}), backbone=tiny_clip, alignment=SHORT).fit_table(
+        support
+    )
     fundus = np.zeros((32, 32, 3), np.uint8)
     fundus[..., 0] = 200
     assert colour.predict_proba([fundus]).shape == (1, 3)
@@ -215,13 +219,13 @@ def test_a_detector_for_colour_does_not_open_the_grey_one_to_colours(tiny_clip, 
 
 def test_fitting_leaves_the_backbone_bit_identical(tiny_clip, bank, support, images):
     before = tiny_clip.encode_images(images), tiny_clip.encode_texts(bank.texts)
-    SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support).predict_proba(images)
+    SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit_table(support).predict_proba(images)
     after = tiny_clip.encode_images(images), tiny_clip.encode_texts(bank.texts)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 
 
 def test_a_fit_that_fails_leaves_the_detector_as_it_was(tiny_clip, bank, support, images, tmp_path):
-    detector = SDMAD(bank, tiny_clip, alignment=SHORT).fit_table(support)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit_table(support)
     before = detector.predict_proba(images)
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"empty\.png"):
@@ -241,7 +245,7 @@ def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_
         for test in sets[:2]
     )
     for a, b in zip(one.detectors, two.detectors, strict=True):
-        for name in ("weights_", "thresholds_", "bias_", "scale_", "probe_"):
+        for name in ("weights_", "thresholds_", "bias_", "scale_", "image_weights_"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         assert a.reasons_ == b.reasons_ and a.history_ == b.history_
         assert all(torch.equal(p, q) for p, q in zip(a.adapters_.parameters(), b.adapters_.parameters(), strict=True))
@@ -290,14 +294,14 @@ def test_a_saved_folder_holds_json_and_safetensors_alone(saved):
 
 
 def test_the_training_free_detector_can_be_saved_too(tiny_clip, bank, support, images, tmp_path):
-    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0)).fit_table(support)
+    detector = SDMAD.training_free(bank, backbone=tiny_clip).fit_table(support)
     loaded = SDMAD.load(detector.save(tmp_path / "detector"), tiny_clip)
     np.testing.assert_allclose(loaded.predict_proba(images), detector.predict_proba(images), rtol=1e-6)
 
 
 def test_a_loaded_detector_that_is_fitted_again_tells_the_new_reasons(saved, tiny_clip, support, images):
     loaded = SDMAD.load(saved, tiny_clip)
-    loaded.selection_config = SelectionConfig(rule="all")
+    loaded.selection = SelectionConfig(rule="all")
     loaded.fit_table(support)
     assert {sign.reason.split(";")[0] for sign in loaded.explain(images[0])[0].signs[:-5]} == {"kept"}
 
@@ -365,7 +369,7 @@ def test_another_model_is_refused(saved, tmp_path):
 
 def test_a_backbone_that_is_gone_is_named(bank, support, tmp_path):
     name = write_clip(tmp_path / "moved")
-    detector = SDMAD(bank, name, device="cpu", alignment=AlignmentConfig(steps=0)).fit_table(support)
+    detector = SDMAD.training_free(bank, backbone=name, device="cpu").fit_table(support)
     detector.save(tmp_path / "detector")
     shutil.rmtree(tmp_path / "moved")
     with pytest.raises(BackboneError, match="moved"):
@@ -388,7 +392,7 @@ def test_a_backbone_that_is_gone_is_named(bank, support, tmp_path):
 )
 def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
     with pytest.raises(NotFittedError, match=r"call fit\(images, labels\)"):
-        call(SDMAD(bank, tiny_clip), images, tmp_path / "out")
+        call(SDMAD(bank, backbone=tiny_clip), images, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -406,19 +410,19 @@ def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
 )
 def test_bad_labels_are_named(tiny_clip, bank, images, labels, named):
     with pytest.raises(DataError, match=named):
-        SDMAD(bank, tiny_clip, alignment=SHORT).fit(images[:4], labels)
+        SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit(images[:4], labels)
 
 
 def test_a_table_in_another_order_is_refused(tiny_clip, bank, phantom_table):
     with pytest.raises(DataError, match="differ from the bank's"):
-        SDMAD(bank, tiny_clip).fit_table(phantom_table.restricted(CATEGORIES[::-1]))
+        SDMAD(bank, backbone=tiny_clip).fit_table(phantom_table.restricted(CATEGORIES[::-1]))
 
 
 def test_a_sign_too_long_for_the_text_tower_is_named_before_anything_runs(tiny_clip, bank):
     long = "an opacity that is described at far too great a length " * 4
     signs = [*bank.model_dump()["signs"], {"text": long, "categories": ["Emphysema"]}]
     with pytest.raises(BankError, match=rf"sign '{long.strip()}' has \d+ tokens, but the text tower of .* reads 32"):
-        SDMAD(parse_bank({**bank.model_dump(), "signs": signs}), tiny_clip)
+        SDMAD(parse_bank({**bank.model_dump(), "signs": signs}), backbone=tiny_clip)
 
 
 def test_no_images_are_refused(fitted):
@@ -428,7 +432,7 @@ def test_no_images_are_refused(fitted):
 
 def test_a_bank_that_does_not_exist_is_named(tiny_clip):
     with pytest.raises(BankError, match=r"chest_phantom: cannot be read.*chest_phantoms"):
-        SDMAD("chest_phantom", tiny_clip)
+        SDMAD("chest_phantom", backbone=tiny_clip)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +446,7 @@ def test_a_bank_that_does_not_exist_is_named(tiny_clip):
 )
 def test_a_backbone_that_cannot_be_loaded_is_named(bank, name, pretrained, named):
     with pytest.raises(BackboneError, match=named):
-        SDMAD(bank, name, pretrained, device="cpu")
+        SDMAD(bank, backbone=name, pretrained=pretrained, device="cpu")
 
 
 def test_a_device_that_is_not_there_is_named(tiny_clip_name):
@@ -464,7 +468,7 @@ def test_broken_weights_are_named(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives(tiny_clip_name, bank, support, images, tmp_path):
-    detector = SDMAD(bank, tiny_clip_name, device="cuda", alignment=SHORT, selection=RANK).fit_table(support)
+    detector = SDMAD(bank, backbone=tiny_clip_name, device="cuda", alignment=SHORT, selection=RANK).fit_table(support)
     probabilities = detector.predict_proba(images)
     loaded = SDMAD.load(detector.save(tmp_path / "detector"), load_clip(tiny_clip_name, device="cpu"))
     np.testing.assert_allclose(loaded.predict_proba(images), probabilities, atol=1e-3)

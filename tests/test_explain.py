@@ -39,7 +39,7 @@ def test_touched_patches_by_hand(script):
 
 def test_parts_that_do_not_sum_to_the_logit_would_be_found(script, tiny_clip, bank, phantom_table):
     images = phantom_table.images[:3]
-    detector = SDMAD(bank, tiny_clip).fit_table(phantom_table)
+    detector = SDMAD(bank, backbone=tiny_clip).fit_table(phantom_table)
     assert script.sum_error(detector, images) < 1e-5
     explain = detector.explain
     detector.explain = lambda image: [type(e)(**{**vars(e), "bias": e.bias + 0.5}) for e in explain(image)]

@@ -305,7 +305,7 @@ def fitted(place, tiny_clip_name):
     backbone = load_clip(tiny_clip_name, device="cpu")
     images = [np.full((32, 32), i, np.uint8) for i in range(4)]
     world = World(place.parent, None, None)
-    detector = SDMAD(world.bank(), backbone, alignment=AlignmentConfig(steps=1, views=1))
+    detector = SDMAD(world.bank(), backbone=backbone, alignment=AlignmentConfig(steps=1, augmentations=1))
     detector.fit(images, np.array([(0, 0), (1, 0), (0, 1), (1, 1)])).save(place / "detector")
     yield Fitted(place / "detector", backbone)
     shutil.rmtree(place / "detector")

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from sdmad_lite.alignment.activations import record_activations
 from sdmad_lite.alignment.adapters import AdapterConfig, installed
-from sdmad_lite.alignment.augment import embedded_views, make_views
+from sdmad_lite.alignment.augment import embed_augmented, make_augmented
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
@@ -86,13 +86,15 @@ FREE_RULES = {
 }
 ROWS = {
     SHIPPED: Setting(rules=RULES),
-    "training-free": Setting(alignment=AlignmentConfig(steps=0, views=1), selection=TRAINING_FREE, rules=FREE_RULES),
+    "training-free": Setting(
+        alignment=AlignmentConfig(steps=0, augmentations=1), selection=TRAINING_FREE, rules=FREE_RULES
+    ),
     "without the discrepancy term": Setting(alignment=AlignmentConfig(discrepancy=0)),
     "discrepancy term times 10": Setting(alignment=AlignmentConfig(discrepancy=1)),
     "without the intra-anomaly term": Setting(alignment=AlignmentConfig(intra=0)),
     "inter-anomaly term with hardness 2": Setting(alignment=AlignmentConfig(hardness=2)),
-    "without mixing": Setting(alignment=AlignmentConfig(mix=0)),
-    "one view": Setting(alignment=AlignmentConfig(views=1)),
+    "without mixing": Setting(alignment=AlignmentConfig(mixup=0)),
+    "one view": Setting(alignment=AlignmentConfig(augmentations=1)),
     "adapters in the image tower only": Setting(adapters=AdapterConfig(text_share=0)),
     "adapters in the text tower only": Setting(adapters=AdapterConfig(vision_share=0)),
     "adapters in all image layers": Setting(adapters=AdapterConfig(vision_share=1)),
@@ -162,25 +164,28 @@ def own_row(row: str) -> Row:
 
     def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
         _, validation, u = tables(name)
-        parts = (setting.adapters, setting.alignment, setting.selection)
-        detector = SDMAD(bank_of(name, setting), clip(), None, None, *parts, seed=draw).fit_table(support)
-        trained = bool(setting.alignment.steps)
+        trained, common = bool(setting.alignment.steps), {"backbone": clip(), "random_state": draw}
+        if trained:
+            parts = {"adapters": setting.adapters, "alignment": setting.alignment, "selection": setting.selection}
+            detector = SDMAD(bank_of(name, setting), **parts, **common).fit_table(support)
+        else:
+            detector = SDMAD.training_free(bank_of(name, setting), augmentations=1, **common).fit_table(support)
         z, h = (
             detector.features(validation.images)
             if trained
-            else ((u @ detector.text_features_.T).double().numpy(), None)
+            else ((u @ detector.sign_embeddings_.T).double().numpy(), None)
         )
         found = {row: detector.logits(z, h)}
         if row == SHIPPED:
             by_image = detector.image_logits(h)
-            by_signs, share = found[row] - by_image, detector.evidence_config.share
+            by_signs, share = found[row] - by_image, detector.evidence.share
             for other in SHARES:
                 found[f"share of image evidence {other}"] = (
                     by_signs * (1 - other) / (1 - share) + by_image * other / share
                 )
             found |= poolings(detector, support, h)
         for rule, config in setting.rules.items():
-            chosen = SignSelector(config).fit(detector.support_z_, support.labels, detector.membership)
+            chosen = SignSelector(config).fit(detector.support_cosines_, support.labels, detector.membership)
             found[rule] = margins(z, chosen.weights_)
         return found
 
@@ -190,7 +195,9 @@ def own_row(row: str) -> Row:
 def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, np.ndarray]:
     """Image evidence alone, from each part of h and from some together."""
     with torch.no_grad(), installed(clip(), detector.adapters_), record_activations(clip()) as heard:
-        views = make_views(clip(), support.images, detector.alignment_config.views, detector.seed, detector.bank.color)
+        views = make_augmented(
+            clip(), support.images, detector.alignment.augmentations, detector.random_state, detector.bank.color
+        )
         for view in views:
             clip().image_features(view)
     learnt, labels = torch.cat(heard).cpu().double().numpy(), np.tile(support.labels, (len(views), 1))
@@ -198,7 +205,7 @@ def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, n
     names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
     for parts in ((0,), (1,), (2,), (0, 1)):
         columns = np.concatenate([np.arange(i * width, (i + 1) * width) for i in parts])
-        weights, bias = logistic(learnt[:, columns], labels, detector.evidence_config.strength)
+        weights, bias = logistic(learnt[:, columns], labels, detector.evidence.strength)
         found[f"{IMAGE}, {' and '.join(names[i] for i in parts)} only"] = h[:, columns] @ weights.T + bias
     return found
 
@@ -209,7 +216,7 @@ def baseline_row(row: str) -> Row:
     def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
         _, validation, u = tables(name)
         bank = bank_of(name, Setting())
-        views = embedded_views(clip(), support.images, AlignmentConfig().views, draw, bank.color)
+        views = embed_augmented(clip(), support.images, AlignmentConfig().augmentations, draw, bank.color)
         v = clip().encode_texts(bank.texts)
         given = Support(support.images, support.labels, views[0], v, bank, clip(), draw, views)
         found = {}

@@ -46,7 +46,9 @@ def fit(shots: int, lam: float, terms: str, draw: int, modality: str, steps: int
     alignment = AlignmentConfig(**TERMS[terms])
     if steps is not None:
         alignment = replace(alignment, steps=steps)
-    detector = SDMAD(bank, load_clip(device="cpu"), adapters=AdapterConfig(lam=lam), alignment=alignment, seed=draw)
+    detector = SDMAD(
+        bank, backbone=load_clip(device="cpu"), adapters=AdapterConfig(lam=lam), alignment=alignment, random_state=draw
+    )
     z, h = detector.fit_table(support).features(validation.images)
     found = {}
     for name, scores in zip(SCORES, (expit(detector.logits(z, h)), margins(z, detector.weights_)), strict=True):

@@ -98,7 +98,7 @@ def main() -> None:
             pixels = clip.prepare([rest.images[row] for row in rows], bank.color)
             for model, v, stands in (
                 ("frozen", clip.encode_texts(bank.texts), nullcontext()),
-                ("adapted", detector.text_features_, installed(clip, detector.adapters_)),
+                ("adapted", detector.sign_embeddings_, installed(clip, detector.adapters_)),
             ):
                 with stands:
                     found = maps(clip, pixels, v)

@@ -51,6 +51,10 @@ class AdapterConfig:
             raise BackboneError(f"reduction is {self.reduction}: it must be at least 1")
 
 
+NO_ADAPTERS = AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)
+"""No layer gets an adapter: the model stays frozen."""
+
+
 class ShiftAdapter(nn.Module):
     """a = act(W2 act(W1 h)) on tokens h (..., width)."""
 

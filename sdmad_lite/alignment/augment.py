@@ -32,22 +32,22 @@ def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -
     return torch.stack(moved).clamp(0, 1)
 
 
-def mixed(x: Tensor, y: Tensor, mix: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def mixup(x: Tensor, y: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Blend each row with another one, in random shares, and its labels in the same: few images become many.
 
     Source: manifold mixup, Verma et al. 2019 (arXiv 1806.05236), here on the activations below the first
     adapter. [ours] On validation draws it gave the most where shots are few.
 
     Args:
-        x: (N, ...) activations. y: (N, C) labels. mix: of the beta distribution of shares, above 0.
+        x: (N, ...) activations. y: (N, C) labels. alpha: both parameters of the beta distribution of shares, above 0.
     """
     other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    share = torch.from_numpy(rng.beta(mix, mix, len(x))).to(x)
+    share = torch.from_numpy(rng.beta(alpha, alpha, len(x))).to(x)
     wide = share.view(-1, *[1] * (x.ndim - 1))
     return wide * x + (1 - wide) * x[other], share[:, None] * y + (1 - share[:, None]) * y[other]
 
 
-def iter_views(backbone: Backbone, pixels: Tensor, count: int, seed: int) -> Iterator[Tensor]:
+def iter_augmented(backbone: Backbone, pixels: Tensor, count: int, seed: int) -> Iterator[Tensor]:
     """`count` versions of prepared images (N, 3, H, W), one at a time; the first is unchanged."""
     yield pixels
     config = backbone.model.visual.preprocess_cfg
@@ -58,18 +58,18 @@ def iter_views(backbone: Backbone, pixels: Tensor, count: int, seed: int) -> Ite
         yield (augment(plain, generator) - mean) / std
 
 
-def make_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
+def make_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
     """`count` versions of prepared images, each (N, 3, H, W) normalised; the first is unchanged."""
-    return list(iter_views(backbone, backbone.prepare(images, color), count, seed))
+    return list(iter_augmented(backbone, backbone.prepare(images, color), count, seed))
 
 
-def embedded_views(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
-    """(count, N, D) unit embeddings of `make_views`, on the CPU: for methods that train on the frozen features."""
-    views = iter_views(backbone, backbone.prepare(images, color), count, seed)
-    return torch.stack([chunked(backbone.image_features, view).cpu() for view in views])
+def embed_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
+    """(count, N, D) unit embeddings of `make_augmented`, on the CPU: for methods that train on the frozen features."""
+    views = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
+    return torch.stack([in_batches(backbone.image_features, view).cpu() for view in views])
 
 
 @torch.no_grad()
-def chunked(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 64) -> Tensor:
+def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 64) -> Tensor:
     """Apply a function to rows in chunks, without gradients."""
     return torch.cat([function(part) for part in rows.split(size)])

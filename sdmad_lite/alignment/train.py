@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..errors import SDMADError
 from .activations import pool_tokens, split_image_tower
 from .adapters import installed
-from .augment import chunked, iter_views, mixed
+from .augment import in_batches, iter_augmented, mixup
 from .checkpoint import Checkpoints
 from .compute import Kept, RunConfig, compiled, piecewise
 from .losses import category_margins, discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss, uniform_weights
@@ -39,10 +39,10 @@ class AlignmentConfig:
     """Peak learning rate of Adam."""
     batch_size: int = 32
     """Support images in a step."""
-    views: int = 8
-    """Versions of each support image: itself and views - 1 variations of exposure, position and noise."""
-    mix: float = 1.0
-    """Both parameters of the beta distribution of `mixed`; 0 for no mixing."""
+    augmentations: int = 8
+    """Versions of each support image: itself and augmentations - 1 variations of exposure, position and noise."""
+    mixup: float = 1.0
+    """Both parameters of the beta distribution of `mixup`; 0 for no mixing."""
     discrepancy: float = 0.1
     """Weight of `discrepancy_loss`."""
     intra: float = 0.1
@@ -51,8 +51,10 @@ class AlignmentConfig:
     """Focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most."""
 
     def __post_init__(self):
-        if self.steps < 0 or self.mix < 0 or self.lr <= 0 or self.batch_size < 1 or self.views < 1:
-            raise SDMADError(f"{self}: steps and mix must be at least 0, lr above 0, batch_size and views at least 1")
+        if self.steps < 0 or self.mixup < 0 or self.lr <= 0 or self.batch_size < 1 or self.augmentations < 1:
+            raise SDMADError(
+                f"{self}: steps and mixup must be at least 0, lr above 0, batch_size and augmentations at least 1"
+            )
 
 
 @dataclass
@@ -133,13 +135,13 @@ def align(
     with installed(backbone, adapters):
         below, embed = split_image_tower(backbone)
         mine, kept, h = processes.share(count), None, []
-        for number, view in enumerate(iter_views(backbone, pixels, config.views, seed)):
+        for number, view in enumerate(iter_augmented(backbone, pixels, config.augmentations, seed)):
             with torch.no_grad():
-                rows = processes.gathered(chunked(below, view[mine]), count)
+                rows = processes.gathered(in_batches(below, view[mine]), count)
                 h.append(
                     (pool_tokens(rows) if rows.ndim == 3 else rows).cpu()
                 )  # rows are u itself without image adapters
-            kept = kept or Kept(config.views, rows, run.cache_gib * 2**30)
+            kept = kept or Kept(config.augmentations, rows, run.cache_gib * 2**30)
             kept.rows[number] = rows
         del pixels, view, rows
         steps = tqdm(
@@ -154,8 +156,8 @@ def align(
             for _ in steps:
                 row, view = training.batch(count)
                 x, y = kept.take(torch.from_numpy(view), torch.from_numpy(row)), target[row]
-                if config.mix:
-                    x, y = mixed(x, y, config.mix, training.rng)
+                if config.mixup:
+                    x, y = mixup(x, y, config.mixup, training.rng)
                 u, v = encoded(embed, x), encoded(backbone.text_features, tokens)
                 logits = category_margins(u, v, weights) * training.scale.exp() + training.bias
                 parts = [
@@ -171,7 +173,7 @@ def align(
                     watch(training.step)
         with torch.no_grad():
             u = [
-                processes.gathered(chunked(lambda rows: embed(rows.to(device)), view[mine]), count).cpu()
+                processes.gathered(in_batches(lambda rows: embed(rows.to(device)), view[mine]), count).cpu()
                 for view in kept.rows
             ]
             v = backbone.text_features(tokens)

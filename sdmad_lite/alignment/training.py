@@ -43,7 +43,7 @@ class Training:
         if len(self.order) < size:
             self.order = self.rng.permutation(count).tolist()
         rows, self.order = self.order[:size], self.order[size:]
-        return np.asarray(rows), self.rng.integers(0, self.config.views, size)
+        return np.asarray(rows), self.rng.integers(0, self.config.augmentations, size)
 
     def update(self, loss: Tensor, parts: list[Tensor], processes: Processes) -> None:
         """One step of Adam; the rate rises over a tenth of the steps and falls as a cosine."""

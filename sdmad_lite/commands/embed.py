@@ -47,7 +47,7 @@ def embed(args: argparse.Namespace) -> Answer:
     if detector:
         with installed(backbone, detector.adapters_):
             arrays["image_adapted"] = backbone.encode_images(**given)
-        arrays["sign_adapted"] = detector.text_features_
+        arrays["sign_adapted"] = detector.sign_embeddings_
     arrays = {name: value.float().numpy() for name, value in arrays.items()}
     with new_file(out) as temporary:
         WRITERS[out.suffix](temporary, arrays, image_ids(table.images, args.data), table, bank)

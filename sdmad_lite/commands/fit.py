@@ -50,10 +50,18 @@ def fit(args: argparse.Namespace) -> Answer:
     support = table.rows(draw_support(table, args.shots, args.seed)) if args.shots else table
     adapters = AdapterConfig() if args.lam is None else AdapterConfig(lam=args.lam)
     alignment = AlignmentConfig() if args.steps is None else AlignmentConfig(steps=args.steps)
+    make, settings = SDMAD, {"adapters": adapters, "alignment": alignment}
+    if not alignment.steps:
+        make, settings = SDMAD.training_free, {}
     bank = bank.restricted(list(table.categories))
     with new_folder(args.out, "detector.json") as folder:
-        detector = SDMAD(
-            bank, args.backbone, args.pretrained, args.device, adapters=adapters, alignment=alignment, seed=args.seed
+        detector = make(
+            bank,
+            backbone=args.backbone,
+            pretrained=args.pretrained,
+            device=args.device,
+            **settings,
+            random_state=args.seed,
         )
         more = {"checkpoint": args.checkpoint} if args.checkpoint else {}
         detector.fit(support.images, support.labels, progress=not args.quiet, **more)

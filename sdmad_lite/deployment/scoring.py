@@ -158,7 +158,7 @@ def reading(detector: SDMAD, bf16: bool = False) -> Iterator[Callable[[Tensor], 
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     backbone, most = detector.backbone, sys.maxsize
-    text = detector.text_features_.T
+    text = detector.sign_embeddings_.T
 
     def read(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         nonlocal most
@@ -250,11 +250,11 @@ def fingerprint(detector: SDMAD) -> str:
     """Hash of all that decides a score."""
     detector._fitted()
     digest = hashlib.sha256(detector.backbone.fingerprint.encode() + detector.bank.model_dump_json().encode())
-    state = {**detector.adapters_.state_dict(), "text_features": detector.text_features_}
+    state = {**detector.adapters_.state_dict(), "text_features": detector.sign_embeddings_}
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(repr([adapter.lam for adapter in detector.adapters_.values()]).encode())
-    for name in ("weights_", "scale_", "bias_", "probe_", "probe_bias_", "thresholds_"):
+    for name in ("weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_"):
         digest.update(np.ascontiguousarray(getattr(detector, name), dtype=np.float64))
     return digest.hexdigest()
 

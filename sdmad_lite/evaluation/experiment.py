@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
-from ..alignment.augment import embedded_views
+from ..alignment.augment import embed_augmented
 from ..alignment.train import AlignmentConfig
 from ..data import ImageTable, draw_support
 from ..detector import SDMAD
@@ -155,20 +155,20 @@ def fit_methods(
         the detector of each draw, the same without stage 1, and for each method its predictors, one for each draw.
     """
     v = backbone.encode_texts(bank.texts)
+    chosen = {} if selection is None else {"selection": selection}
     detectors: list[SDMAD] = []
     training_free: list[SDMAD] = []
-    untrained = AlignmentConfig(steps=0, views=1)
     predictors: dict[str, list[Predictor]] = {method: [] for method in (*OWN, *baselines)}
     for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
         table = train.rows(rows)
-        detector = SDMAD(bank, backbone, alignment=alignment, selection=selection, seed=seed)
+        detector = SDMAD(bank, backbone=backbone, alignment=alignment, selection=selection, random_state=seed)
         detectors.append(detector.fit_table(table, progress))
         training_free.append(
-            SDMAD(bank, backbone, alignment=untrained, selection=selection, seed=seed).fit_table(table)
+            SDMAD.training_free(bank, backbone=backbone, augmentations=1, random_state=seed, **chosen).fit_table(table)
         )
         for method, predictor in _own(detector, training_free[-1], progress).items():
             predictors[method].append(predictor)
-        views = embedded_views(backbone, table.images, detector.alignment_config.views, seed, bank.color)
+        views = embed_augmented(backbone, table.images, detector.alignment.augmentations, seed, bank.color)
         given = Support(table.images, table.labels, views[0], v, bank, backbone, seed, views)
         for method, fit in baselines.items():
             predictors[method].append(fit(given))
@@ -188,7 +188,7 @@ def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]
         SIGNS: lambda query: margins(features(query)[0], detector.weights_),
         STAGE1: lambda query: margins(features(query)[0], equal),
         IMAGE: lambda query: detector.image_logits(features(query)[1]),
-        FROZEN: lambda query: expit(frozen.logits((query.u @ frozen.text_features_.T).double().numpy())),
+        FROZEN: lambda query: expit(frozen.logits((query.u @ frozen.sign_embeddings_.T).double().numpy())),
     }
 
 

@@ -65,11 +65,11 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     if (folder / "detector.json").is_file():
         try:
             detector = SDMAD.load(folder, backbone)
-            if detector.bank == bank and detector.alignment_config == AlignmentConfig():
+            if detector.bank == bank and detector.alignment == AlignmentConfig():
                 return detector
         except SDMADError as error:  # of another backbone, an older version, or broken
             print(f"fitting again: {error}")
-    detector = SDMAD(bank, backbone, seed=seed).fit_table(support, progress=True)
+    detector = SDMAD(bank, backbone=backbone, random_state=seed).fit_table(support, progress=True)
     detector.save(folder)
     return detector
 

@@ -278,7 +278,7 @@ def test_a_timm_vision_tower_takes_adapters(timm_clip, images):
 
 
 def test_the_detector_runs_on_a_timm_tower_and_maps_signs(timm_clip, bank, phantom_table):
-    detector = SDMAD(bank, timm_clip, alignment=AlignmentConfig(steps=2)).fit_table(phantom_table)
+    detector = SDMAD(bank, backbone=timm_clip, alignment=AlignmentConfig(steps=2)).fit_table(phantom_table)
     assert detector.predict_proba(phantom_table.images[:3]).shape == (3, 3)
     maps = detector.sign_maps(phantom_table.images[0])
     assert maps.shape == (len(bank.texts), 2, 2)  # 32 pixels in patches of 16

@@ -16,7 +16,7 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.launch import is_main, world
 
 WORKER = Path(__file__).with_name("train_together.py")
-TRAINING = AlignmentConfig(steps=8, views=2, batch_size=7)  # an odd batch: the shares are unequal
+TRAINING = AlignmentConfig(steps=8, augmentations=2, batch_size=7)  # an odd batch: the shares are unequal
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_two_processes_train_what_one_trains(tiny_clip, tiny_clip_name, bank, su
     assert told[0]["steps_after_the_stop"] == told[1]["steps_after_the_stop"] == [6, 7, 8]
     assert all(t["refused"].startswith("CheckpointError: ") and "differs in: seed" in t["refused"] for t in told)
 
-    alone = SDMAD(bank, tiny_clip, alignment=TRAINING).fit_table(support)
+    alone = SDMAD(bank, backbone=tiny_clip, alignment=TRAINING).fit_table(support)
     for name in ("whole", "resumed"):
         loaded = SDMAD.load(tmp_path / name, tiny_clip)
         for one, two in zip(alone.adapters_.parameters(), loaded.adapters_.parameters(), strict=True):

@@ -24,7 +24,7 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import CheckpointError, OutputError, SDMADError
 
 EVERY_STEP = RunConfig(checkpoint_steps=1)
-LONG = AlignmentConfig(steps=60, views=2, batch_size=4)
+LONG = AlignmentConfig(steps=60, augmentations=2, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def support(phantom_table):
 def fit_and_save(clip: str, bank, support, folder: str, out: str) -> None:
     """What a child process does; it is killed somewhere on the way."""
     torch.set_num_threads(1)
-    detector = SDMAD(bank, load_clip(clip, device="cpu"), alignment=LONG, run=EVERY_STEP)
+    detector = SDMAD(bank, backbone=load_clip(clip, device="cpu"), alignment=LONG, run=EVERY_STEP)
     detector.fit_table(support, checkpoint=folder).save(out)
 
 
@@ -53,7 +53,7 @@ def step_of(folder) -> int:
 def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
     tiny_clip_name, tiny_clip, bank, support, tmp_path
 ):
-    reference = SDMAD(bank, tiny_clip, alignment=LONG).fit_table(support).save(tmp_path / "reference")
+    reference = SDMAD(bank, backbone=tiny_clip, alignment=LONG).fit_table(support).save(tmp_path / "reference")
     folder, out = tmp_path / "checkpoints", tmp_path / "detector"
     rng = np.random.default_rng(0)
     context = multiprocessing.get_context("forkserver")  # imports once, then each child starts in no time
@@ -98,7 +98,7 @@ def run(clip, support, bank, checkpoints=None, until=None, seed=0, labels=None, 
         if step == until:
             raise Stop
 
-    config = AlignmentConfig(**{"steps": 12, "views": 2, "batch_size": 5, **settings})
+    config = AlignmentConfig(**{"steps": 12, "augmentations": 2, "batch_size": 5, **settings})
     adapters = build_adapters(clip, AdapterConfig(), seed)
     member = torch.from_numpy(bank.membership())
     labels = support.labels if labels is None else labels
@@ -140,7 +140,7 @@ def test_it_goes_on_from_the_last_checkpoint_and_repeats_nothing(tiny_clip, supp
 
 
 def test_it_goes_on_without_mixing_and_with_all_images_in_a_step(tiny_clip, support, bank, tmp_path):
-    settings = {"mix": 0, "batch_size": 100, "steps": 5}
+    settings = {"mixup": 0, "batch_size": 100, "steps": 5}
     checkpoints = Checkpoints(tmp_path, steps=2)
     with pytest.raises(Stop):
         run(tiny_clip, support, bank, checkpoints, until=3, **settings)
@@ -223,15 +223,15 @@ def test_a_full_disk_is_told_and_stops_nothing(tiny_clip, support, bank, whole, 
 def test_a_place_where_nothing_can_be_written_is_refused_before_the_training(tiny_clip, bank, support, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match=r"file: checkpoints cannot be written here.*choose another"):
-        SDMAD(bank, tiny_clip, alignment=LONG).fit_table(support, checkpoint=tmp_path / "file")
+        SDMAD(bank, backbone=tiny_clip, alignment=LONG).fit_table(support, checkpoint=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, bank, support, tmp_path):
     (tmp_path / ".step-123.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    short = AlignmentConfig(steps=3, views=2)
-    SDMAD(bank, tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
+    short = AlignmentConfig(steps=3, augmentations=2)
+    SDMAD(bank, backbone=tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 

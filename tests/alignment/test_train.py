@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters, installed
-from sdmad_lite.alignment.augment import augment, embedded_views, make_views, mixed
+from sdmad_lite.alignment.augment import augment, embed_augmented, make_augmented, mixup
 from sdmad_lite.alignment.compute import Kept, RunConfig, compiled, piecewise
 from sdmad_lite.alignment.losses import (
     category_margins,
@@ -204,10 +204,10 @@ def test_augment_moves_an_image_no_further_than_asked():
 
 def test_the_first_view_is_the_image_itself(tiny_clip, phantom_table):
     images = phantom_table.images[:3]
-    views = make_views(tiny_clip, images, 3, seed=0)
+    views = make_augmented(tiny_clip, images, 3, seed=0)
     assert torch.equal(views[0], tiny_clip.prepare(images))
     assert len(views) == 3 and not torch.allclose(views[1], views[2])
-    again, other = (make_views(tiny_clip, images, 3, seed)[1] for seed in (0, 1))
+    again, other = (make_augmented(tiny_clip, images, 3, seed)[1] for seed in (0, 1))
     assert torch.equal(views[1], again) and not torch.equal(views[1], other)
 
 
@@ -227,7 +227,7 @@ def patterns():
 
 
 def train(backbone, patterns, seed=0, lam=0.9, **settings):
-    config = AlignmentConfig(**{"lr": 1e-2, "views": 2, "mix": 0, **settings})
+    config = AlignmentConfig(**{"lr": 1e-2, "augmentations": 2, "mixup": 0, **settings})
     adapters = build_adapters(backbone, AdapterConfig(lam=lam), seed)
     return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, seed)
 
@@ -273,11 +273,11 @@ def test_training_leaves_the_frozen_weights_bit_identical(tiny_clip, patterns):
 
 def test_mixing_blends_images_and_labels_in_the_same_shares():
     x, y = torch.eye(4).view(4, 2, 2), torch.eye(4)
-    blended, labels = mixed(x, y, 1.0, np.random.default_rng(0))
+    blended, labels = mixup(x, y, 1.0, np.random.default_rng(0))
     torch.testing.assert_close(blended.flatten(1), labels)  # the labels of these images are their pixels
     torch.testing.assert_close(labels.sum(1), torch.ones(4))
     assert (blended > 0).flatten(1).sum(1).max() == 2 and not torch.equal(blended, x)
-    alone, same = mixed(x[:1], y[:1], 1.0, np.random.default_rng(0))
+    alone, same = mixup(x[:1], y[:1], 1.0, np.random.default_rng(0))
     torch.testing.assert_close(alone, x[:1])
     torch.testing.assert_close(same, y[:1])
 
@@ -289,7 +289,7 @@ def test_a_watcher_sees_every_step_and_the_adapted_model(tiny_clip, patterns):
         seen.append((step, tiny_clip.encode_texts(TEXTS)))
 
     frozen = tiny_clip.encode_texts(TEXTS)
-    config = AlignmentConfig(steps=3, views=1)
+    config = AlignmentConfig(steps=3, augmentations=1)
     aligned = align(tiny_clip, build_adapters(tiny_clip), *patterns, TEXTS, MEMBERSHIP, config, watch=watch)
     assert [step for step, _ in seen] == [1, 2, 3]
     torch.testing.assert_close(seen[-1][1], aligned.v)
@@ -297,7 +297,7 @@ def test_a_watcher_sees_every_step_and_the_adapted_model(tiny_clip, patterns):
 
 
 def test_embedded_views_are_those_of_the_frozen_model(tiny_clip, patterns):
-    u = embedded_views(tiny_clip, patterns[0], 3, seed=0)
+    u = embed_augmented(tiny_clip, patterns[0], 3, seed=0)
     assert u.shape == (3, 12, 16) and not torch.allclose(u[0], u[1])
     torch.testing.assert_close(u[0], tiny_clip.encode_images(patterns[0]))
 
@@ -325,7 +325,7 @@ def values(adapters, aligned):
 
 def computed(backbone, patterns, run):
     adapters = build_adapters(backbone, AdapterConfig(), 0)
-    config = AlignmentConfig(steps=6, views=2)
+    config = AlignmentConfig(steps=6, augmentations=2)
     return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, run=run)
 
 
@@ -386,7 +386,7 @@ def test_layers_are_compiled_inside_the_block_only(tiny_clip):
     assert all(block._compiled_call_impl is None for block in blocks)
 
 
-@pytest.mark.parametrize("setting", [{"steps": -1}, {"lr": 0}, {"batch_size": 0}, {"views": 0}])
+@pytest.mark.parametrize("setting", [{"steps": -1}, {"lr": 0}, {"batch_size": 0}, {"augmentations": 0}])
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(SDMADError, match=next(iter(setting))):
         AlignmentConfig(**setting)

@@ -28,8 +28,14 @@ class Stop(Exception):
 
 
 def detector(seed: int = 0) -> SDMAD:
-    training = AlignmentConfig(steps=8, views=2, batch_size=7)
-    return SDMAD(bank, clip, alignment=training, seed=seed, run=RunConfig(checkpoint_steps=5, checkpoint_seconds=3600))
+    training = AlignmentConfig(steps=8, augmentations=2, batch_size=7)
+    return SDMAD(
+        bank,
+        backbone=clip,
+        alignment=training,
+        random_state=seed,
+        run=RunConfig(checkpoint_steps=5, checkpoint_seconds=3600),
+    )
 
 
 # an uninterrupted run; `encoded` counts the images that this process encodes in the steps

@@ -91,7 +91,7 @@ def fit(what, message, images=4, labels=((0, 0), (1, 0), (0, 1), (1, 1)), act=No
     """A case of `SDMAD.fit`."""
 
     def prepare(world):
-        detector = SDMAD(world.bank(), world.backbone, alignment=AlignmentConfig(steps=1, views=1))
+        detector = SDMAD(world.bank(), backbone=world.backbone, alignment=AlignmentConfig(steps=1, augmentations=1))
         pictures = [np.full((32, 32), i, np.uint8) for i in range(images)]
         return lambda: act(detector) if act else detector.fit(pictures, np.array(labels))
 
@@ -105,7 +105,7 @@ def setting(what, make, message):
 
 def long_sign(world):
     bank = world.bank(normal_signs=[{"text": "clear lungs " * 40}])
-    return lambda: SDMAD(bank, world.backbone)
+    return lambda: SDMAD(bank, backbone=world.backbone)
 
 
 def onto_foreign(world):
@@ -317,8 +317,8 @@ CASES = [
         "negative steps",
         lambda: AlignmentConfig(steps=-1),
         (
-            "AlignmentConfig(steps=-1, lr=0.02, batch_size=32, views=8, mix=1.0, discrepancy=0.1, int"
-            "ra=0.1, hardness=0.0): steps and mix must be at least 0, lr above 0, batch_size and view"
+            "AlignmentConfig(steps=-1, lr=0.02, batch_size=32, augmentations=8, mixup=1.0, discrepancy=0.1, int"
+            "ra=0.1, hardness=0.0): steps and mixup must be at least 0, lr above 0, batch_size and view"
             "s at least 1"
         ),
     ),

@@ -66,7 +66,7 @@ def test_adapters_stand_in_the_towers_own_layers(names, kind, support):
 def test_a_detector_is_fitted_saved_and_loaded(names, kind, bank, support, tmp_path):
     backbone, expected = load_clip(names[kind], device="cpu"), KINDS[kind]
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-    detector = SDMAD(bank, backbone, alignment=AlignmentConfig(steps=2, views=2)).fit_table(support)
+    detector = SDMAD(bank, backbone=backbone, alignment=AlignmentConfig(steps=2, augmentations=2)).fit_table(support)
     after = backbone.model.state_dict()
     assert list(before) == list(after)
     for name, value in before.items():  # bit for bit: a weight of CoCa that nothing sets may be NaN
@@ -91,7 +91,7 @@ def test_a_detector_is_fitted_saved_and_loaded(names, kind, bank, support, tmp_p
 
 @pytest.mark.parametrize("kind", ["resnet", "biomedclip"])
 def test_the_training_free_mode_runs_too(names, kind, bank, support):
-    detector = SDMAD(bank, load_clip(names[kind], device="cpu"), alignment=AlignmentConfig(steps=0)).fit_table(support)
+    detector = SDMAD.training_free(bank, backbone=load_clip(names[kind], device="cpu")).fit_table(support)
     assert not list(detector.adapters_) and detector.predict_proba(support.images[:2]).shape == (2, 3)
 
 

@@ -38,7 +38,10 @@ def fitted(tiny_clip_name, bank, phantom_table):
     support = phantom_table.rows(draw_support(phantom_table, 3, seed=0))
     drops = SelectionConfig(rule="rank")  # so that zero weights are met
     return SDMAD(
-        bank, load_clip(tiny_clip_name, device="cpu"), alignment=AlignmentConfig(steps=3, views=2), selection=drops
+        bank,
+        backbone=load_clip(tiny_clip_name, device="cpu"),
+        alignment=AlignmentConfig(steps=3, augmentations=2),
+        selection=drops,
     ).fit_table(support)
 
 
@@ -399,7 +402,7 @@ def test_bad_arguments_name_what_to_change(score, bank, tiny_clip, archive, tmp_
         ({"source": iter([np.zeros((4, 4), np.uint8)])}, DataError, "as a list"),
         ({"batch_size": 0}, DataError, "batch_size is 0"),
         ({"workers": -1}, DataError, "workers is -1"),
-        ({"detector": SDMAD(bank, tiny_clip)}, NotFittedError, "fit"),
+        ({"detector": SDMAD(bank, backbone=tiny_clip)}, NotFittedError, "fit"),
     ):
         with pytest.raises(kind, match=message):
             score(**options)

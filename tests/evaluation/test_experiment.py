@@ -55,8 +55,8 @@ def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank,
     episodes = draw_episodes(train, [1], 2)
     rows = [episodes.rows(train, 1, draw) for draw in (1, 0)]
     mine = {"prototypes again": ON_FEATURES["prototypes"]}
-    frozen = AlignmentConfig(steps=0)
-    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], frozen, baselines=mine, support=rows)
+    short = AlignmentConfig(steps=1, augmentations=1)
+    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], short, baselines=mine, support=rows)
     assert list(experiment.results) == list(experiment.methods) == [*OWN, "prototypes again"]
     for given, used in zip(rows, experiment.support, strict=True):
         np.testing.assert_array_equal(given, used)
@@ -75,8 +75,8 @@ def test_every_method_is_fitted_before_a_test_image_is_read(tiny_clip, bank, pha
     spy.what = "counts"
     missing = ImageTable(("gone.png",) * 4, np.eye(4, 3, dtype=int), bank.categories, {})
     with pytest.raises(DataError, match=r"gone\.png"):
-        frozen = AlignmentConfig(steps=0)
-        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], frozen, baselines={"spy": spy})
+        short = AlignmentConfig(steps=1, augmentations=1)
+        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], short, baselines={"spy": spy})
     assert fitted == [4, 5]
 
 

@@ -23,7 +23,7 @@ def support(phantom_table):
 
 def fit(clip, bank, support, share, **settings):
     evidence = EvidenceConfig(share=share)
-    return SDMAD(bank, clip, alignment=SHORT, evidence=evidence, **settings).fit_table(support)
+    return SDMAD(bank, backbone=clip, alignment=SHORT, evidence=evidence, **settings).fit_table(support)
 
 
 def test_pooled_by_hand():
@@ -87,8 +87,8 @@ def test_an_explanation_shows_the_image_evidence_as_a_part(tiny_clip, bank, supp
 
 
 def test_training_free_speaks_by_signs_alone(tiny_clip, bank, support):
-    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=0)).fit_table(support)
-    assert detector.evidence_config.share == 0 and not detector.probe_.any()
+    detector = SDMAD.training_free(bank, backbone=tiny_clip).fit_table(support)
+    assert detector.evidence.share == 0 and not detector.image_weights_.any()
 
 
 def test_scores_from_cosines_ask_for_the_evidence(tiny_clip, bank, support):

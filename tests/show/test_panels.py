@@ -72,7 +72,7 @@ def grid():
 def broken_case(tiny_clip_name, bank, phantom_table):
     tiny_clip = load_clip(tiny_clip_name, device="cpu")
     support = phantom_table.rows(draw_support(phantom_table, 3, 0))
-    detector = SDMAD(bank, tiny_clip, alignment=AlignmentConfig(steps=4)).fit_table(support)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=AlignmentConfig(steps=4)).fit_table(support)
     return BreakCase(detector, phantom_table.images[0])
 
 

@@ -8,7 +8,6 @@ import os
 import numpy as np
 import pytest
 
-from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
@@ -57,6 +56,6 @@ def test_the_embedded_model_reads_them_and_gives_finite_scores(table, bank):
     kept = [c for c in table.categories if c not in eligible(train, test, shots=4, least=15)]
     train = train.restricted(kept)
     support = train.rows(draw_support(train, 4, seed=0))
-    detector = SDMAD(bank.restricted(kept), load_clip(device="cpu"), alignment=AlignmentConfig(steps=0))
+    detector = SDMAD.training_free(bank.restricted(kept), backbone=load_clip(device="cpu"))
     probabilities = detector.fit_table(support).predict_proba(test.images[:20])
     assert probabilities.shape == (20, len(kept)) and np.isfinite(probabilities).all()

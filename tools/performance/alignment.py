@@ -136,7 +136,7 @@ class Other:
 
 def epochs(backbone: Backbone, task: Task, rounds: int, images: int, views: int) -> dict:
     """Epochs of a real run of `align` in turns with the other ways."""
-    config = AlignmentConfig(views=views)
+    config = AlignmentConfig(augmentations=views)
     count, batch = len(task.images), min(config.batch_size, len(task.images))
     in_epoch = count // batch
     config = replace(config, steps=in_epoch * (rounds + 1))
@@ -239,7 +239,7 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
                 _drain()
                 ticks.append(perf_counter())
 
-            config, adapters = AlignmentConfig(steps=steps, views=views), build_adapters(backbone)
+            config, adapters = AlignmentConfig(steps=steps, augmentations=views), build_adapters(backbone)
             with peak_memory(backbone.device) as peak:
                 whole = seconds(
                     lambda t=task, a=adapters, c=config, w=watch: align(

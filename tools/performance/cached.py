@@ -46,7 +46,7 @@ class Cached:
         self.v = unit(rng.normal(size=(SIGNS, WIDTH)))
         self.support_labels = np.concatenate([np.repeat(np.eye(CATEGORIES, dtype=int), SHOTS, 0), _none(SHOTS)])
         self.support = np.stack(
-            [self._seen(self.support_labels, rng) for _ in range(AlignmentConfig().views)]
+            [self._seen(self.support_labels, rng) for _ in range(AlignmentConfig().augmentations)]
         )  # (views, N, D)
         self.labels = (rng.random((images, CATEGORIES)) < 0.08).astype(int)
         self.u = self._seen(self.labels, rng)

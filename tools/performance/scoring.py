@@ -28,20 +28,20 @@ ASKED = 0.93
 
 def untrained(backbone: Backbone, bank: str = "chest_phantoms", seed: int = 0) -> SDMAD:
     """A detector whose numbers are random: it takes as long as a fitted one, and nothing has to be fitted."""
-    detector = SDMAD(bank, backbone)
-    detector.adapters_ = build_adapters(backbone, detector.adapter_config, seed)
+    detector = SDMAD(bank, backbone=backbone)
+    detector.adapters_ = build_adapters(backbone, detector.adapters, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for adapter in detector.adapters_.values():  # a new adapter's second layer is zero
             adapter.up.weight.copy_(torch.randn(adapter.up.weight.shape, generator=generator) * 0.02)
     categories, signs = len(detector.bank.categories), len(detector.bank.texts)
     width = backbone.encode_texts(detector.bank.texts[:1]).shape[1]
-    detector.text_features_ = torch.nn.functional.normalize(torch.randn(signs, width, generator=generator), dim=-1)
+    detector.sign_embeddings_ = torch.nn.functional.normalize(torch.randn(signs, width, generator=generator), dim=-1)
     detector.weights_ = equal_weights(detector.membership)
-    detector.probe_ = (
+    detector.image_weights_ = (
         torch.randn(categories, activation_width(detector.adapters_, width), generator=generator).double().numpy()
     )
-    detector.probe_bias_, detector.bias_, detector.scale_, detector.thresholds_ = (
+    detector.image_bias_, detector.bias_, detector.scale_, detector.thresholds_ = (
         torch.full((4, categories), 0.5).double().numpy()
     )
     return detector

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...alignment.activations import split_image_tower
 from ...alignment.adapters import installed
-from ...alignment.augment import augment, make_views
+from ...alignment.augment import augment, make_augmented
 from ...alignment.losses import category_margins, inter_anomaly_loss
 from ...clip.towers import block_width, vision_blocks
 from ...data import read_image
@@ -110,7 +110,7 @@ class VisualAdapter:
             kept = margin.topk(max(1, round(self.top * margin.shape[2])), dim=2).values
             return calibration(kept.mean((0, 2)))
 
-        views = make_views(backbone, support.images, self.views, support.seed, support.bank.color)
+        views = make_augmented(backbone, support.images, self.views, support.seed, support.bank.color)
         draw = batches(self.views * len(target), self.batch, support.seed)
         with installed(backbone, adapters):
             below, embed = split_image_tower(backbone)
