@@ -15,7 +15,7 @@ from . import __version__
 from .commands import data, embed, evaluate, fit, predict, run, signs
 from .commands.common import output_options, show
 from .errors import SDMADError
-from .launch import is_main
+from .files import is_main
 
 
 def parser() -> argparse.ArgumentParser:

@@ -25,7 +25,7 @@ from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .errors import DataError, NotFittedError, SDMADError
 from .explain import CategoryExplanation, explanations, sign_maps
-from .launch import is_main
+from .files import is_main
 from .selection.image_evidence import EvidenceConfig, logistic
 from .selection.sign_selector import (
     TRAINING_FREE,

@@ -1,5 +1,12 @@
 """The errors a user can cause, each with a message that names what to change."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from sklearn.exceptions import NotFittedError as _SklearnNotFitted
+
 
 class SDMADError(ValueError):
     """Base of every error that bad input raises; the message says what is wrong and what to do."""
@@ -17,8 +24,8 @@ class BackboneError(SDMADError):
     """A CLIP model cannot be loaded, or cannot take adapters."""
 
 
-class NotFittedError(SDMADError):
-    """A result was asked for before `fit`."""
+class NotFittedError(SDMADError, _SklearnNotFitted):
+    """A result was asked for before `fit`; it is scikit-learn's error too."""
 
 
 class GenerationError(SDMADError):
@@ -35,3 +42,24 @@ class CheckpointError(SDMADError):
 
 class OutputError(SDMADError):
     """A result cannot be written."""
+
+
+class MissingExtraError(SDMADError, ImportError):
+    """A package that only some users need is not installed."""
+
+
+def needs(module: str, extra: str) -> ModuleType:
+    """Import a package of an extra, such as needs("pydicom", "dicom").
+
+    Raises:
+        MissingExtraError: it is not installed; names the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
+            raise
+        package = module.partition(".")[0]
+        raise MissingExtraError(
+            f"this needs the package {package}; install it with: pip install 'sdmad_lite[{extra}]'"
+        ) from None

@@ -10,10 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
-from .launch import is_main
 
 NOTICE = "For teaching and research; not for clinical use."
 """The line that stands once beside any score."""
+
+
+def world() -> tuple[int, int]:
+    """Number of this process, from 0, and how many run together, as torchrun and accelerate's launchers say it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints; true where it is alone."""
+    return world()[0] == 0
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from .alignment.activations import activation_width
 from .alignment.adapters import AdapterConfig, build_adapters
 from .alignment.train import AlignmentConfig
 from .errors import BackboneError, SDMADError
-from .files import new_folder
-from .launch import is_main
+from .files import is_main, new_folder
 from .selection.image_evidence import EvidenceConfig
 from .selection.sign_selector import SelectionConfig
 from .signs.bank import parse_bank

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import errors
 from ..errors import BackboneError, SDMADError
-from ..launch import world
+from ..files import world
 
 
 def own_device(device: str | torch.device | None = None) -> str | torch.device | None:

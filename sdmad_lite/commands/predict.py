@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import NOTICE
-from ..launch import world
+from ..files import NOTICE, world
 from .common import Answer, add_command, add_data, add_device, aligned, at_least, load_detector, read_table, remark
 
 MAPPED = 3

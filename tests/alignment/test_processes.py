@@ -13,7 +13,7 @@ from sdmad_lite.alignment.processes import Processes, own_device
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.launch import is_main, world
+from sdmad_lite.files import is_main, world
 
 WORKER = Path(__file__).with_name("train_together.py")
 TRAINING = AlignmentConfig(steps=8, augmentations=2, batch_size=7)  # an odd batch: the shares are unequal

@@ -14,7 +14,7 @@ from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError
-from sdmad_lite.launch import is_main, world
+from sdmad_lite.files import is_main, world
 from sdmad_lite.signs.bank import load_bank
 
 torch.set_num_threads(1)

@@ -318,8 +318,8 @@ CASES = [
         lambda: AlignmentConfig(steps=-1),
         (
             "AlignmentConfig(steps=-1, lr=0.02, batch_size=32, augmentations=8, mixup=1.0, discrepancy=0.1, int"
-            "ra=0.1, hardness=0.0): steps and mixup must be at least 0, lr above 0, batch_size and view"
-            "s at least 1"
+            "ra=0.1, hardness=0.0): steps and mixup must be at least 0, lr above 0, batch_size and augm"
+            "entations at least 1"
         ),
     ),
     setting("an unknown rule", lambda: SelectionConfig(rule="best"), "rule is 'best': use discriminant, rank or all"),
