@@ -8,10 +8,10 @@ opens one image, `dicom.py` one of DICOM.
 from .classes import load_classes
 from .dicom import dicom_meta
 from .folder import load_folder
-from .images import read_image
+from .images import IMAGE_ENDINGS, as_images, read_image, walk_images
 from .load import load_data
 from .npz import load_npz
 from .table import GROUPS, META, SPLITS, ImageTable, draw_support, split_train_test
 
-__all__ = ["GROUPS", "META", "SPLITS", "ImageTable", "dicom_meta", "draw_support", "load_classes", "load_data"]
-__all__ += ["load_folder", "load_npz", "read_image", "split_train_test"]
+__all__ = ["GROUPS", "IMAGE_ENDINGS", "META", "SPLITS", "ImageTable", "as_images", "dicom_meta", "draw_support"]
+__all__ += ["load_classes", "load_data", "load_folder", "load_npz", "read_image", "split_train_test", "walk_images"]

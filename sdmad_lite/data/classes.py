@@ -7,7 +7,6 @@ both. The same file name alone means nothing, since many sets number the images 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,9 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .dicom import ENDINGS as DICOM_ENDINGS
-from .dicom import is_dicom
-from .images import ENDINGS
+from .images import IMAGE_ENDINGS, walk_images
 from .names import NORMAL, find_normal, plain, to_categories
 from .table import SPLITS, ImageTable
 
@@ -116,37 +113,11 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
             raise DataError(f"{level}: has no subfolder; make one for each class, with its images")
         for one in classes:
             empty = True
-            for path in _images(one, folder.resolve()):
+            for path in walk_images(one, within=folder):
                 empty = False
                 yield split, one.name, path
             if empty:
-                raise DataError(
-                    f"{one}: holds no image ({', '.join((*ENDINGS, *DICOM_ENDINGS))}); add some or remove it"
-                )
-
-
-def _images(folder: Path, root: Path) -> Iterator[Path]:
-    """Image files below a class folder; a link may only lead to a file inside `root`, the whole set."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
-
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in folders:
-            if Path(place, name).is_symlink():
-                raise DataError(f"{Path(place, name)}: is a link to a folder; put the folder itself there")
-        for name in sorted(files):
-            path = Path(place, name)
-            ending = path.suffix.lower()
-            if name.startswith(".") or name == "DICOMDIR":  # .DS_Store, ._0001.png, the index of a DICOM disk
-                continue
-            if ending in ENDINGS or ending in DICOM_ENDINGS or (not ending and path.is_file() and is_dicom(path)):
-                if not Path(os.path.realpath(path)).is_relative_to(root):  # resolve() fails on a loop of links
-                    raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
-                if not path.is_file():
-                    raise DataError(f"{path}: no such image file; correct the link or remove it")
-                yield path
+                raise DataError(f"{one}: holds no image ({', '.join(IMAGE_ENDINGS)}); add some or remove it")
 
 
 def _same_bytes(paths: Sequence[Path]) -> list[Path]:

@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import DataError
 from .table import ImageTable
 
-ENDINGS = (".dcm", ".dicom")
+DICOM_ENDINGS = (".dcm", ".dicom")
 MAX_PIXELS = 100_000_000
 """Of one image; a mammogram has 20 million. More is refused before it is unpacked."""
 
@@ -33,7 +33,7 @@ HEADER = {"PatientID": "patient_id", "PatientSex": "sex", "PatientAge": "age", "
 def is_dicom(path: str | Path) -> bool:
     """By the ending .dcm or .dicom, or by the letters DICM after 128 bytes, whatever the file is called."""
     path = Path(path)
-    if path.suffix.lower() in ENDINGS:
+    if path.suffix.lower() in DICOM_ENDINGS:
         return True
     try:
         with path.open("rb") as stream:

@@ -1,21 +1,94 @@
-"""One image: from a file, an array or a PIL image to 8 bits."""
+"""Images: what a user gives to a list of them, a folder to its files, one image to 8 bits."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .dicom import is_dicom, read_dicom
+from .dicom import DICOM_ENDINGS, is_dicom, read_dicom
+from .table import ImageTable
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is opened, by content. Others that Pillow knows are left out: some start another program (EPS)."""
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
-"""Of files that a folder is searched for, besides DICOM."""
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
+IMAGE_ENDINGS += DICOM_ENDINGS
+"""Of files that count as images in a folder, in lower case; a DICOM file may also have no ending."""
+
+
+def as_images(images) -> tuple[list, bool]:
+    """A list of images, and whether ONE image was given rather than many.
+
+    Args:
+        images: one image: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Or many: an `ImageTable`,
+            an array (N, H, W) or (N, H, W, 3), or any other iterable of such images.
+
+    Raises:
+        DataError: neither, or many of which there is none. The images themselves are checked when they are read.
+    """
+    if isinstance(images, (str, Path, Image.Image)):
+        return [images], True
+    if isinstance(images, ImageTable):
+        images = images.images
+    if isinstance(images, np.ndarray):
+        if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4)):
+            return [images], True
+        # of one dimension: a list of paths that numpy holds
+        many = images.dtype.kind in "OU" if images.ndim == 1 else images.ndim == 3 or images.shape[3:] == (3,)
+        if not many:
+            raise DataError(
+                f"images: an array of shape {images.shape} is neither an image, (H, W) or (H, W, 3), nor many, "
+                "(N, H, W) or (N, H, W, 3)"
+            )
+    # a set has no order, and the letters of bytes are numbers
+    if not isinstance(images, Iterable) or isinstance(images, (Mapping, Set, bytes, bytearray)):
+        raise DataError(f"images: expected an image, a table or a list of images, not {type(images).__name__}")
+    if not (found := list(images)):
+        raise DataError("images: the list is empty; give at least one image")
+    return found, False
+
+
+def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterator[Path]:
+    """Image files in a folder and those below it, one at a time, sorted by path; one folder's names are in memory.
+
+    Passed over are names that begin with a dot (.DS_Store, ._0001.png), DICOMDIR (the index of a DICOM disk) and
+    links to folders.
+
+    Args:
+        folder: to walk through.
+        within: the data set. Where given, a link to a folder or to a file outside of it, and an image's name that
+            leads to no file, is an error.
+
+    Raises:
+        DataError: a folder that cannot be read, or a link as above.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # with the slash, so that the order is that of the paths
+            names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries if e.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error}); change its permissions or leave it out") from None
+    for name in names:
+        path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
+        if name.endswith("/"):
+            yield from walk_images(path, within)
+        elif within is not None and path.is_symlink() and path.is_dir():
+            raise DataError(f"{path}: is a link to a folder; put the folder itself there")
+        elif name != "DICOMDIR" and (ending in IMAGE_ENDINGS or (not ending and path.is_file() and is_dicom(path))):
+            if within is not None and path.is_symlink() and not _leads_into(path, within):
+                raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
+            if within is not None and not path.is_file():
+                raise DataError(f"{path}: no such image file; correct the link or remove it")
+            yield path
+
+
+def _leads_into(path: Path, folder: str | Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))  # resolve() fails on a loop of links
 
 
 def read_image(image, color: bool = False) -> Image.Image:

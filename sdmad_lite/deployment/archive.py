@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import ImageTable, read_image
-from ..data.dicom import ENDINGS as DICOM_ENDINGS
-from ..data.dicom import is_dicom
-from ..data.images import ENDINGS
+from ..data import ImageTable, read_image, walk_images
 from ..errors import DataError, SDMADError
 from .parts import Parts
 
@@ -31,7 +28,7 @@ def listed(source, root: str | Path | None) -> tuple[Iterator[str | list], Path 
         folder = Path(source)
         if not folder.is_dir():
             raise DataError(f"{folder}: is not a folder; give a folder of images, a table or a list of paths")
-        return _walk(folder), folder, None
+        return (str(path.relative_to(folder)) for path in walk_images(folder)), folder, None
     images = source.images if isinstance(source, ImageTable) else source
     root = None if root is None else Path(root)
     kept = images if isinstance(images, Sequence) else None
@@ -48,21 +45,6 @@ def _name(number: int, image, root: Path | None, kept: Sequence | None) -> str |
         return [number, hashlib.sha256(np.ascontiguousarray(image)).hexdigest()]
     except (TypeError, ValueError):  # no image; reading it will say so, in its row
         return [number, type(image).__name__]
-
-
-def _walk(folder: Path, below: str = "") -> Iterator[str]:
-    """Paths of the images in a folder and those below it, relative and sorted; one folder's names in memory."""
-    try:
-        with os.scandir(folder / below) as entries:
-            names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries if e.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{folder / below}: cannot be read ({error}); change its permissions or leave it out") from None
-    for name in names:
-        ending = os.path.splitext(name)[1].lower()
-        if name.endswith("/"):
-            yield from _walk(folder, below + name)
-        elif ending in ENDINGS or ending in DICOM_ENDINGS or (not ending and is_dicom(folder / below / name)):
-            yield below + name
 
 
 class Batches(Dataset):
