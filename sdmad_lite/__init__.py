@@ -50,7 +50,7 @@ _HOME = {
 }
 
 __all__ = list(_HOME)
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

@@ -1,14 +1,15 @@
 """The repository itself: notebooks, environment, links, and what an import costs."""
 
 import ast
-import fnmatch
 import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def package_name(requirement: str) -> str:
 def requirements() -> set[str]:
     project = PYPROJECT["project"]
     groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    return {package_name(requirement) for group in groups for requirement in group}
+    return {package_name(requirement) for group in groups for requirement in group} - {"sdmad-lite"}
 
 
 # Environment
@@ -82,10 +83,10 @@ def test_every_dependency_has_a_version_for_the_term():
 
 
 def test_every_data_file_of_the_package_is_installed():
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["sdmad_lite"]
-    data = [p.relative_to(PACKAGE).as_posix() for p in repository_files() if PACKAGE in p.parents and p.suffix != ".py"]
-    assert len(data) >= 6
-    assert [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)] == []
+    for package, patterns in PYPROJECT["tool"]["setuptools"]["package-data"].items():
+        installed = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+        data = {path for path in repository_files() if ROOT / package in path.parents and path.suffix != ".py"}
+        assert data - installed == set()
 
 
 # What must not be in a repository
@@ -156,27 +157,82 @@ def test_the_python_example_of_the_readme_runs(files, tmp_path, monkeypatch):
 
 # Imports
 
+ROWS = [
+    ["errors", "files"],
+    ["data", "selection"],
+    ["clip"],
+    ["signs", "alignment"],
+    ["explain", "storage", "detector"],
+    ["evaluation"],
+    ["deployment"],
+    ["show"],
+    ["cli", "commands"],
+]
+"""Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 
-def imports(path: Path) -> set[str]:
-    """Modules of the package that a file imports, by their first name."""
-    found = set()
-    level = len(path.relative_to(PACKAGE).parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level == level:
-            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-    return found
+COMPANIONS = ("sdmad_phantoms", "sdmad_datasets")
 
 
-def test_imports_of_the_package_go_one_way():
+class Import(NamedTuple):
+    file: str  # that has the line
+    room: str  # of that file: a room of the module, or a companion
+    target: str  # room or companion that is imported
+    name: str  # what is imported from it; empty for `import module`
+    at_start: bool  # when the file is imported, not in a function
+
+
+def statements(node: ast.AST, at_start: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every import below a node, and whether it runs when the file is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.Import, ast.ImportFrom)):
+            yield child, at_start
+        else:
+            yield from statements(child, at_start and not isinstance(child, ast.FunctionDef))
+
+
+def own_imports() -> Iterator[Import]:
+    """What the files of the module and its companions import from each other."""
+    for path in sorted(p for package in (PACKAGE.name, *COMPANIONS) for p in (ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        room = parts[1] if parts[0] == PACKAGE.name else parts[0]
+        for node, at_start in statements(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found = [(tuple(alias.name.split(".")), "") for alias in node.names]
+            else:
+                home = parts[: len(parts) - node.level] if node.level else ()
+                home += tuple(node.module.split(".")) if node.module else ()
+                found = [(home, alias.name) for alias in node.names]
+            for home, name in found:
+                if home[0] == PACKAGE.name:
+                    yield Import("/".join(parts), room, (*home, name)[1], name, at_start)
+                elif home[0] in COMPANIONS:
+                    yield Import("/".join(parts), room, home[0], name, at_start)
+
+
+def test_imports_of_the_module_go_one_way():
+    height = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
     graph: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if name not in ("__init__", "__main__"):
-            graph.setdefault(name, set()).update(imports(path) - {name})
-    order = list(TopologicalSorter(graph).static_order())  # raises on a cycle
-    assert len(order) > 10
-    assert {name for name, used in graph.items() if "show" in used} <= {"show", "commands"}
-    assert graph["selection"] <= {"errors"}  # functions of arrays alone
+    for line in own_imports():
+        if line.room in height and line.target in height:
+            assert height[line.target] <= height[line.room], line
+            graph.setdefault(line.room, set()).update({line.target} - {line.room})
+    list(TopologicalSorter(graph).static_order())  # raises on a cycle within a row
+    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - set(height) <= {"__init__", "__main__", "__pycache__", "py.typed"}
+
+
+def test_companions_stand_beside_the_module():
+    """They use the rooms that know signs and images; the module asks for them when a function needs one."""
+    for line in own_imports():
+        if line.room in COMPANIONS and line.target != line.room:
+            assert line.target in {"errors", "files", "signs", "data"}, line
+        if line.room not in (*COMPANIONS, "__init__", "show", "evaluation") and line.target in COMPANIONS:
+            assert not line.at_start, line
+
+
+def test_what_is_private_stays_in_its_room():
+    private = [line for line in own_imports() if re.match("_[^_]", line.name) and line.target != line.room]
+    assert private == []
 
 
 HEAVY = {"matplotlib", "ipywidgets", "umap", "open_clip", "pandas", "torch"}
@@ -205,7 +261,11 @@ def test_what_the_package_offers_is_there():
     assert set(sdmad_lite.__all__) <= set(dir(sdmad_lite))
     with pytest.raises(AttributeError, match="no attribute 'sdmad'"):
         sdmad_lite.sdmad  # noqa: B018
-    assert sdmad_lite.__version__ == PYPROJECT["project"]["version"]
+
+
+def test_the_version_is_the_same_everywhere(files):
+    assert re.search(r"^version: (.+)$", files["CITATION.cff"], re.MULTILINE)[1] == sdmad_lite.__version__
+    assert re.search(r"^## \[(\d.*)\]", files["CHANGELOG.md"], re.MULTILINE)[1] == sdmad_lite.__version__
 
 
 # Notebooks
