@@ -68,16 +68,22 @@ def test_a_run_leaves_all_of_the_report_and_nothing_beside_it(report):
     assert [p.name for p in report.parent.iterdir()] == ["report"]
 
 
+def rows(protocol):
+    """Category, any and macro -> figures."""
+    extra = {"any": protocol["any_anomaly"]} if protocol["any_anomaly"] else {}
+    return protocol["per_category"] | extra | {"macro": protocol["macro"]}
+
+
 def test_metrics_have_three_protocols_with_every_category_and_macro(report):
     metrics = json.loads((report / "metrics.json").read_text())
     for protocol in PROTOCOLS:
-        assert set(metrics[protocol]) - {"any"} == {*CATEGORIES, "macro"}
-        for row in metrics[protocol].values():
+        mean, low, high = (rows(metrics[end][protocol]) for end in ("mean", "low", "high"))
+        assert [*mean][:3] == [*CATEGORIES]
+        for name, row in mean.items():
             assert 0 <= row["auroc"] <= 1 and 0 <= row["ap"] <= 1 and row["positives"] >= 3
-            low, high = row["auroc_interval"]
-            assert low <= row["auroc"] <= high
-    assert metrics["multilabel"]["macro"]["categories"] == 3
-    assert 0 <= metrics["multilabel"]["macro"]["exact_match"] <= 1
+            assert low[name]["auroc"] <= row["auroc"] <= high[name]["auroc"]
+    macro = metrics["mean"]["multilabel"]["macro"]
+    assert macro["categories"] == 3 and 0 <= macro["exact_match"] <= 1
     assert "not for clinical use" in metrics["notice"]
 
 
@@ -87,26 +93,27 @@ def test_metrics_count_the_test_images_and_name_what_was_left_out(report, data):
         test = [row for row in csv.DictReader(stream) if row["split"] == "test"]
     for category in CATEGORIES:
         expected = sum(row[category] == "1" for row in test)
-        assert metrics["multilabel"][category]["positives"] == expected
-        assert metrics["multilabel"][category]["negatives"] == len(test) - expected
+        score = metrics["mean"]["multilabel"]["per_category"][category]
+        assert (score["positives"], score["negatives"]) == (expected, len(test) - expected)
     assert metrics["data"]["test"] == len(test) == 30
     assert list(metrics["left_out"]) == ["Fibrosis"] and "0 in test" in metrics["left_out"]["Fibrosis"]
     assert metrics["data"]["train"] + metrics["data"]["test"] + metrics["data"]["unused"] == 60
     assert metrics["data"]["seeds"] == [3, 4]
-    groups = metrics["within"]
-    assert set(groups) == {"sex=F", "sex=M"}
-    assert (
-        sum(g["multilabel"][CATEGORIES[0]]["positives"] for g in groups.values())
-        == metrics["multilabel"][CATEGORIES[0]]["positives"]
-    )
+    assert set(metrics["subgroups"]) == {"sex=F", "sex=M"}
+    first = [
+        part["mean"]["multilabel"]["per_category"][CATEGORIES[0]] for part in (metrics, *metrics["subgroups"].values())
+    ]
+    assert first[0]["positives"] == sum(score["positives"] for score in first[1:])
 
 
 def test_methods_are_compared_over_the_same_draws(report):
     metrics = json.loads((report / "metrics.json").read_text())
     first, *others = metrics["methods"].values()
-    assert first["paired"] is None and first["macro"] == metrics["multilabel"]["macro"]
+    assert first["paired"] is None and first["macro"]["mean"] == metrics["mean"]["multilabel"]["macro"]
     for other in others:
-        assert other["paired"]["difference"] == pytest.approx(first["macro"]["ap"] - other["macro"]["ap"])
+        assert other["paired"]["difference"] == pytest.approx(
+            first["macro"]["mean"]["ap"] - other["macro"]["mean"]["ap"]
+        )
         assert other["paired"]["draws"] == 2
 
 
@@ -125,8 +132,8 @@ def test_the_page_shows_pictures_and_numbers_and_loads_nothing_from_elsewhere(re
     page = (report / "report.html").read_text(encoding="utf-8")
     assert page.count("<img ") >= 5 and "data:image/png;base64," in page
     assert "http://" not in page and "https://" not in page and 'src="/' not in page
-    macro = json.loads((report / "metrics.json").read_text())["multilabel"]["macro"]
-    assert f"{macro['ap']:.3f}" in page and f"{macro['auroc_interval'][0]:.3f}" in page
+    macro = next(iter(json.loads((report / "metrics.json").read_text())["methods"].values()))["macro"]
+    assert f"{macro['mean']['ap']:.3f}" in page and f"{macro['low']['auroc']:.3f}" in page
     assert "not for clinical use" in page and "Fibrosis (" in page
     assert "{{" not in page and "{%" not in page and "None" not in page
 
@@ -154,7 +161,7 @@ def test_an_earlier_report_is_replaced_even_behind_a_link(arguments, tmp_path, c
     assert out.is_symlink() and not (disk / "old.txt").exists()
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["data"]["categories"] == ["Emphysema", "Cardiomegaly"]
-    assert metrics["multilabel"]["macro"]["ap_interval"] is None
+    assert metrics["low"]["multilabel"]["macro"]["ap"] is None
     said = capsys.readouterr().out
     assert str(disk / "report.html") in said and "not for clinical use" in said
     assert "nan" not in said
@@ -163,14 +170,17 @@ def test_an_earlier_report_is_replaced_even_behind_a_link(arguments, tmp_path, c
 def test_one_category_alone_makes_a_report(arguments, tmp_path):
     assert main(arguments(draws=1, categories="Emphysema")) == 0
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert metrics["discrimination"]["Emphysema"]["auroc"] is None  # no other anomaly to tell it from
-    assert metrics["multilabel"]["macro"]["auroc"] is not None
+    assert (
+        metrics["mean"]["discrimination"]["per_category"]["Emphysema"]["auroc"] is None
+    )  # no other anomaly to tell it from
+    assert metrics["mean"]["multilabel"]["macro"]["auroc"] is not None
 
 
 def test_a_category_without_test_images_is_reported_as_such(arguments, tmp_path):
     assert main(arguments(draws=1, categories="Emphysema,Fibrosis")) == 0
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    assert metrics["multilabel"]["Fibrosis"]["auroc"] is None and metrics["multilabel"]["macro"]["categories"] == 1
+    multilabel = metrics["mean"]["multilabel"]
+    assert multilabel["per_category"]["Fibrosis"]["auroc"] is None and multilabel["macro"]["categories"] == 1
     assert "n/a" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 

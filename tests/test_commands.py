@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,9 @@ from bad_inputs.world import BANK, LABELS, World, serving
 
 import sdmad_datasets as datasets
 from sdmad_lite.__main__ import main, parser
-from sdmad_lite.commands import evaluate as evaluate_command
-from sdmad_lite.data import ImageTable, load_data
+from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
+from sdmad_lite.evaluation.protocols import evaluate
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -215,28 +215,12 @@ def test_evaluate_gives_three_protocols_with_intervals(world, ask, tmp_path):
     told = ask(*given, "--resamples", 20)
     table = load_data(world.path / "data").part("test")
     plain = evaluate(probabilities(world), table.labels, table.categories, SDMAD.load(world.fitted).thresholds_)
-    for protocol in PROTOCOLS:
-        for name, row in plain[protocol].items():
-            for figure, value in row.items():
-                assert told[protocol][name][figure] == pytest.approx(value, abs=1e-6)
+    for protocol, found in plain.protocols().items():
+        assert told["mean"][protocol]["macro"] == pytest.approx(asdict(found.macro), abs=1e-6)
+        for name, score in found.per_category.items():
+            assert told["mean"][protocol]["per_category"][name] == pytest.approx(asdict(score), abs=1e-6)
     assert told["images"] == told["patients"] == 3 and told["remarks"] == []
     assert json.loads((tmp_path / "e.json").read_text()) == told
-
-
-def test_intervals_hold_the_figure_and_know_that_images_of_a_patient_are_no_further_evidence():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(rng.integers(0, 2, (25, 2)), 4, axis=0)
-    scores = labels + np.repeat(rng.normal(0, 1, (25, 2)), 4, axis=0)
-    args = parser().parse_args(["evaluate", "--detector=x", "--data=y", "--resamples=30", "--quiet"])
-    widths = []
-    for meta in ({}, {"patient_id": tuple(f"P{i // 4}" for i in range(100))}):
-        table = ImageTable(tuple(range(100)), labels, ("a", "b"), meta)
-        result = evaluate_command.with_intervals(evaluate(scores, labels, ("a", "b")), scores, table, None, args)
-        row = result["multilabel"]["macro"]
-        low, high = row["auroc_interval"]
-        assert low < row["auroc"] < high and "positives_interval" not in row
-        widths.append(high - low)
-    assert widths[1] > 1.3 * widths[0]
 
 
 def test_evaluate_knows_what_the_detector_was_fitted_on(world, ask, tmp_path):
@@ -392,7 +376,7 @@ def test_a_detector_of_some_categories_is_scored_on_data_that_have_more(world, a
     given = [some if word == str(world.fitted) else word for word in world.fit]
     ask("fit", *given, "--categories", "Effusion")
     scored = ask("evaluate", "--detector", some, "--data", world.path / "data", "--resamples", 0)
-    assert scored["multilabel"]["Effusion"]["positives"] and "Nodule" not in scored["multilabel"]
+    assert list(scored["mean"]["multilabel"]["per_category"]) == ["Effusion"]
     ask("embed", "--detector", some, "--data", world.path / "data", "--out", world.path / "some.npz")
     capsys.readouterr()
     assert main(["embed", "--detector", str(some), "--data", str(world.path / "data"), "--out", f"{some}.npz"]) == 0

@@ -18,7 +18,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.baselines import BASELINES, Query, Support
-from sdmad_lite.evaluation.experiment import IMAGE
+from sdmad_lite.evaluation.experiment import IMAGE_ONLY
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.files import NOTICE
 from sdmad_lite.selection.image_evidence import EvidenceConfig, logistic
@@ -151,8 +151,8 @@ def averaged(row: Row, shots: int, draws: int) -> dict[str, list[float]]:
             pool, validation, _ = tables(name)
             support = pool.rows(draw_support(pool, shots, FIRST_DRAW + draw))
             for title, scores in row(name, support, draw).items():
-                macro = evaluate(scores, validation.labels, validation.categories)["multilabel"]["macro"]
-                values.setdefault(title, []).append(macro["ap"])
+                macro = evaluate(scores, validation.labels, validation.categories).multilabel.macro
+                values.setdefault(title, []).append(macro.ap)
         for title, parts in values.items():
             out.setdefault(title, []).append(float(np.mean(parts)))
     return out
@@ -201,12 +201,12 @@ def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, n
         for view in views:
             clip().image_features(view)
     learnt, labels = torch.cat(heard).cpu().double().numpy(), np.tile(support.labels, (len(views), 1))
-    found = {f"{IMAGE}, {SHIPPED}": detector.image_logits(h)}
+    found = {f"{IMAGE_ONLY}, {SHIPPED}": detector.image_logits(h)}
     names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
     for parts in ((0,), (1,), (2,), (0, 1)):
         columns = np.concatenate([np.arange(i * width, (i + 1) * width) for i in parts])
         weights, bias = logistic(learnt[:, columns], labels, detector.evidence.strength)
-        found[f"{IMAGE}, {' and '.join(names[i] for i in parts)} only"] = h[:, columns] @ weights.T + bias
+        found[f"{IMAGE_ONLY}, {' and '.join(names[i] for i in parts)} only"] = h[:, columns] @ weights.T + bias
     return found
 
 
@@ -278,7 +278,7 @@ def text(rows: dict[str, dict[int, list[float]]], shots: list[int], command: str
         row = []
         for k in shots:
             mean = dict(zip(("mean", "low", "high"), mean_interval(values[k]), strict=True))
-            change = "" if title == base else f"; {difference(paired(values[k], rows[base][k]))}"
+            change = "" if title == base else f"; {difference(asdict(paired(values[k], rows[base][k])))}"
             row.append(number(mean) + change)
         cells[title] = row
     return "\n".join([*lines, *table("setting", cells, [str(k) for k in shots])]) + "\n"

@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,7 +35,15 @@ from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_folder, split_train_test
 from sdmad_lite.evaluation.baselines import BASELINES, ON_FEATURES, Method
 from sdmad_lite.evaluation.episodes import Episodes, draw_episodes, load_episodes
-from sdmad_lite.evaluation.experiment import FROZEN, OURS, SIGNS, STAGE1, ZERO, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import (
+    BOTH_STAGES,
+    NO_TRAINING,
+    SIGNS_ONLY,
+    STAGE_1,
+    ZERO_SHOT,
+    eligible,
+    run_experiment,
+)
 from sdmad_lite.evaluation.protocols import mean_interval, paired
 from sdmad_lite.selection.image_evidence import EvidenceConfig
 from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
@@ -131,7 +139,7 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
     start, seeds = time.monotonic(), range(DRAWS)
     support = [episodes.rows(data.train, shots, draw) for draw in seeds]
     run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, baselines=methods, support=support)
-    chosen = {OURS: run.detectors, FROZEN: run.training_free}
+    chosen = {BOTH_STAGES: run.detectors, NO_TRAINING: run.training_free}
     cell = {
         "key": key,
         "data": data.name,
@@ -143,8 +151,8 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
         "what": run.methods,
         "signs": {name: sign_counts([d.weights_ for d in fitted], data) for name, fitted in chosen.items()},
         "seconds": round(time.monotonic() - start),
-        "results": run.results,
-        "within": run.within,
+        "results": {method: [asdict(result) for result in draws] for method, draws in run.results.items()},
+        "subgroups": {group: [asdict(result) for result in draws] for group, draws in run.subgroups.items()},
     }
     CELLS.mkdir(parents=True, exist_ok=True)
     write_json(path, cell)
@@ -173,14 +181,18 @@ def summarised(values: dict[str, dict[str, list[float]]]) -> dict:
     out = {}
     for method, figures in values.items():
         row = {name: dict(zip(("mean", "low", "high"), mean_interval(v), strict=True)) for name, v in figures.items()}
-        if method != OURS:
-            row["sdmad_minus"] = {name: paired(values[OURS][name], v) for name, v in figures.items()}
+        if method != BOTH_STAGES:
+            row["sdmad_minus"] = {name: asdict(paired(values[BOTH_STAGES][name], v)) for name, v in figures.items()}
         out[method] = row
-    gains = {"stage2": (SIGNS, STAGE1), "training_free": (FROZEN, ZERO), "image_evidence": (OURS, SIGNS)}
+    gains = {
+        "stage2": (SIGNS_ONLY, STAGE_1),
+        "training_free": (NO_TRAINING, ZERO_SHOT),
+        "image_evidence": (BOTH_STAGES, SIGNS_ONLY),
+    }
     pairs = {name: (values[a], values[b]) for name, (a, b) in gains.items()}
     return {
         "methods": out,
-        "selection_gain": {name: {f: paired(a[f], b[f]) for f in a} for name, (a, b) in pairs.items()},
+        "selection_gain": {name: {f: asdict(paired(a[f], b[f])) for f in a} for name, (a, b) in pairs.items()},
     }
 
 

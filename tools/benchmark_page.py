@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sdmad_lite.evaluation.experiment import FROZEN, OURS, OWN, SIGNS, STAGE1, ZERO
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, NO_TRAINING, OWN, SIGNS_ONLY, STAGE_1, ZERO_SHOT
 from sdmad_lite.files import NOTICE
 from sdmad_lite.show import plots
 
@@ -40,9 +40,9 @@ def method_tables(data: dict[str, dict], what: dict[str, str]) -> list[str]:
     for figure in ("mAP", "AUROC"):
         rows = {f"{m}: {what[m]}": [number(data[k]["methods"][m][figure]) for k in shots] for m in methods}
         lines += ["", f"Macro {figure}:", "", *table("method", rows, shots)]
-        others = [m for m in methods if m != OURS]
+        others = [m for m in methods if m != BOTH_STAGES]
         rows = {m: [difference(data[k]["methods"][m]["sdmad_minus"][figure]) for k in shots] for m in others}
-        lines += ["", f"{OURS} minus the method, {figure}:", "", *table("method", rows, shots)]
+        lines += ["", f"{BOTH_STAGES} minus the method, {figure}:", "", *table("method", rows, shots)]
     return lines
 
 
@@ -60,9 +60,9 @@ def selection_tables(banks: dict[str, dict]) -> list[str]:
     """What selection gains on each bank, with and without stage 1, and which signs it keeps."""
     lines: list[str] = []
     titles = {
-        "stage2": f"{SIGNS} minus {STAGE1}",
-        "training_free": f"{FROZEN} minus {ZERO}",
-        "image_evidence": f"{OURS} minus {SIGNS}",
+        "stage2": f"{SIGNS_ONLY} minus {STAGE_1}",
+        "training_free": f"{NO_TRAINING} minus {ZERO_SHOT}",
+        "image_evidence": f"{BOTH_STAGES} minus {SIGNS_ONLY}",
     }
     shots = [k for k in next(iter(banks.values()))[ALL] if all(k in sets[ALL] for sets in banks.values())]
     for gain, title in titles.items():
@@ -77,7 +77,7 @@ def selection_tables(banks: dict[str, dict]) -> list[str]:
         f"{bank}, {name}, {method}": [counts(data[k]["signs"][method]) for k in shots]
         for bank, sets in banks.items()
         for name, data in sets.items()
-        for method in (OURS, FROZEN)
+        for method in (BOTH_STAGES, NO_TRAINING)
         if all(k in data and "signs" in data[k] for k in shots)
     }
     lines += ["", "Signs kept, over draws and categories, and how many of them are true:", ""]
@@ -95,9 +95,9 @@ def figures(summary: dict, folder: Path) -> None:
             method: {int(k): tuple(data[k]["methods"][method]["mAP"][x] for x in ("mean", "low", "high")) for k in data}
             for method in next(iter(data.values()))["methods"]
         }
-        last = max(rows[OURS])
+        last = max(rows[BOTH_STAGES])
         best = max((m for m in rows if m not in OWN), key=lambda m: rows[m][last][0])
-        two = f"SD-MAD {rows[OURS][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
+        two = f"SD-MAD {rows[BOTH_STAGES][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
         title = f"{name}: at K = {last} {two}"
         plots.plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)
     gains = {

@@ -52,8 +52,8 @@ def fit(shots: int, lam: float, terms: str, draw: int, modality: str, steps: int
     z, h = detector.fit_table(support).features(validation.images)
     found = {}
     for name, scores in zip(SCORES, (expit(detector.logits(z, h)), margins(z, detector.weights_)), strict=True):
-        rows = evaluate(scores, validation.labels, bank.categories)["multilabel"]
-        found[name] = [rows[category]["ap"] for category in bank.categories]
+        rows = evaluate(scores, validation.labels, bank.categories).multilabel.per_category
+        found[name] = [rows[category].ap for category in bank.categories]
     return {"ap": found, "positives": validation.labels.sum(0).tolist(), "images": len(validation)}
 
 

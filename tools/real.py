@@ -17,7 +17,7 @@ import numpy as np
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_folder, split_train_test
 from sdmad_lite.evaluation.baselines import BASELINES
-from sdmad_lite.evaluation.experiment import OURS, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, eligible, run_experiment
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.evaluation.sealed import groups
 from sdmad_lite.show.report import write_json
@@ -26,8 +26,8 @@ from sdmad_lite.signs.bank import load_bank
 PAGE = Path("docs/results/real_pretraining.md")
 PROBE, PIXELS = "linear probe", "pixels"
 SHOWN = {
-    "SD-MAD, embedded CLIP": ("embedded", OURS),
-    "SD-MAD, random weights": ("random", OURS),
+    "SD-MAD, embedded CLIP": ("embedded", BOTH_STAGES),
+    "SD-MAD, random weights": ("random", BOTH_STAGES),
     "linear probe, embedded CLIP": ("embedded", PROBE),
     "linear probe, random weights": ("random", PROBE),
     "pixels (PCA and logistic regression)": ("embedded", PIXELS),
@@ -60,13 +60,11 @@ def measure(folder: Path, shots: list[int], draws: int) -> dict:
         data["shots"][str(k)] = {}
         for title, (name, method) in SHOWN.items():
             macro = {
-                part: [
-                    evaluate(s[rows], test.labels[rows], kept)["multilabel"]["macro"] for s in runs[name].scores[method]
-                ]
+                part: [evaluate(s[rows], test.labels[rows], kept).multilabel.macro for s in runs[name].scores[method]]
                 for part, rows in parts.items()
             }
             data["shots"][str(k)][title] = {
-                f"{figure} {part}": [row["auroc" if figure == "AUROC" else "ap"] for row in macro[part]]
+                f"{figure} {part}": [row.auroc if figure == "AUROC" else row.ap for row in macro[part]]
                 for figure, part in FIGURES
             }
     return data
@@ -75,8 +73,8 @@ def measure(folder: Path, shots: list[int], draws: int) -> dict:
 def difference(ours: list[float], theirs: list[float]) -> str:
     """Paired over draws; bold where the interval excludes zero."""
     pair = paired(ours, theirs)
-    text = f"{pair['difference']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
-    return text if pair["verdict"] == "no difference shown" else f"**{text}**"
+    text = f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
+    return text if pair.verdict == "no difference shown" else f"**{text}**"
 
 
 def page(data: dict) -> str:

@@ -9,7 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-FOLDER = Path("docs/results")
+from sdmad_lite.evaluation.protocols import Interval, figure_text
+
+FOLDER, ENDS = Path("docs/results"), ("mean", "low", "high")
 
 
 def render(args: argparse.Namespace) -> None:
@@ -17,11 +19,10 @@ def render(args: argparse.Namespace) -> None:
     metrics = json.loads((args.run / "metrics.json").read_text(encoding="utf-8"))
     about = metrics["data"]
 
-    def figure(row: dict, name: str) -> str:
-        if row.get(name) is None:
-            return "n/a"
-        low, high = row[f"{name}_interval"]
-        return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
+    results = Interval.from_dict(metrics)
+
+    def figure(rows: tuple, name: str) -> str:
+        return figure_text(*(getattr(row, name) for row in rows))
 
     lines = [(FOLDER / f"{args.name}_about.md").read_text(encoding="utf-8").rstrip(), ""]
     lines += [
@@ -31,11 +32,11 @@ def render(args: argparse.Namespace) -> None:
         "| finding | positives | detection AUROC | discrimination AUROC | multi-label AUROC | multi-label AP |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in metrics["multilabel"].items():
-        others = [figure(metrics[p][name], "auroc") for p in ("detection", "discrimination")]
-        lines.append(
-            f"| {name} | {row['positives']} | {' | '.join(others)} | {figure(row, 'auroc')} | {figure(row, 'ap')} |"
-        )
+    detection, discrimination = dict(results.rows("detection")), dict(results.rows("discrimination"))
+    for name, rows in results.rows("multilabel"):
+        cells = [figure(every[name], "auroc") for every in (detection, discrimination)]
+        cells += [figure(rows, "auroc"), figure(rows, "ap")]
+        lines.append(f"| {name} | {rows[0].positives} | {' | '.join(cells)} |")
     lines += ["", "| method | macro mAP | macro AUROC | SD-MAD minus this, mAP | |", "|---|---|---|---|---|"]
     for name, row in metrics["methods"].items():
         pair = row["paired"]
@@ -44,11 +45,12 @@ def render(args: argparse.Namespace) -> None:
             if pair
             else " | "
         )
-        lines.append(f"| {name} | {figure(row['macro'], 'ap')} | {figure(row['macro'], 'auroc')} | {versus} |")
+        cells = [figure_text(*(row["macro"][end][figure] for end in ENDS)) for figure in ("ap", "auroc")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {versus} |")
     lines += ["", "| within | positives | macro AUROC | macro AP |", "|---|---|---|---|"]
-    for name, protocols in metrics["within"].items():
-        row = protocols["multilabel"]["macro"]
-        lines.append(f"| {name} | {row['positives']} | {figure(row, 'auroc')} | {figure(row, 'ap')} |")
+    for name, group in metrics["subgroups"].items():
+        rows = Interval.from_dict(group).macro()
+        lines.append(f"| {name} | {rows[0].positives} | {figure(rows, 'auroc')} | {figure(rows, 'ap')} |")
     left = "; ".join(f"{name} ({why})" for name, why in metrics["left_out"].items())
     lines += ["", f"Left out: {left or 'nothing'}.", "", metrics["notice"]]
     (FOLDER / f"{args.name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

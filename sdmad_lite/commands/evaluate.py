@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """The command."""
     import json
 
-    from ..evaluation.protocols import PROTOCOLS
+    from ..evaluation.protocols import PROTOCOLS, bootstrap, figure_text
     from ..evaluation.sealed import SealedTest
     from ..files import write_text
 
@@ -59,20 +60,21 @@ def evaluate(args: argparse.Namespace) -> Answer:
         {"detector": lambda images: detector.predict_proba(images, progress=not args.quiet)[:, columns]},
         {"detector": cut},
     )
-    result = with_intervals(opened.results["detector"], opened.scores["detector"], table, cut, args)
+    given = opened.scores["detector"], table.labels, table.categories, cut, table.patients()
+    result = bootstrap(*given, args.resamples, args.seed, progress=not args.quiet)
     for line in remarks:
         remark(args, f"note: {line}")
-    data = {"detector": args.detector, "images": len(table), **{p: result[p] for p in PROTOCOLS}}
+    data = {"detector": args.detector, "images": len(table), **asdict(result)}
     data |= {"patients": len(np.unique(table.patients())), "remarks": remarks, "notice": NOTICE}
     if args.out:
         write_text(args.out, json.dumps(data, indent=1, allow_nan=False) + "\n")
     rows = [["protocol", "category", "AUROC", "AP", "positives", "negatives"]]
     for protocol in PROTOCOLS:
-        for name, row in result[protocol].items():
-            negatives = str(row.get("negatives", ""))
-            rows.append([protocol, name, _cell(row, "auroc"), _cell(row, "ap"), str(row["positives"]), negatives])
-    macro = result["multilabel"]["macro"]
-    more = ", ".join(f"{name.replace('_', ' ')} {_cell(macro, name)}" for name in ("f1", "exact_match", "ranking_loss"))
+        for name, row in result.rows(protocol):
+            cells = [figure_text(*(getattr(end, figure) for end in row)) for figure in ("auroc", "ap")]
+            rows.append([protocol, name, *cells, str(row[0].positives), str(getattr(row[0], "negatives", ""))])
+    macro = [(name, [getattr(end, name) for end in result.macro()]) for name in ("f1", "exact_match", "ranking_loss")]
+    more = ", ".join(f"{name.replace('_', ' ')} {figure_text(*ends)}" for name, ends in macro)
     return Answer(data, f"{aligned(rows)}\n\nmultilabel, macro: {more}\n{len(table)} images\n{NOTICE}")
 
 
@@ -103,41 +105,3 @@ def unseen(args: argparse.Namespace, table, color: bool):
     if patients:
         return table, [f"{patients} images are of patients of the support set; leave them out with --exclude-support"]
     return table, []
-
-
-def with_intervals(result: dict, scores: np.ndarray, table, cut: np.ndarray, args: argparse.Namespace) -> dict:
-    """`protocols.evaluate` with `<figure>_interval`: 95 % percentile bootstrap over patients.
-
-    [ours] It speaks of other patients for the same detector; `sdmad run` gives intervals over support draws.
-    A figure gets an interval where at least nine resamples in ten have it.
-    """
-    from sklearn import config_context
-    from tqdm import tqdm
-
-    from ..evaluation.protocols import evaluate as score
-
-    patients = np.unique(table.patients(), return_inverse=True)[1]
-    rows_of = np.split(np.argsort(patients, kind="stable"), np.cumsum(np.bincount(patients))[:-1])
-    rng, drawn = np.random.default_rng(args.seed), []
-    for _ in tqdm(range(args.resamples), desc="resamples", disable=args.quiet, leave=False):
-        rows = np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
-        with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, on all images
-            drawn.append(score(scores[rows], table.labels[rows], table.categories, cut))
-    out: dict = {}
-    for protocol, named_rows in result.items():
-        for name, row in named_rows.items():
-            new = out.setdefault(protocol, {}).setdefault(name, dict(row))
-            for figure, value in row.items():
-                values = [d[protocol][name].get(figure) for d in drawn]
-                values = [v for v in values if v is not None]
-                if isinstance(value, float):
-                    enough = drawn and len(values) >= 0.9 * len(drawn)
-                    new[f"{figure}_interval"] = np.percentile(values, [2.5, 97.5]).tolist() if enough else None
-    return out
-
-
-def _cell(row: dict, figure: str) -> str:
-    if row.get(figure) is None:
-        return "n/a"
-    interval = row.get(f"{figure}_interval")
-    return f"{row[figure]:.3f}" + (" [{:.3f}, {:.3f}]".format(*interval) if interval else "")

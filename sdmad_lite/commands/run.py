@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import DataError
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> Answer:
     """The command."""
     from ..clip.backbone import load_clip
     from ..data import split_train_test
-    from ..evaluation.experiment import OURS, eligible, run_experiment
+    from ..evaluation.experiment import BOTH_STAGES, eligible, run_experiment
+    from ..evaluation.protocols import figure_text
     from ..files import new_folder
     from ..show.report import write_report
     from ..signs.bank import load_bank
@@ -70,9 +72,14 @@ def run(args: argparse.Namespace) -> Answer:
             train, test, bank.restricted(kept), backbone, args.shots, seeds, progress=not args.quiet
         )
         write_report(folder, experiment, Path(args.data).resolve().name, len(train), left_out, unused)
-    macro = experiment.mean(OURS)["multilabel"]["macro"]
-    interval = " [{:.3f}, {:.3f}]".format(*macro["ap_interval"]) if macro["ap_interval"] else ""
+    macro = experiment.mean(BOTH_STAGES).macro()
+    shown = figure_text(*(row.ap for row in macro))
     report = str(Path(args.out).resolve() / "report.html")
-    text = f"mAP {macro['ap']:.3f}{interval} over {macro['categories']} categories, {args.draws} draws\n"
-    data = {"multilabel": {"macro": macro}, "left_out": left_out, "report": report, "notice": NOTICE}
+    text = f"mAP {shown} over {macro[0].categories} categories, {args.draws} draws\n"
+    data = {
+        "macro": {end: asdict(row) for end, row in zip(("mean", "low", "high"), macro, strict=True)},
+        "left_out": left_out,
+        "report": report,
+        "notice": NOTICE,
+    }
     return Answer(data, f"{text}{NOTICE}\nreport: {report}")

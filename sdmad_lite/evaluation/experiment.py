@@ -22,20 +22,20 @@ from ..errors import DataError
 from ..selection.sign_selector import SelectionConfig, equal_weights, margins
 from ..signs.bank import SignBank
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
-from .protocols import over_draws, paired
+from .protocols import Evaluation, Interval, Paired, over_draws, paired
 from .sealed import SealedTest
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
-OURS, STAGE1, ZERO = "SD-MAD (stage 1 + 2)", "stage 1 alone", "zero-shot signs"
-SIGNS, IMAGE, FROZEN = "signs alone (stage 1 + 2)", "image evidence alone", "selection without training"
+BOTH_STAGES, STAGE_1, ZERO_SHOT = "SD-MAD (stage 1 + 2)", "stage 1 alone", "zero-shot signs"
+SIGNS_ONLY, IMAGE_ONLY, NO_TRAINING = "signs alone (stage 1 + 2)", "image evidence alone", "selection without training"
 OWN = {
-    OURS: "adapters, selected signs, image evidence",
-    SIGNS: "adapters, selected signs",
-    STAGE1: "adapters, all signs",
-    IMAGE: "probe below the adapters",
-    FROZEN: "frozen model, selected signs",
+    BOTH_STAGES: "adapters, selected signs, image evidence",
+    SIGNS_ONLY: "adapters, selected signs",
+    STAGE_1: "adapters, all signs",
+    IMAGE_ONLY: "probe below the adapters",
+    NO_TRAINING: "frozen model, selected signs",
 }
 METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
 """What `run_experiment` compares unless told otherwise: name -> in a few words."""
@@ -45,10 +45,11 @@ METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
 class Experiment:
     """Everything that was fitted and measured.
 
-    methods: name -> in a few words. results: method -> draws -> `evaluate` output. within: "column=value" ->
-    draws -> the same for OURS. scores: method -> draws -> (T, C), probabilities for OURS and FROZEN. detectors,
-    training_free: the fitted detector of each draw, with and without stage 1. predictors: method -> draws ->
-    what was fitted, as a function of a Query. support: rows of the training table, for each draw.
+    methods: name -> in a few words. results: method -> draws -> `evaluate` output. subgroups: "column=value" ->
+    draws -> the same for BOTH_STAGES. scores: method -> draws -> (T, C), probabilities for BOTH_STAGES and
+    NO_TRAINING. detectors, training_free: the fitted detector of each draw, with and without stage 1.
+    predictors: method -> draws -> what was fitted, as a function of a Query.
+    support: rows of the training table, for each draw.
     """
 
     bank: SignBank
@@ -56,23 +57,23 @@ class Experiment:
     shots: int
     seeds: list[int]
     methods: dict[str, str]
-    results: dict[str, list[dict]]
-    within: dict[str, list[dict]]
+    results: dict[str, list[Evaluation]]
+    subgroups: dict[str, list[Evaluation]]
     scores: dict[str, list[np.ndarray]]
     detectors: list[SDMAD]
     training_free: list[SDMAD]
     predictors: dict[str, list[Predictor]]
     support: list[np.ndarray]
 
-    def mean(self, method: str = OURS) -> dict:
+    def mean(self, method: str = BOTH_STAGES) -> Interval:
         """`over_draws` of one method."""
         return over_draws(self.results[method])
 
-    def series(self, method: str, protocol: str = "multilabel", figure: str = "ap", name: str = "macro") -> list[float]:
-        """One figure of every draw."""
-        return [result[protocol][name][figure] for result in self.results[method]]
+    def series(self, method: str, protocol: str = "multilabel", figure: str = "ap") -> list[float]:
+        """One macro figure of every draw."""
+        return [getattr(result.protocols()[protocol].macro, figure) for result in self.results[method]]
 
-    def compare(self, ours: str, theirs: str, protocol: str = "multilabel", figure: str = "ap") -> dict:
+    def compare(self, ours: str, theirs: str, protocol: str = "multilabel", figure: str = "ap") -> Paired:
         """Paired difference of a macro figure over the same draws."""
         return paired(self.series(ours, protocol, figure), self.series(theirs, protocol, figure))
 
@@ -112,7 +113,7 @@ def run_experiment(
     detectors, frozen, predictors = fit_methods(
         train, drawn, seeds, bank, backbone, baselines, alignment, selection, progress
     )
-    draws, ours = range(len(seeds)), [(OURS, draw) for draw in range(len(seeds))]
+    draws, ours = range(len(seeds)), [(BOTH_STAGES, draw) for draw in range(len(seeds))]
     opened = sealed.open(
         {(method, draw): fitted[draw] for method, fitted in predictors.items() for draw in draws},
         thresholds={key: detector.thresholds_ for key, detector in zip(ours, detectors, strict=True)},
@@ -126,7 +127,7 @@ def run_experiment(
         seeds=list(seeds),
         methods=OWN | {name: method.what for name, method in baselines.items()},
         results={method: [opened.results[method, draw] for draw in draws] for method in predictors},
-        within={group: [opened.within[key][group] for key in ours] for group in opened.within[ours[0]]},
+        subgroups={group: [opened.subgroups[key][group] for key in ours] for group in opened.subgroups[ours[0]]},
         scores={method: [opened.scores[method, draw] for draw in draws] for method in predictors},
         detectors=detectors,
         training_free=frozen,
@@ -184,11 +185,11 @@ def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]
         return detector.features(query.images, progress)
 
     return {
-        OURS: lambda query: expit(detector.logits(*features(query))),
-        SIGNS: lambda query: margins(features(query)[0], detector.weights_),
-        STAGE1: lambda query: margins(features(query)[0], equal),
-        IMAGE: lambda query: detector.image_logits(features(query)[1]),
-        FROZEN: lambda query: expit(frozen.logits((query.u @ frozen.sign_embeddings_.T).double().numpy())),
+        BOTH_STAGES: lambda query: expit(detector.logits(*features(query))),
+        SIGNS_ONLY: lambda query: margins(features(query)[0], detector.weights_),
+        STAGE_1: lambda query: margins(features(query)[0], equal),
+        IMAGE_ONLY: lambda query: detector.image_logits(features(query)[1]),
+        NO_TRAINING: lambda query: expit(frozen.logits((query.u @ frozen.sign_embeddings_.T).double().numpy())),
     }
 
 

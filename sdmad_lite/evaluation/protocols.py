@@ -1,4 +1,4 @@
-"""Three protocols that score the same predictions, and the statistics over support draws.
+"""Three protocols that score the same predictions, and the statistics over support draws and over patients.
 
 [paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This file and
 `sealed`, which calls it, are the only ones that see the labels of a test set. All functions work from scores
@@ -7,10 +7,14 @@ alone, whoever made them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from scipy.stats import t as student_t
+from sklearn import config_context
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -19,15 +23,115 @@ from sklearn.metrics import (
     label_ranking_loss,
     roc_auc_score,
 )
+from tqdm import tqdm
 
 from ..errors import DataError
 
 PROTOCOLS = ("detection", "discrimination", "multilabel")
 
 
+@dataclass(frozen=True)
+class Score:
+    """One category in one protocol. A figure in [0, 1], or None where it cannot be computed."""
+
+    positives: int
+    negatives: int
+    auroc: float | None
+    ap: float | None
+    f1: float | None = None
+    """Of the decisions; multilabel with thresholds only."""
+
+
+@dataclass(frozen=True)
+class Macro:
+    """Mean over the categories that can be scored, and how many these are.
+
+    The figures of decisions need thresholds; they and the ranking loss are of the multilabel protocol only.
+    """
+
+    categories: int
+    positives: int
+    auroc: float | None
+    ap: float | None
+    f1: float | None = None
+    f1_micro: float | None = None
+    exact_match: float | None = None
+    hamming_loss: float | None = None
+    ranking_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol: a score for each category, their mean and, in detection, normal against any anomaly."""
+
+    per_category: dict[str, Score]
+    macro: Macro
+    any_anomaly: Score | None = None
+
+    def rows(self) -> Iterator[tuple[str, Score | Macro]]:
+        """The lines of a table, each with its title: the categories, any anomaly where there is one, macro."""
+        yield from self.per_category.items()
+        if self.any_anomaly is not None:
+            yield "any anomaly", self.any_anomaly
+        yield "macro", self.macro
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    detection: Protocol
+    discrimination: Protocol
+    multilabel: Protocol
+
+    def protocols(self) -> dict[str, Protocol]:
+        """Name -> protocol, in order."""
+        return {name: getattr(self, name) for name in PROTOCOLS}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The same tree three times: each figure, and the ends of its 95 % interval, None where there is none.
+
+    A count is the same number in all three.
+    """
+
+    mean: Evaluation
+    low: Evaluation
+    high: Evaluation
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Interval:
+        """Back from `dataclasses.asdict`, as metrics.json has it; what else is in there does not matter."""
+        return TypeAdapter(cls).validate_python(data)
+
+    def macro(self, protocol: str = "multilabel") -> tuple[Macro, Macro, Macro]:
+        """(mean, low, high) of one protocol's macro figures."""
+        mean, low, high = (getattr(tree, protocol).macro for tree in (self.mean, self.low, self.high))
+        return mean, low, high
+
+    def rows(self, protocol: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+        """The lines of one protocol's table: title, (mean, low, high) as Score or Macro."""
+        trees = [getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high)]
+        for (title, mean), (_, low), (_, high) in zip(*trees, strict=True):
+            yield title, (mean, low, high)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Mean difference over the same draws, its 95 % interval (nan for one draw), and what may be said of it."""
+
+    difference: float
+    low: float
+    high: float
+    draws: int
+    verdict: str
+    """"better" or "worse" only where the interval excludes zero, else "no difference shown"."""
+
+
 def evaluate(
     scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], thresholds: np.ndarray | None = None
-) -> dict[str, dict[str, dict]]:
+) -> Evaluation:
     """Score predictions by the three protocols.
 
     1. detection: normal images against those of each category, and against any (by the highest score).
@@ -42,13 +146,38 @@ def evaluate(
         thresholds: (C,), set on the support set; a score at or above is a detection.
 
     Returns:
-        protocol -> category or "macro" -> auroc, ap, positives, negatives and more. A figure that
-        cannot be computed is None, and is not averaged; "macro" says how many categories it averages.
+        the three protocols. A figure that cannot be computed is None, and is not averaged.
 
     Raises:
         DataError: shapes differ, a score is not finite, or a label is not 0 or 1.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    _check(scores, labels, categories, thresholds)
+    has, normal = labels == 1, labels.sum(1) == 0
+    detection, discrimination, multilabel = {}, {}, {}
+    for c, name in enumerate(categories):
+        detection[name] = _score(scores[:, c], has[:, c], has[:, c] | normal)
+        discrimination[name] = _score(scores[:, c], has[:, c], ~normal)
+        multilabel[name] = _score(scores[:, c], has[:, c])
+        if thresholds is not None:
+            multilabel[name] = replace(multilabel[name], f1=_f1(has[:, c], scores[:, c] >= thresholds[c]))
+    macro = replace(_macro(multilabel), ranking_loss=_ranking_loss(scores, labels))
+    if thresholds is not None:
+        decided = scores >= np.asarray(thresholds)[None]
+        macro = replace(
+            macro,
+            f1_micro=_f1(labels.ravel(), decided.ravel()),
+            exact_match=float(accuracy_score(labels, decided)),
+            hamming_loss=float(hamming_loss(labels, decided)),
+        )
+    return Evaluation(
+        detection=Protocol(detection, _macro(detection), any_anomaly=_score(scores.max(1), ~normal)),
+        discrimination=Protocol(discrimination, _macro(discrimination)),
+        multilabel=Protocol(multilabel, macro),
+    )
+
+
+def _check(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], thresholds: np.ndarray | None) -> None:
     if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != len(categories):
         raise DataError(
             f"scores {scores.shape}, labels {labels.shape} and {len(categories)} categories: give both as (N, C)"
@@ -61,63 +190,43 @@ def evaluate(
         raise DataError(
             f"thresholds: shape {np.shape(thresholds)}, expected one for each of {len(categories)} categories"
         )
-    normal = labels.sum(1) == 0
-    detection, discrimination, multilabel = {}, {}, {}
-    for c, name in enumerate(categories):
-        has = labels[:, c] == 1
-        detection[name] = _ranking(scores[:, c], has, has | normal)
-        discrimination[name] = _ranking(scores[:, c], has, ~normal)
-        multilabel[name] = _ranking(scores[:, c], has, np.ones(len(has), dtype=bool))
-        if thresholds is not None:
-            multilabel[name]["f1"] = _f1(has, scores[:, c] >= thresholds[c])
-    macros = {p: _macro(rows) for p, rows in zip(PROTOCOLS, (detection, discrimination, multilabel), strict=True)}
-    macros["multilabel"]["ranking_loss"] = _ranking_loss(scores, labels)
-    detection["any"] = _ranking(scores.max(1), ~normal, np.ones(len(normal), dtype=bool))
-    if thresholds is not None:
-        macros["multilabel"] |= _decisions(labels, scores >= np.asarray(thresholds)[None])
-    return {
-        "detection": detection | {"macro": macros["detection"]},
-        "discrimination": discrimination | {"macro": macros["discrimination"]},
-        "multilabel": multilabel | {"macro": macros["multilabel"]},
-    }
 
 
-def _ranking(score: np.ndarray, positive: np.ndarray, among: np.ndarray) -> dict:
+def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray | slice = slice(None)) -> Score:
+    """Rank the images in `among` by their score (N,)."""
     y, s = positive[among], score[among]
-    out = {"auroc": None, "ap": None, "positives": int(y.sum()), "negatives": int((~y).sum())}
+    auroc = ap = None
     if 0 < y.sum() < len(y):
-        out |= {"auroc": float(roc_auc_score(y, s)), "ap": float(average_precision_score(y, s))}
-    return out
+        auroc, ap = float(roc_auc_score(y, s)), float(average_precision_score(y, s))
+    return Score(positives=int(y.sum()), negatives=int((~y).sum()), auroc=auroc, ap=ap)
 
 
 def _f1(truth: np.ndarray, decision: np.ndarray) -> float | None:
     return float(f1_score(truth, decision, zero_division=0)) if truth.any() else None
 
 
-def _macro(rows: dict[str, dict]) -> dict:
-    scored = [row for row in rows.values() if row["auroc"] is not None]
-    out = {
-        "auroc": float(np.mean([row["auroc"] for row in scored])) if scored else None,
-        "ap": float(np.mean([row["ap"] for row in scored])) if scored else None,
-        "positives": sum(row["positives"] for row in scored),
-        "categories": len(scored),
-    }
-    f1 = [row["f1"] for row in rows.values() if row.get("f1") is not None]
-    return out | ({"f1": float(np.mean(f1))} if f1 else {})
+def _macro(scores: dict[str, Score]) -> Macro:
+    def mean(figures: list) -> float | None:
+        known = [figure for figure in figures if figure is not None]
+        return float(np.mean(known)) if known else None
 
-
-def _decisions(labels: np.ndarray, decision: np.ndarray) -> dict:
-    return {
-        "f1_micro": _f1(labels.ravel(), decision.ravel()),
-        "exact_match": float(accuracy_score(labels, decision)),
-        "hamming_loss": float(hamming_loss(labels, decision)),
-    }
+    ranked = [score for score in scores.values() if score.auroc is not None]
+    return Macro(
+        categories=len(ranked),
+        positives=sum(score.positives for score in ranked),
+        auroc=mean([score.auroc for score in ranked]),
+        ap=mean([score.ap for score in ranked]),
+        f1=mean([score.f1 for score in scores.values()]),
+    )
 
 
 def _ranking_loss(scores: np.ndarray, labels: np.ndarray) -> float | None:
     """None where no image has one category and lacks another: there is nothing to rank."""
     has = labels.sum(1)
     return float(label_ranking_loss(labels, scores)) if ((has > 0) & (has < labels.shape[1])).any() else None
+
+
+# ----------------------------------------------------------------------------------------------- intervals
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -132,7 +241,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict:
+def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     """Difference over the same draws; `better` only where the 95 % interval excludes zero.
 
     Raises:
@@ -142,27 +251,88 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict:
         raise DataError(f"paired: {len(ours)} and {len(theirs)} draws; compare the same draws")
     mean, low, high = mean_interval(np.asarray(ours) - np.asarray(theirs))
     verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    return {"difference": mean, "low": low, "high": high, "draws": len(ours), "verdict": verdict}
+    return Paired(difference=mean, low=low, high=high, draws=len(ours), verdict=verdict)
 
 
-def over_draws(results: Sequence[dict]) -> dict[str, dict[str, dict]]:
-    """Average what `evaluate` gave for several draws: each figure becomes its mean, with `<figure>_interval`.
+def over_draws(results: Sequence[Evaluation]) -> Interval:
+    """Mean and t-interval (`mean_interval`) of each figure over support draws.
 
-    Counts that are the same in every draw stay numbers. A figure that is None in some draw is None.
+    A figure that is None in some draw is None; one draw gives no interval.
     """
-    out: dict[str, dict[str, dict]] = {}
-    for protocol in PROTOCOLS:
-        out[protocol] = {}
-        for name, first in results[0][protocol].items():
-            row: dict = {}
-            for figure in first:
-                values = [result[protocol][name][figure] for result in results]
-                if figure in ("positives", "negatives", "categories"):
-                    row[figure] = values[0]
-                elif any(value is None for value in values):
-                    row[figure], row[f"{figure}_interval"] = None, None
-                else:
-                    mean, low, high = mean_interval(values)
-                    row[figure], row[f"{figure}_interval"] = mean, None if np.isnan(low) else [low, high]
-            out[protocol][name] = row
-    return out
+
+    def over(values: list) -> tuple:
+        if None in values:
+            return None, None, None
+        return tuple(None if np.isnan(end) else end for end in mean_interval(values))
+
+    return _interval(results, over)
+
+
+def bootstrap(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    categories: Sequence[str],
+    thresholds: np.ndarray | None,
+    patients: Sequence,
+    resamples: int = 200,
+    random_state: int = 0,
+    progress: bool = False,
+) -> Interval:
+    """`evaluate` on all images, with 95 % percentile intervals over resampled patients.
+
+    [ours] It speaks of other patients for the same detector; `over_draws` speaks of other support draws.
+    A figure gets an interval where at least nine resamples in ten have it.
+
+    Args:
+        scores, labels, categories, thresholds: as in `evaluate`.
+        patients: (N,) whose image it is; images of a patient stay together.
+        resamples: 0 for no intervals.
+    """
+    result, drawn = evaluate(scores, labels, categories, thresholds), []
+    number = np.unique(patients, return_inverse=True)[1]
+    rows_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    rng = np.random.default_rng(random_state)
+    for _ in tqdm(range(resamples), desc="resamples", disable=not progress, leave=False):
+        rows = np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
+        with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, on all images
+            drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
+
+    def over(values: list) -> tuple:
+        figure, known = values[0], [value for value in values[1:] if value is not None]
+        if figure is None or not drawn or len(known) < 0.9 * len(drawn):
+            return figure, None, None
+        return (figure, *np.percentile(known, [2.5, 97.5]).tolist())
+
+    return _interval([result, *drawn], over)
+
+
+def _interval(trees: Sequence[Evaluation], over: Callable[[list], tuple]) -> Interval:
+    """`over` makes (mean, low, high) of the values that a figure has in the trees."""
+    ends = _combined(trees, over)
+
+    def end(i: int) -> Evaluation:
+        return _combined([ends], lambda values: values[0][i])
+
+    return Interval(mean=end(0), low=end(1), high=end(2))
+
+
+def _combined(trees: Sequence[Any], combine: Callable[[list], Any]) -> Any:
+    """One tree from several of the same form: each figure is what `combine` makes of theirs, a count is the first's."""
+    first = trees[0]
+    if is_dataclass(first) and not isinstance(first, type):
+        parts = {part.name: _combined([getattr(tree, part.name) for tree in trees], combine) for part in fields(first)}
+        return type(first)(**parts)
+    if isinstance(first, dict):
+        return {name: _combined([tree[name] for tree in trees], combine) for name in first}
+    return first if isinstance(first, int) else combine(list(trees))
+
+
+def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A figure as tables print it.
+
+    >>> figure_text(0.8241, 0.818, 0.83), figure_text(0.5), figure_text(None)
+    ('0.824 [0.818, 0.830]', '0.500', 'n/a')
+    """
+    if mean is None:
+        return "n/a"
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

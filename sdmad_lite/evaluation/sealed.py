@@ -3,7 +3,7 @@
     sealed = SealedTest(test)
     detector.fit(images, labels)
     opened = sealed.open({"mine": detector.predict_proba})
-    opened.results["mine"]["multilabel"]["macro"]
+    opened.results["mine"].multilabel.macro
 
 A second look is refused: whoever chooses after the first one reports luck.
 """
@@ -18,19 +18,19 @@ import numpy as np
 
 from ..data import GROUPS, ImageTable
 from ..errors import DataError, SDMADError
-from .protocols import evaluate
+from .protocols import Evaluation, evaluate
 
 
 @dataclass(frozen=True)
 class Opened:
     """What a sealed test set gave out, by the keys of the predictors.
 
-    scores: (T, C). results: `evaluate` on all images. within: "column=value" -> `evaluate` on those images.
+    scores: (T, C). results: `evaluate` on all images. subgroups: "column=value" -> `evaluate` on those images.
     """
 
     scores: dict[Hashable, np.ndarray]
-    results: dict[Hashable, dict]
-    within: dict[Hashable, dict[str, dict]]
+    results: dict[Hashable, Evaluation]
+    subgroups: dict[Hashable, dict[str, Evaluation]]
 
 
 class SealedTest:
@@ -89,7 +89,7 @@ class SealedTest:
             cut = thresholds.get(key)
             opened.results[key] = evaluate(scores, table.labels, table.categories, cut)
             if key in grouped:
-                opened.within[key] = {
+                opened.subgroups[key] = {
                     name: evaluate(scores[part], table.labels[part], table.categories, cut)
                     for name, part in rows.items()
                 }

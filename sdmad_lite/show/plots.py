@@ -12,7 +12,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..evaluation.protocols import PROTOCOLS
+from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
@@ -313,21 +313,24 @@ def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles:
     return figure
 
 
-def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str = "auroc") -> Figure:
+def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") -> Figure:
     """Each category under the three protocols, with intervals and numbers of positives."""
-    names = [name for name in means["multilabel"] if name != "macro"]
+    trees = (result.mean, result.low, result.high) if isinstance(result, Interval) else (result,)
+    names = list(trees[0].multilabel.per_category)
+    drawn = False
     figure = _figure(8, 0.5 * len(names) + 1.2)
     axis = figure.subplots()
     for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
         for i, name in enumerate(names):
-            row = means[protocol][name]
-            if row[figure_name] is None:
+            value, *ends = (getattr(tree.protocols()[protocol].per_category[name], figure_name) for tree in trees)
+            if value is None:
                 continue
             y = i + (p - 1) * 0.22
-            if row.get(f"{figure_name}_interval"):
-                axis.plot(row[f"{figure_name}_interval"], [y, y], color=color, linewidth=2)
-            axis.plot(row[figure_name], y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
-    positives = [means["multilabel"][name]["positives"] for name in names]
+            if ends and None not in ends:
+                drawn = True
+                axis.plot(ends, [y, y], color=color, linewidth=2)
+            axis.plot(value, y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
+    positives = [trees[0].multilabel.per_category[name].positives for name in names]
     axis.set_yticks(
         range(len(names)), [f"{n} ({k} positives)" for n, k in zip(names, positives, strict=True)], fontsize=9
     )
@@ -336,7 +339,6 @@ def plot_protocols(means: Mapping[str, Mapping[str, Mapping]], figure_name: str 
         axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
     if axis.get_xlim()[1] > 1.02:  # a t-interval can pass 1, the figure cannot
         axis.set_xlim(right=1.02)
-    drawn = any(means[protocol][name].get(f"{figure_name}_interval") for protocol in PROTOCOLS for name in names)
     axis.set(xlabel=f"{figure_name.upper()} {'(95 % interval over support draws)' if drawn else '(one support draw)'}")
     figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
     _clean(axis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 
 from ..data import read_image
 from ..errors import BackboneError
-from ..evaluation.experiment import OURS, Experiment
-from ..evaluation.protocols import mean_interval, over_draws
+from ..evaluation.experiment import BOTH_STAGES, Experiment
+from ..evaluation.protocols import Interval, figure_text, mean_interval, over_draws
 from ..files import NOTICE
 from . import plots
 
@@ -32,7 +33,7 @@ def write_report(
         unused: images dropped because they show only such findings.
     """
     first, means, signs = experiment.detectors[0], experiment.mean(), sign_table(experiment)
-    within = {group: over_draws(results) for group, results in experiment.within.items()}
+    subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
     data = {
         "name": name,
         "train": train_size,
@@ -47,14 +48,21 @@ def write_report(
         "unused": unused,
     }
     methods = [
-        {"name": method, "what": what, "macro": experiment.mean(method)["multilabel"]["macro"]}
-        | {"paired": None if method == OURS else experiment.compare(OURS, method)}
+        {"name": method, "what": what, "macro": experiment.mean(method).macro()}
+        | {"paired": None if method == BOTH_STAGES else experiment.compare(BOTH_STAGES, method)}
         for method, what in experiment.methods.items()
     ]
     metrics = {
-        **means,
-        "within": within,
-        "methods": {row["name"]: {k: row[k] for k in ("what", "macro", "paired")} for row in methods},
+        **asdict(means),
+        "subgroups": {group: asdict(interval) for group, interval in subgroups.items()},
+        "methods": {
+            row["name"]: {
+                "what": row["what"],
+                "macro": dict(zip(("mean", "low", "high"), map(asdict, row["macro"]), strict=True)),
+                "paired": row["paired"] and asdict(row["paired"]),
+            }
+            for row in methods
+        },
         "left_out": left_out,
         "data": data,
         "notice": NOTICE,
@@ -73,7 +81,7 @@ def write_report(
         left_out=left_out,
         means=means,
         methods=methods,
-        within=within,
+        subgroups=subgroups,
         signs=signs,
         example=example | {"found": [e.category for e in explanations if e.probability >= e.threshold]},
         figures=pictures,
@@ -110,7 +118,7 @@ def pick_example(experiment: Experiment) -> dict:
     Chosen to show a success; the tables show the failures.
     """
     labels = experiment.test.labels
-    right = (experiment.scores[OURS][0] >= experiment.detectors[0].thresholds_) == labels
+    right = (experiment.scores[BOTH_STAGES][0] >= experiment.detectors[0].thresholds_) == labels
     rank = labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))
     row = int(np.argmax(rank))
     image = experiment.test.images[row]
@@ -122,7 +130,7 @@ def pick_example(experiment: Experiment) -> dict:
     }
 
 
-def _pictures(experiment: Experiment, example: dict, explanations: list, methods: list[dict], means: dict) -> dict:
+def _pictures(experiment: Experiment, example: dict, explanations: list, methods: list[dict], means: Interval) -> dict:
     detector = experiment.detectors[0]
     picture = np.asarray(read_image(example["image"], experiment.bank.color))
     top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(example["truth"]))]
@@ -139,7 +147,7 @@ def _pictures(experiment: Experiment, example: dict, explanations: list, methods
         "protocols": _inline(plots.plot_protocols(means)),
         "methods": _inline(plots.plot_methods(rows, macro, f"{experiment.shots} shots, {len(experiment.seeds)} draws")),
         "curves": _inline(
-            plots.plot_curves(experiment.scores[OURS][0], experiment.test.labels, experiment.bank.categories)
+            plots.plot_curves(experiment.scores[BOTH_STAGES][0], experiment.test.labels, experiment.bank.categories)
         ),
     }
 
@@ -160,10 +168,7 @@ def _inline(figure: Figure, attributes: str = "") -> str:
     return f'<img {attributes} alt="" src="data:image/png;base64,{base64.b64encode(plots.to_png(figure)).decode()}">'
 
 
-def _figure_cell(row: dict, name: str) -> str:
-    """A figure with its interval, as HTML; n/a where there is none."""
-    if row.get(name) is None:
-        return "n/a"
-    interval = row.get(f"{name}_interval")
-    tail = f' <span class="interval">[{interval[0]:.3f}, {interval[1]:.3f}]</span>' if interval else ""
-    return f"{row[name]:.3f}{tail}"
+def _figure_cell(rows: tuple, name: str) -> str:
+    """A figure with its interval, of rows (mean, low, high), as HTML; n/a where there is none."""
+    figure, _, interval = figure_text(*(getattr(row, name) for row in rows)).partition(" ")
+    return figure + (f' <span class="interval">{interval}</span>' if interval else "")

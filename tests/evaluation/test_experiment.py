@@ -11,7 +11,7 @@ from sdmad_lite.data import ImageTable
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Query, zero_shot
 from sdmad_lite.evaluation.episodes import draw_episodes
-from sdmad_lite.evaluation.experiment import METHODS, OURS, OWN, ZERO, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, eligible, run_experiment
 from sdmad_lite.show import course
 
 
@@ -39,15 +39,15 @@ def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phanto
     experiment = run_experiment(phantom_table.rows(np.arange(24)), test, bank, tiny_clip, 1, [0, 7])
     assert set(experiment.results) == set(METHODS) and all(len(r) == 2 for r in experiment.results.values())
     # nothing in the zero-shot row depends on the draw, nor on the methods run before it
-    assert experiment.series(ZERO)[0] == experiment.series(ZERO)[1]
+    assert experiment.series(ZERO_SHOT)[0] == experiment.series(ZERO_SHOT)[1]
     u, v = tiny_clip.encode_images(test.images), tiny_clip.encode_texts(bank.texts)
     scores = zero_shot(u, v, torch.from_numpy(bank.membership()))
     expected = roc_auc_score(test.labels, scores, average="macro")
-    assert experiment.mean(ZERO)["multilabel"]["macro"]["auroc"] == pytest.approx(expected, abs=1e-6)
-    for detector, scored in zip(experiment.detectors, experiment.scores[OURS], strict=True):
+    assert experiment.mean(ZERO_SHOT).mean.multilabel.macro.auroc == pytest.approx(expected, abs=1e-6)
+    for detector, scored in zip(experiment.detectors, experiment.scores[BOTH_STAGES], strict=True):
         np.testing.assert_allclose(detector.predict_proba(test.images), scored, atol=1e-6)
-    mine = experiment.compare(OURS, ZERO)
-    assert mine["difference"] == pytest.approx(np.mean(experiment.series(OURS)) - experiment.series(ZERO)[0])
+    mine = experiment.compare(BOTH_STAGES, ZERO_SHOT)
+    assert mine.difference == pytest.approx(np.mean(experiment.series(BOTH_STAGES)) - experiment.series(ZERO_SHOT)[0])
 
 
 def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank, phantom_table):
@@ -96,7 +96,7 @@ def test_another_test_set_changes_nothing_that_was_fitted(tiny_clip, bank, phant
     for method in one.methods:
         for a, b in zip(one.predictors[method], two.predictors[method], strict=True):
             np.testing.assert_array_equal(a(query), b(query))
-    assert one.series(OURS) != two.series(OURS)  # the results, which may change
+    assert one.series(BOTH_STAGES) != two.series(BOTH_STAGES)  # the results, which may change
 
 
 # The course

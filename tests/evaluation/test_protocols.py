@@ -1,12 +1,23 @@
 """The three protocols and the statistics over draws, against values worked out by hand."""
 
+import json
 import math
+from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
 
 from sdmad_lite.errors import DataError
-from sdmad_lite.evaluation.protocols import evaluate, mean_interval, over_draws, paired
+from sdmad_lite.evaluation.protocols import (
+    Interval,
+    Macro,
+    Score,
+    bootstrap,
+    evaluate,
+    mean_interval,
+    over_draws,
+    paired,
+)
 
 #                    A    B     what it shows
 IMAGES = np.array(
@@ -27,8 +38,9 @@ def result():
     return evaluate(SCORES, LABELS, ["A", "B"], np.array([0.5, 0.5]))
 
 
-def row(auroc, ap, positives, negatives):
-    return pytest.approx({"auroc": auroc, "ap": ap, "positives": positives, "negatives": negatives})
+def is_score(score, auroc, ap, positives, negatives):
+    assert (score.auroc, score.ap) == pytest.approx((auroc, ap))
+    return (score.positives, score.negatives) == (positives, negatives)
 
 
 def test_detection_by_hand(result):
@@ -36,16 +48,16 @@ def test_detection_by_hand(result):
 
     Any, by the highest score: .9 .9 .8 .35 against .4 .2: 7 of 8 pairs; AP 2/4 + 1/4 + 1/4 * 4/5.
     """
-    assert result["detection"]["A"] == row(5 / 6, 11 / 12, 3, 2)
-    assert result["detection"]["B"] == row(1, 1, 2, 2)
-    assert result["detection"]["any"] == row(7 / 8, 0.95, 4, 2)
+    assert is_score(result.detection.per_category["A"], 5 / 6, 11 / 12, 3, 2)
+    assert is_score(result.detection.per_category["B"], 1, 1, 2, 2)
+    assert is_score(result.detection.any_anomaly, 7 / 8, 0.95, 4, 2)
 
 
 def test_discrimination_by_hand(result):
     """A: .9 .8 .3 against the one image without A that is not normal, .5: 2 of 3 pairs; P P N P."""
-    assert result["discrimination"]["A"] == row(2 / 3, 11 / 12, 3, 1)
-    assert result["discrimination"]["B"] == row(1, 1, 2, 2)
-    assert "any" not in result["discrimination"]
+    assert is_score(result.discrimination.per_category["A"], 2 / 3, 11 / 12, 3, 1)
+    assert is_score(result.discrimination.per_category["B"], 1, 1, 2, 2)
+    assert result.discrimination.any_anomaly is None
 
 
 def test_multilabel_by_hand(result):
@@ -53,10 +65,9 @@ def test_multilabel_by_hand(result):
 
     F1 at .5: 2 hits, 1 false, 1 missed.
     """
-    f1 = {name: result["multilabel"][name].pop("f1") for name in ("A", "B")}
-    assert result["multilabel"]["A"] == row(7 / 9, 13 / 15, 3, 3)
-    assert result["multilabel"]["B"] == row(1, 1, 2, 4)
-    assert f1 == pytest.approx({"A": 2 / 3, "B": 1})
+    a, b = result.multilabel.per_category.values()
+    assert is_score(a, 7 / 9, 13 / 15, 3, 3) and is_score(b, 1, 1, 2, 4)
+    assert (a.f1, b.f1) == pytest.approx((2 / 3, 1))
 
 
 def test_macro_and_thresholded_figures_by_hand(result):
@@ -64,7 +75,7 @@ def test_macro_and_thresholded_figures_by_hand(result):
 
     4 of 6 rows are right; image 3 is ranked wrong.
     """
-    assert result["multilabel"]["macro"] == pytest.approx(
+    assert asdict(result.multilabel.macro) == pytest.approx(
         {
             "auroc": (7 / 9 + 1) / 2,
             "ap": (13 / 15 + 1) / 2,
@@ -77,55 +88,55 @@ def test_macro_and_thresholded_figures_by_hand(result):
             "ranking_loss": 1 / 6,
         }
     )
-    assert result["detection"]["macro"]["auroc"] == pytest.approx((5 / 6 + 1) / 2)  # "any" is not a category
-    assert result["discrimination"]["macro"] == pytest.approx(
-        {"auroc": 5 / 6, "ap": 23 / 24, "positives": 5, "categories": 2}
-    )
+    assert result.detection.macro.auroc == pytest.approx((5 / 6 + 1) / 2)  # "any" is not a category
+    assert astuple(result.discrimination.macro)[:4] == pytest.approx((2, 5, 5 / 6, 23 / 24))
 
 
 def test_without_thresholds_there_are_no_thresholded_figures():
     """The ranking loss needs none: of six images, image 3 alone is ranked wrong."""
-    result = evaluate(SCORES, LABELS, ["A", "B"])["multilabel"]
-    assert "f1" not in result["A"]
-    assert set(result["macro"]) == {"auroc", "ap", "positives", "categories", "ranking_loss"}
-    assert result["macro"]["ranking_loss"] == pytest.approx(1 / 6)
+    result = evaluate(SCORES, LABELS, ["A", "B"]).multilabel
+    assert result.per_category["A"].f1 is None
+    assert {name for name, value in asdict(result.macro).items() if value is None} == {
+        "f1",
+        "f1_micro",
+        "exact_match",
+        "hamming_loss",
+    }
+    assert result.macro.ranking_loss == pytest.approx(1 / 6)
 
 
 def test_without_any_positive_there_is_no_f1_and_nothing_to_rank():
-    macro = evaluate(SCORES, 0 * LABELS, ["A", "B"], np.full(2, 0.5))["multilabel"]["macro"]
-    assert macro["f1_micro"] is None and macro["ranking_loss"] is None and "f1" not in macro
-    assert macro["exact_match"] == pytest.approx(3 / 6) and macro["hamming_loss"] == pytest.approx(5 / 12)
+    macro = evaluate(SCORES, 0 * LABELS, ["A", "B"], np.full(2, 0.5)).multilabel.macro
+    assert macro.f1_micro is None and macro.ranking_loss is None and macro.f1 is None
+    assert macro.exact_match == pytest.approx(3 / 6) and macro.hamming_loss == pytest.approx(5 / 12)
 
 
 def test_a_category_without_positives_is_not_averaged():
     scores, labels = np.column_stack([SCORES, SCORES[:, 0]]), np.column_stack([LABELS, np.zeros(6, dtype=int)])
     three = evaluate(scores, labels, ["A", "B", "C"], np.full(3, 0.5))
     two = evaluate(SCORES, LABELS, ["A", "B"], np.full(2, 0.5))
-    for protocol in three:
-        assert (three[protocol]["C"]["auroc"], three[protocol]["C"]["ap"]) == (None, None)
-        assert three[protocol]["C"]["positives"] == 0
-        for figure in ("auroc", "ap", "categories"):
-            assert three[protocol]["macro"][figure] == two[protocol]["macro"][figure]
-    assert three["multilabel"]["C"]["f1"] is None
-    assert three["multilabel"]["macro"]["f1"] == two["multilabel"]["macro"]["f1"]
+    for one, other in zip(three.protocols().values(), two.protocols().values(), strict=True):
+        c = one.per_category["C"]
+        assert (c.auroc, c.ap, c.f1, c.positives) == (None, None, None, 0)
+        assert astuple(one.macro)[:5] == astuple(other.macro)[:5]  # counts, AUROC, AP and F1
 
 
 def test_what_has_nothing_to_compare_with_is_none():
     """No normal image: nothing to detect against. One category: nothing to tell it from."""
     no_normal = evaluate(SCORES[2:], LABELS[2:], ["A", "B"])
-    assert no_normal["detection"]["A"] == {"auroc": None, "ap": None, "positives": 3, "negatives": 0}
-    assert no_normal["detection"]["macro"] == {"auroc": None, "ap": None, "positives": 0, "categories": 0}
+    assert no_normal.detection.per_category["A"] == Score(positives=3, negatives=0, auroc=None, ap=None)
+    assert no_normal.detection.macro == Macro(categories=0, positives=0, auroc=None, ap=None)
     alone = evaluate(SCORES[:4, :1], LABELS[:4, :1], ["A"])
-    assert alone["discrimination"]["A"]["auroc"] is None
-    assert alone["detection"]["A"]["auroc"] == pytest.approx(3 / 4)
+    assert alone.discrimination.per_category["A"].auroc is None
+    assert alone.detection.per_category["A"].auroc == pytest.approx(3 / 4)
 
 
 def test_one_category_has_thresholded_figures_too():
     """A alone on all six images: 2 hits, 1 false, 1 missed, 4 of 6 right; there is no second category to rank."""
-    macro = evaluate(SCORES[:, :1], LABELS[:, :1], ["A"], np.array([0.5]))["multilabel"]["macro"]
-    assert macro["f1_micro"] == macro["f1"] == pytest.approx(2 / 3)
-    assert macro["exact_match"] == pytest.approx(4 / 6) and macro["hamming_loss"] == pytest.approx(2 / 6)
-    assert macro["ranking_loss"] is None
+    macro = evaluate(SCORES[:, :1], LABELS[:, :1], ["A"], np.array([0.5])).multilabel.macro
+    assert macro.f1_micro == macro.f1 == pytest.approx(2 / 3)
+    assert macro.exact_match == pytest.approx(4 / 6) and macro.hamming_loss == pytest.approx(2 / 6)
+    assert macro.ranking_loss is None
 
 
 def test_only_the_order_of_scores_matters_to_the_rankings():
@@ -167,16 +178,16 @@ def test_paired_verdicts_by_hand():
     """Differences .10, .11, .09: mean .1, deviation .01, half width .01 * 4.302653 / sqrt 3 = .0248."""
     ours, theirs = [0.80, 0.82, 0.81], [0.70, 0.71, 0.72]
     better = paired(ours, theirs)
-    assert better == {
+    assert asdict(better) == {
         "difference": pytest.approx(0.1),
         "low": pytest.approx(0.1 - 0.0248414, abs=1e-6),
         "high": pytest.approx(0.1 + 0.0248414, abs=1e-6),
         "draws": 3,
         "verdict": "better",
     }
-    assert paired(theirs, ours)["verdict"] == "worse"
-    assert paired([0.9, 0.5, 0.7], [0.7, 0.6, 0.6])["verdict"] == "no difference shown"  # +.2 -.1 +.1
-    assert paired([0.9], [0.1])["verdict"] == "no difference shown"  # one draw proves nothing
+    assert paired(theirs, ours).verdict == "worse"
+    assert paired([0.9, 0.5, 0.7], [0.7, 0.6, 0.6]).verdict == "no difference shown"  # +.2 -.1 +.1
+    assert paired([0.9], [0.1]).verdict == "no difference shown"  # one draw proves nothing
 
 
 def test_pairing_sees_what_the_means_hide():
@@ -184,7 +195,7 @@ def test_pairing_sees_what_the_means_hide():
     theirs = np.array([0.5, 0.9, 0.6, 0.8, 0.7])
     ours = theirs + np.array([0.010, 0.012, 0.009, 0.011, 0.010])
     assert mean_interval(ours)[1] < mean_interval(theirs)[2]  # the intervals of the two means overlap
-    assert paired(ours, theirs)["verdict"] == "better"
+    assert paired(ours, theirs).verdict == "better"
 
 
 def test_paired_needs_the_same_draws():
@@ -196,24 +207,47 @@ def test_over_draws_by_hand():
     """Two draws: t of 1 degree of freedom is 12.7062 and the half width is that times half the difference."""
     draws = [evaluate(scores, LABELS, ["A", "B"], np.full(2, 0.5)) for scores in (SCORES, 1 - SCORES)]
     over = over_draws(draws)
-    a = over["multilabel"]["A"]
-    assert a["auroc"] == pytest.approx(0.5)  # 7/9 and 2/9
-    assert a["auroc_interval"] == pytest.approx([0.5 - 12.7062 * 2.5 / 9, 0.5 + 12.7062 * 2.5 / 9], rel=1e-5)
-    assert (a["positives"], a["negatives"]) == (3, 3)
-    assert over["multilabel"]["macro"]["categories"] == 2
-    assert over["multilabel"]["macro"]["exact_match"] == pytest.approx(
-        np.mean([d["multilabel"]["macro"]["exact_match"] for d in draws])
-    )
+    mean, low, high = dict(over.rows("multilabel"))["A"]
+    assert mean.auroc == pytest.approx(0.5)  # 7/9 and 2/9
+    assert [low.auroc, high.auroc] == pytest.approx([0.5 - 12.7062 * 2.5 / 9, 0.5 + 12.7062 * 2.5 / 9], rel=1e-5)
+    for end in (mean, low, high):
+        assert (end.positives, end.negatives) == (3, 3)
+    macro = over.mean.multilabel.macro
+    assert macro.categories == 2
+    assert macro.exact_match == pytest.approx(np.mean([d.multilabel.macro.exact_match for d in draws]))
+    assert over.macro()[1] == over.low.multilabel.macro
+    assert Interval.from_dict(json.loads(json.dumps(asdict(over) | {"notice": "more"}))) == over
 
 
 def test_over_draws_keeps_none_and_gives_one_draw_no_interval():
     labels = LABELS * [1, 0]
     over = over_draws([evaluate(SCORES, labels, ["A", "B"])])
-    assert over["multilabel"]["B"] == {"auroc": None, "auroc_interval": None, "ap": None, "ap_interval": None} | {
-        "positives": 0,
-        "negatives": 6,
-    }
-    assert over["multilabel"]["A"]["auroc_interval"] is None and over["multilabel"]["A"]["auroc"] > 0
+    a, b = (dict(over.rows("multilabel"))[name] for name in "AB")
+    assert b == (Score(positives=0, negatives=6, auroc=None, ap=None),) * 3
+    assert a[0].auroc > 0 and a[1] == a[2] == Score(positives=3, negatives=3, auroc=None, ap=None)
+
+
+def test_bootstrap_knows_that_images_of_a_patient_are_no_further_evidence():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.integers(0, 2, (25, 2)), 4, axis=0)
+    scores = labels + np.repeat(rng.normal(0, 1, (25, 2)), 4, axis=0)
+    widths = []
+    for patients in (np.arange(100), [f"P{i // 4}" for i in range(100)]):
+        found = bootstrap(scores, labels, ("a", "b"), None, patients, resamples=30)
+        assert found.mean == evaluate(scores, labels, ("a", "b"))
+        mean, low, high = found.macro()
+        assert low.auroc < mean.auroc < high.auroc and low.positives == mean.positives and low.f1 is None
+        widths.append(high.auroc - low.auroc)
+    assert widths[1] > 1.3 * widths[0]
+
+
+def test_without_resamples_or_where_few_have_a_figure_there_is_no_interval():
+    """B has one patient with it: a third of the resamples leaves her out."""
+    none = bootstrap(SCORES, LABELS, "AB", None, range(6), resamples=0)
+    assert none.low.multilabel.macro.auroc is None and none.mean == evaluate(SCORES, LABELS, "AB")
+    rare = bootstrap(SCORES, LABELS, "AB", None, [0, 1, 2, 3, 4, 4], resamples=50)
+    a, b = (dict(rare.rows("multilabel"))[name] for name in "AB")
+    assert b[0].auroc == 1 and b[1].auroc is None and a[1].auroc is not None
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def test_an_opened_test_set_gives_scores_and_figures():
     np.testing.assert_array_equal(opened.scores["b"], -opened.scores["a"])
     assert opened.results["a"] == evaluate(scores(range(6)), LABELS, "AB", cut)
     assert opened.results["b"] == evaluate(-scores(range(6)), LABELS, "AB")
-    assert opened.within["a"]["view=P"] == evaluate(scores([1, 3, 5]), LABELS[1::2], "AB", cut)
-    assert opened.within.keys() == {"a"}
+    assert opened.subgroups["a"]["view=P"] == evaluate(scores([1, 3, 5]), LABELS[1::2], "AB", cut)
+    assert opened.subgroups.keys() == {"a"}
 
 
 def test_what_predictors_take_is_prepared_once():

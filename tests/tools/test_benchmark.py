@@ -10,7 +10,7 @@ import pytest
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES
-from sdmad_lite.evaluation.experiment import FROZEN, OURS, SIGNS, STAGE1, ZERO
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, NO_TRAINING, SIGNS_ONLY, STAGE_1, ZERO_SHOT
 from sdmad_lite.show.report import write_json
 from sdmad_phantoms import CHEST, MODALITIES
 
@@ -45,7 +45,7 @@ def test_cells_are_measured_once_and_fill_summary_and_page(benchmark, tiny_clip,
     ap = [r["multilabel"]["macro"]["ap"] for r in cells[1]["results"]["prototypes"]]
     row = summary["banks"]["clean"]["chest"]["2"]["methods"]["prototypes"]
     assert row["mAP"]["mean"] == pytest.approx(np.mean(ap))
-    ours = [r["multilabel"]["macro"]["ap"] for r in cells[1]["results"][OURS]]
+    ours = [r["multilabel"]["macro"]["ap"] for r in cells[1]["results"][BOTH_STAGES]]
     assert row["sdmad_minus"]["mAP"]["difference"] == pytest.approx(np.mean(ours) - np.mean(ap))
 
     write_json(tmp_path / "summary.json", summary)
@@ -67,11 +67,11 @@ def test_means_over_modalities_are_taken_draw_by_draw(benchmark):
     def cell(name, values):
         draws = [{"multilabel": {"macro": {"ap": v, "auroc": v}}} for v in values]
         results = {
-            OURS: draws,
-            SIGNS: draws,
-            STAGE1: draws,
-            FROZEN: draws,
-            ZERO: [{"multilabel": {"macro": {"ap": 0.1, "auroc": 0.1}}}] * 2,
+            BOTH_STAGES: draws,
+            SIGNS_ONLY: draws,
+            STAGE_1: draws,
+            NO_TRAINING: draws,
+            ZERO_SHOT: [{"multilabel": {"macro": {"ap": 0.1, "auroc": 0.1}}}] * 2,
         }
         rest = {"about": "", "what": {}, "positives": {}, "test": 1, "signs": {}}
         return {"bank": "clean", "data": name, "shots": 1, "results": results} | rest
@@ -79,9 +79,9 @@ def test_means_over_modalities_are_taken_draw_by_draw(benchmark):
     row = benchmark.summary([cell("chest", [0.2, 0.4]), cell("brain", [0.6, 0.6])], "")["banks"]["clean"][
         "all phantoms"
     ]["1"]
-    assert row["methods"][OURS]["mAP"]["mean"] == pytest.approx(0.45)
+    assert row["methods"][BOTH_STAGES]["mAP"]["mean"] == pytest.approx(0.45)
     half = 12.706 * np.std([0.4, 0.5], ddof=1) / np.sqrt(2)  # t of one degree of freedom
-    assert row["methods"][OURS]["mAP"]["high"] == pytest.approx(0.45 + half, rel=1e-4)
+    assert row["methods"][BOTH_STAGES]["mAP"]["high"] == pytest.approx(0.45 + half, rel=1e-4)
     assert row["selection_gain"]["training_free"]["mAP"]["difference"] == pytest.approx(0.35)
     assert row["selection_gain"]["stage2"]["mAP"]["verdict"] == "no difference shown"
 
