@@ -11,7 +11,8 @@ from .folder import load_folder
 from .images import IMAGE_ENDINGS, as_images, read_image, walk_images
 from .load import load_data
 from .npz import load_npz
-from .table import GROUPS, META, SPLITS, ImageTable, draw_support, split_train_test
+from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, draw_support, split_train_test
 
-__all__ = ["GROUPS", "IMAGE_ENDINGS", "META", "SPLITS", "ImageTable", "as_images", "dicom_meta", "draw_support"]
-__all__ += ["load_classes", "load_data", "load_folder", "load_npz", "read_image", "split_train_test", "walk_images"]
+__all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "dicom_meta"]
+__all__ += ["draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image", "split_train_test"]
+__all__ += ["walk_images"]

@@ -81,42 +81,36 @@ def load_classes(
     return ImageTable(tuple(path for _, path in order), y, found, {"split": splits} if any(splits) else {})
 
 
-def has_classes(folder: Path) -> bool:
-    """Whether `folder` has a subfolder that may be a class."""
-    return any(True for _ in _subfolders(folder))
-
-
-def _subfolders(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith((".", "__")):
-            if entry.is_symlink():
-                raise DataError(f"{entry}: is a link to a folder; put the folder itself there")
-            yield entry
+def subfolders(folder: Path) -> list[Path]:
+    """Those that may be classes, sorted; a link to a folder is refused."""
+    try:
+        found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith((".", "__"))]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error})") from None
+    for path in found:
+        if path.is_symlink():
+            raise DataError(f"{path}: is a link to a folder; put the folder itself there")
+    return found
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """(part of the split or "", class, path) of every image."""
-    try:
-        top = list(_subfolders(folder))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error})") from None
-    splits = [entry for entry in top if plain(entry.name) in _SPLITS]
+    top = subfolders(folder)
+    splits = [path for path in top if plain(path.name) in _SPLITS]
     if splits and len(splits) < len(top):
-        other = next(entry.name for entry in top if entry not in splits)
+        other = next(path.name for path in top if path not in splits)
         raise DataError(
             f"{folder}: {other!r} stands beside {splits[0].name!r}; put the classes below the split or alone"
         )
-    levels = [(_SPLITS[plain(entry.name)], entry) for entry in splits] or [("", folder)]
-    for split, level in levels:
-        classes = list(_subfolders(level))
+    for split, level in [(_SPLITS[plain(path.name)], path) for path in splits] or [("", folder)]:
+        classes = subfolders(level)
         if not classes:
             raise DataError(f"{level}: has no subfolder; make one for each class, with its images")
         for one in classes:
-            empty = True
+            path = None
             for path in walk_images(one, within=folder):
-                empty = False
                 yield split, one.name, path
-            if empty:
+            if path is None:
                 raise DataError(f"{one}: holds no image ({', '.join(IMAGE_ENDINGS)}); add some or remove it")
 
 

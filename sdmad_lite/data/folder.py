@@ -5,7 +5,6 @@ one 0/1 column per category, and any of the columns in `META` (who, when, where)
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .names import find_normal
+from .names import find_normal, suggest
 from .table import META, SPLITS, ImageTable, check_split
+
+DESCRIBED = ("image", *META)
+"""Columns that are no category."""
 
 
 def load_folder(folder: str | Path, categories: Sequence[str] | None = None, normal: str | None = None) -> ImageTable:
@@ -33,56 +35,50 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
     Raises:
         DataError: names the row or column and what to change.
     """
-    folder = Path(folder)
-    path, root = folder / "labels.csv", Path(os.path.realpath(folder))
+    path, root = Path(folder, "labels.csv"), Path(os.path.realpath(folder))
+    header, *rows = _read(path, root)
+    none = find_normal(path, [name for name in header if name not in DESCRIBED], normal, categories)
+    _check_header(path, [name for name in header if name != none], categories)
+    found = [c for c in (categories or header) if c in header and c not in DESCRIBED and c != none]
+    if not found:
+        raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
+    kept: dict[Path, tuple[Path, dict[str, str]]] = {}  # by where the image lies in the end
+    lines: dict[Path, int] = {}
+    for line, row in enumerate(rows, 2):
+        if not any(row):
+            continue
+        if len(row) != len(header):
+            raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}; mend the row")
+        cells = dict(zip(header, row, strict=True))
+        image, place = _image_path(path, root, line, cells["image"])
+        if place in kept:
+            raise DataError(f"{path}, line {line}: {cells['image']} stands already on line {lines[place]}; remove one")
+        _check_row(f"{path}, line {line}", cells, found, none)
+        kept[place], lines[place] = (image, cells), line
+    if not kept:
+        raise DataError(f"{path}: has no rows; write a row per image")
+    images, described = zip(*kept.values(), strict=True)
+    labels = np.array([[int(cells[c]) for c in found] for cells in described], dtype=np.int64)
+    meta = {name: tuple(cells[name] for cells in described) for name in META if name in header}
+    table = ImageTable(images, labels, tuple(found), meta)
+    check_split(path, table)
+    return table
+
+
+def _read(path: Path, root: Path) -> list[list[str]]:
+    """The header and the rows, cells without blanks around them."""
     try:
         if not Path(os.path.realpath(path)).is_relative_to(root):  # resolve() fails on a loop of links
             raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise DataError(f"{path}: cannot be read (not a file); a data set is a folder with a labels.csv")
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream))
+            rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); a data set is a folder with a labels.csv") from None
     if len(rows) < 2:
         raise DataError(f"{path}: has no rows; write a header and a row per image")
-    header = [name.strip() for name in rows[0]]
-    described = {"image", *META}
-    none = find_normal(path, [name for name in header if name not in described], normal, categories)
-    _check_header(path, [name for name in header if name != none], categories)
-    found = [c for c in (categories or header) if c in header and c not in described and c != none]
-    if not found:
-        raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
-    images, kept, lines = [], [], {}
-    for line, row in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in row):
-            continue
-        if len(row) != len(header):
-            raise DataError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}; mend the row")
-        cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-        image, place = _image_path(path, root, line, cells["image"])
-        first = lines.setdefault(place, line)
-        if first != line:
-            raise DataError(f"{path}, line {line}: {cells['image']} stands already on line {first}; remove one")
-        if not cells.get("patient_id", "known"):
-            raise DataError(f"{path}, line {line}: the patient_id is empty; give each person one")
-        if cells.get("split", "train") not in SPLITS:
-            raise DataError(f"{path}, line {line}, column split: {cells['split']!r} is not train, val or test")
-        for category in [*found, *([none] if none else [])]:
-            if cells[category] not in ("0", "1"):
-                raise DataError(f"{path}, line {line}, column {category}: {cells[category]!r} is not 0 or 1")
-        if none and (cells[none] == "1") == any(cells[c] == "1" for c in found):
-            what = "1, but a finding is 1 too" if cells[none] == "1" else "0, but so is every finding"
-            raise DataError(f"{path}, line {line}, column {none}: {what}; correct the row or remove it")
-        images.append(image)
-        kept.append(cells)
-    if not images:
-        raise DataError(f"{path}: has no rows; write a row per image")
-    labels = np.array([[int(cells[c]) for c in found] for cells in kept], dtype=np.int64)
-    meta = {name: tuple(cells[name] for cells in kept) for name in META if name in header}
-    table = ImageTable(tuple(images), labels, tuple(found), meta)
-    check_split(path, table)
-    return table
+    return rows
 
 
 def _check_header(path: Path, header: list[str], categories: Sequence[str] | None) -> None:
@@ -91,13 +87,23 @@ def _check_header(path: Path, header: list[str], categories: Sequence[str] | Non
             raise DataError(f"{path}: column {name!r} stands twice; remove one")
     if "image" not in header:
         raise DataError(f"{path}: no column 'image'; the columns are {', '.join(header)}")
-    if categories is None:
-        return
+    known = (*DESCRIBED, *categories) if categories is not None else header
     for name in header:
-        if name not in ("image", *META, *categories):
-            near = difflib.get_close_matches(name, [*categories, *META], 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(['image', *META, *categories])}"
-            raise DataError(f"{path}: unknown column {name!r}; {hint}")
+        if name not in known:
+            raise DataError(f"{path}: unknown column {name!r}; {suggest(name, known)}")
+
+
+def _check_row(where: str, cells: dict[str, str], found: list[str], none: str | None) -> None:
+    if not cells.get("patient_id", "known"):
+        raise DataError(f"{where}: the patient_id is empty; give each person one")
+    if cells.get("split", "train") not in SPLITS:
+        raise DataError(f"{where}, column split: {cells['split']!r} is not train, val or test")
+    for category in [*found, *([none] if none else [])]:
+        if cells[category] not in ("0", "1"):
+            raise DataError(f"{where}, column {category}: {cells[category]!r} is not 0 or 1")
+    if none and (cells[none] == "1") == any(cells[c] == "1" for c in found):
+        what = "1, but a finding is 1 too" if cells[none] == "1" else "0, but so is every finding"
+        raise DataError(f"{where}, column {none}: {what}; correct the row or remove it")
 
 
 def _image_path(path: Path, root: Path, line: int, name: str) -> tuple[Path, Path]:

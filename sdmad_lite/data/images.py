@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .dicom import DICOM_ENDINGS, is_dicom, read_dicom
+from .dicom import DICOM_ENDINGS, check_file, is_dicom, read_dicom
 from .table import ImageTable
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
@@ -130,10 +130,7 @@ def read_image(image, color: bool = False) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    if not os.path.isfile(path):  # unlike Path.is_file, also for a name too long or with a zero byte
-        raise DataError(f"{path}: no such image file; correct the path")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; copy it again")
+    check_file(path)
     if is_dicom(path):
         return read_dicom(path)
     try:

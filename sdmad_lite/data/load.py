@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from .classes import has_classes, load_classes
+from .classes import load_classes, subfolders
 from .dicom import with_dicom_meta
 from .folder import load_folder
 from .npz import load_npz
@@ -39,18 +39,21 @@ def load_data(
         DataError: none of these forms, or an error in the data; names the file and what to change.
     """
     path = Path(path)
-    folder = os.path.isdir(path)
     if not os.path.exists(path):  # unlike Path.exists, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such file or folder; correct the path")
-    if path.suffix.lower() == ".npz" and not folder:
+    if path.suffix.lower() == ".npz" and not path.is_dir():
         return load_npz(path, categories, normal, names)
     if names is not None:
         raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")
-    if not folder:
-        raise DataError(f"{path}: is not a folder or a .npz file; {_advice(path)}")
-    if (path / "labels.csv").exists() or (path / "labels.csv").is_symlink():
+    if not path.is_dir():
+        unpack = "unpack it first: sdmad_datasets.unpack(archive, folder)"
+        advice = dict.fromkeys((".zip", ".tar", ".gz", ".tgz"), unpack)
+        advice[".csv"] = f"give the folder that holds it: {path.parent}"
+        found = advice.get(path.suffix.lower(), "give the folder that holds the images")
+        raise DataError(f"{path}: is not a folder or a .npz file; {found}")
+    if os.path.lexists(path / "labels.csv"):
         table = load_folder(path, categories, normal)
-    elif _has_classes(path):
+    elif subfolders(path):
         table = load_classes(path, categories, normal)
     else:
         raise DataError(
@@ -60,18 +63,3 @@ def load_data(
     table = with_dicom_meta(table)
     check_split(path, table)
     return table
-
-
-def _has_classes(path: Path) -> bool:
-    try:
-        return has_classes(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-
-
-def _advice(path: Path) -> str:
-    if path.suffix.lower() == ".csv":
-        return f"give the folder that holds it: {path.parent}"
-    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
-        return "unpack it first: sdmad_lite.data.unpack(archive, folder)"
-    return "give the folder that holds the images"

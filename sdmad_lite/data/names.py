@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -20,13 +20,20 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
+def suggest(name: str, known: Iterable[str]) -> str:
+    """For the end of a message about an unknown name: the one that was meant, or all that are known."""
+    by_plain = {plain(other): other for other in known}
+    near = difflib.get_close_matches(plain(name), by_plain, 1)
+    return f"did you mean {by_plain[near[0]]!r}?" if near else f"known are {', '.join(by_plain.values())}"
+
+
 def find_normal(where, names: Sequence[str], normal: str | None, categories: Sequence[str] | None = None) -> str | None:
     """The one of `names` that means normal; None if there is none.
 
     Args:
         where: of the data, for messages.
         names: of the classes.
-        normal: what the user calls it; None to recognise it, "" to say that there is none.
+        normal: the user's name for it; None to recognise it, "" to say that there is none.
         categories: names that are categories for certain, such as those of a bank.
 
     Raises:
@@ -34,13 +41,13 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Seq
     """
     if normal == "":
         return None
-    known = {plain(c) for c in categories or ()}
-    wanted = NORMAL if normal is None else (plain(normal),)
-    found = [name for name in names if plain(name) in wanted and (normal is not None or plain(name) not in known)]
-    if normal is not None and normal in names:
-        found = [normal]
-    if normal is not None and not found:
-        raise DataError(f"{where}: no class is called {normal!r}; the classes are {', '.join(names)}")
+    if normal is None:
+        known = {plain(c) for c in categories or ()}
+        found = [name for name in names if plain(name) in NORMAL and plain(name) not in known]
+    else:
+        found = [normal] if normal in names else [name for name in names if plain(name) == plain(normal)]
+        if not found:
+            raise DataError(f"{where}: no class is called {normal!r}; the classes are {', '.join(names)}")
     if len(found) > 1:
         raise DataError(f"{where}: {' and '.join(found)} may both mean normal; say which with normal=, join the others")
     return found[0] if found else None
@@ -69,8 +76,7 @@ def to_categories(
         by_plain = {plain(c): c for c in categories}
         for name in column:
             if plain(name) not in by_plain:
-                near = difflib.get_close_matches(plain(name), by_plain, 1)
-                hint = f"did you mean {by_plain[near[0]]!r}?" if near else f"known are {', '.join(categories)}"
+                hint = suggest(name, categories)
                 raise DataError(f"{where}: class {name!r} is no category; {hint} (normal= names the normal class)")
         column = {by_plain[plain(name)]: i for name, i in column.items()}
         column = {c: column[c] for c in categories if c in column}

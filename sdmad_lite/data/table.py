@@ -18,7 +18,7 @@ META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
 SPLITS = ("train", "val", "test")
 """Values of the column `split`."""
 
-GROUPS = ("view", "site", "sex")
+SUBGROUP_COLUMNS = ("view", "site", "sex")
 """Columns whose values are also scored apart: a model can read the view instead of the disease."""
 
 

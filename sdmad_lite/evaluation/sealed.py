@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import GROUPS, ImageTable
+from ..data import SUBGROUP_COLUMNS, ImageTable
 from ..errors import DataError, SDMADError
 from .protocols import Evaluation, evaluate
 
@@ -67,7 +67,7 @@ class SealedTest:
             predictors: key -> function from the images (as `prepare` leaves them) to scores (T, C).
             thresholds: key -> (C,), set on the support set, for those that also make decisions.
             prepare: makes of the T images what the predictors take; called once.
-            grouped: keys to score also within each value of the columns in GROUPS.
+            grouped: keys to score also within each value of the columns in SUBGROUP_COLUMNS.
 
         Raises:
             SDMADError: it was opened before. It counts as opened from the first call on, even if a
@@ -97,9 +97,9 @@ class SealedTest:
 
 
 def groups(table: ImageTable) -> dict[str, np.ndarray]:
-    """Rows of each value of the columns in GROUPS that take more than one value: "view=AP" -> indices."""
+    """Rows of each value of the columns in SUBGROUP_COLUMNS that take more than one value: "view=AP" -> indices."""
     out = {}
-    for column in GROUPS:
+    for column in SUBGROUP_COLUMNS:
         values = np.asarray(table.meta.get(column, ()))
         for value in np.unique(values):
             if len(np.unique(values)) > 1:

@@ -162,7 +162,7 @@ CASES = [
     folder(
         "a zip archive",
         packed,
-        ("{path}/set.zip: is not a folder or a .npz file; unpack it first: sdmad_lite.data.unpack(archive, folder)"),
+        ("{path}/set.zip: is not a folder or a .npz file; unpack it first: sdmad_datasets.unpack(archive, folder)"),
     ),
     folder(
         "labels.csv is a folder",

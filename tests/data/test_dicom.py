@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import warnings
 
 import numpy as np
@@ -27,7 +28,8 @@ from pydicom.uid import (
 )
 
 from sdmad_lite.data import dicom_meta, load_data, read_image
-from sdmad_lite.errors import DataError
+from sdmad_lite.data.dicom import is_dicom
+from sdmad_lite.errors import DataError, MissingExtraError
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -383,3 +385,12 @@ def test_a_patient_of_the_headers_in_both_splits_is_refused(tmp_path):
     folder = dicom_folder(tmp_path / "set", ["p1", "p1", "p2"], ",split", ["train", "test", "test"])
     with pytest.raises(DataError, match="patient p1 is in train and in test"):
         load_data(folder)
+
+
+def test_without_pydicom_dicom_is_known_and_the_extra_named(tmp_path, monkeypatch):
+    path = save(dicom(RAMP), tmp_path / "IM1")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert is_dicom(path) and not is_dicom(tmp_path / "gone")
+    for read in (read_image, dicom_meta):
+        with pytest.raises(MissingExtraError, match=r"needs the package pydicom.*sdmad_lite\[dicom\]"):
+            read(path)
