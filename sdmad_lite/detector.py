@@ -8,7 +8,8 @@ For teaching and research; not for clinical use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -225,6 +226,22 @@ class SDMAD:
         with installed(self.backbone, self.adapters_), record_activations(self.backbone) as heard:
             u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
         return (u @ self.sign_embeddings_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
+
+    @contextmanager
+    def installed(self) -> Iterator[Backbone]:
+        """Inside the block `backbone` embeds as the trained adapters shift it; outside it is the frozen model."""
+        self._fitted()
+        with installed(self.backbone, self.adapters_):
+            yield self.backbone
+
+    @torch.no_grad()
+    def features_of_pixels(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
+        with record_activations(self.backbone) as recorded:
+            u = self.backbone.image_features(pixels).float().cpu()
+        with torch.autocast("cpu", enabled=False):  # cosines are exact, whatever the encoder runs in
+            cosines = u @ self.sign_embeddings_.T
+        return cosines.double().numpy(), recorded[0].cpu().double().numpy()
 
     def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""

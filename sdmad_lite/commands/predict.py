@@ -1,8 +1,9 @@
 """`sdmad predict`: for each image and category the probability, the decision, and the signs that made it.
 
-Without --out a few images are explained on stdout, a row for each image and category. With --out any number of
-images goes to a file by `scoring.score_archive`: a row for each image, to be continued after a stop, a broken
-image being a row with an error. A .json file holds what --json prints.
+Without --out a few images are explained on stdout, a row for each image and category. With --out each image is a row
+with its probabilities, and a broken one a row with an error: `scoring.score_archive` writes any number of them to a
+folder of Parquet parts, to be continued after a stop; a .csv or .jsonl file is for what fits into memory. A .json
+file holds what --json prints.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import NOTICE, world
+from ..files import NOTICE, is_main, world
 from .common import Answer, add_command, add_data, add_device, aligned, at_least, load_detector, read_table, remark
+
+FORMATS = (".parquet", ".csv", ".jsonl")
+"""With a row for each image."""
 
 MAPPED = 3
 """Signs with a heat map in one picture."""
@@ -36,7 +40,7 @@ def add(commands) -> None:
     command.add_argument("images", nargs="*", metavar="IMAGE", help="image or DICOM file, or a folder of them")
     command.add_argument("--detector", required=True, help="folder that 'sdmad fit' or SDMAD.save wrote")
     add_data(command, split="all", required=False)
-    command.add_argument("--out", help="file to write: .parquet, .csv, .jsonl (a row per image) or .json")
+    command.add_argument("--out", help="to write: .parquet (a folder), .csv or .jsonl, a row per image; or .json")
     command.add_argument("--format", choices=("table", "csv"), default="table", help="of stdout (default table)")
     command.add_argument("--maps", metavar="DIR", help="folder of heat maps, a picture per image and category detected")
     command.add_argument("--scores-only", action="store_true", help="leave the parts of the signs out of --out")
@@ -48,8 +52,6 @@ def add(commands) -> None:
 
 def predict(args: argparse.Namespace) -> Answer:
     """The command."""
-    from ..deployment.parts import FORMATS
-
     at_least(args, batch_size=1, workers=0)
     ending = Path(args.out).suffix.lower() if args.out else None
     if args.out and ending not in (*FORMATS, ".json"):
@@ -84,7 +86,7 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
 
     The labels of --data do not count here; a folder without labels.csv is searched for images at any depth.
     """
-    from ..deployment.archive import listed
+    from ..data import walk_images
 
     given = [Path(image) for image in args.images]
     if args.data:
@@ -97,7 +99,7 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
         return table, folder if folder.is_dir() else None
     found = []
     for path in given:
-        inside = [path / name for name in listed(path, None)[0]] if path.is_dir() else [path]
+        inside = list(walk_images(path)) if path.is_dir() else [path]
         if not inside:
             raise DataError(f"{path}: holds no image; name files, or a folder that holds some")
         found += inside
@@ -106,40 +108,47 @@ def given_images(args: argparse.Namespace, categories) -> tuple[object, Path | N
 
 def _named(source, root: Path | None) -> dict[str, object]:
     """Name -> image, for a few images."""
-    from ..deployment.archive import listed
+    from ..deployment.scoring import listed
 
-    names, folder, images = listed(source, root)
-    names = [name if isinstance(name, str) else f"image {name[0]}" for name in names]
-    images = images if images is not None else [folder / name for name in names]
-    if not names:
-        raise DataError(f"{root}: holds no image; name files, or a folder that holds some")
-    return dict(zip(names, images, strict=True))
+    return dict(listed(source, root))
 
 
 def _archive(args: argparse.Namespace, detector, source, root: Path | None) -> Answer:
     """Exit code 1 where an image could not be read, for a single process."""
-    from ..deployment.scoring import score_archive
+    from ..deployment.scoring import about, score_archive, score_table
 
-    done = score_archive(
-        detector,
-        source,
-        args.out,
-        root=root,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        resume=not args.restart,
-        explain=not args.scores_only,
-        progress=not args.quiet,
-    )
-    out = str(done.out.resolve())
-    text = f"{done.images} images: {out}\n"
-    if done.errors:
-        text += f"{done.errors} of them could not be read: see the column error\n"
-    data = {"detector": args.detector, "images": done.images, "errors": done.errors, "out": out, "notice": NOTICE}
-    code = int(done.errors > 0 and world()[1] == 1)  # a launcher would take it for a failure and stop the others
-    if done.process:  # the first of several processes speaks for all
+    shown = {"root": root, "explain": not args.scores_only, "progress": not args.quiet}
+    if Path(args.out).suffix.lower() == ".parquet":
+        run = {"batch_size": args.batch_size, "workers": args.workers, "resume": not args.restart}
+        done = score_archive(detector, source, args.out, **run, **shown)
+        images, errors = done.images, done.errors
+    elif is_main():
+        rows = score_table(detector, source, **shown)
+        images, errors = len(rows), sum(row["error"] is not None for row in rows)
+        _write_rows(Path(args.out), rows, about(detector))
+    if not is_main():  # the first of several processes speaks for all
         return Answer({}, "")
+    out = str(Path(args.out).resolve())
+    text = f"{images} images: {out}\n"
+    if errors:
+        text += f"{errors} of them could not be read: see the column error\n"
+    data = {"detector": args.detector, "images": images, "errors": errors, "out": out, "notice": NOTICE}
+    code = int(errors > 0 and world()[1] == 1)  # a launcher would take it for a failure and stop the others
     return Answer(data, text + NOTICE, code)
+
+
+def _write_rows(out: Path, rows: list[dict], about: dict) -> None:
+    """As .csv or .jsonl, and beside it what belongs to the scores."""
+    from ..files import new_file, write_text
+
+    with new_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        if out.suffix.lower() == ".csv":
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(out.with_name(out.name + ".about.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
 def score(detector, named: dict[str, object], args: argparse.Namespace) -> list[dict]:

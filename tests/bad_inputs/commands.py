@@ -183,7 +183,7 @@ CASES = [
     command(
         "predict: a table below a file",
         predicting("{path}/data/0.png", "--out={path}/data/1.png/out.csv"),
-        ("{path}/data/1.png/out.csv.parts: cannot be written ({reason}); free some space or choose another place"),
+        ("{path}/data/1.png/out.csv: cannot be written ({reason}); choose another place"),
     ),
     command(
         "predict: maps among other files",

@@ -1,16 +1,16 @@
 """Scoring an archive: what the table says, that a stop loses nothing, and that several processes change nothing."""
 
-import csv
 import json
 import os
 import pickle
 import resource
 import signal
 import socket
-import weakref
+import sys
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,11 +23,16 @@ from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.deployment import scoring
-from sdmad_lite.deployment.archive import Batches
-from sdmad_lite.deployment.parts import Parts
-from sdmad_lite.deployment.scoring import score_archive
+from sdmad_lite.deployment.scoring import score_archive, score_table
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import BackboneError, CheckpointError, DataError, NotFittedError, OutputError
+from sdmad_lite.errors import (
+    BackboneError,
+    CheckpointError,
+    DataError,
+    MissingExtraError,
+    NotFittedError,
+    OutputError,
+)
 from sdmad_lite.selection.sign_selector import SelectionConfig
 
 GOOD = 20
@@ -79,10 +84,18 @@ def score(fitted, archive, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(fitted, archive, tmp_path_factory):
-    """Bytes of the table that an undisturbed run writes."""
+    """Name and bytes of the files that an undisturbed run writes."""
     out = tmp_path_factory.mktemp("whole") / "scores.parquet"
     score_archive(fitted, archive, out, rows_per_part=8, batch_size=4, workers=0, progress=False)
-    return out.read_bytes()
+    return content(out)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def table(summary):
+    return pq.read_table(summary.out).to_pylist()
 
 
 # The table
@@ -90,36 +103,45 @@ def whole(fitted, archive, tmp_path_factory):
 
 def test_each_image_has_a_row_in_order_and_a_broken_one_says_why(score, fitted, archive, names):
     summary = score()
-    rows = pq.read_table(summary.out).to_pylist()
+    rows = table(summary)
     assert [row["image"] for row in rows] == names and len(names) == GOOD + 3
     bad = {row["image"]: row["error"] for row in rows if row["error"]}
-    assert (summary.images, summary.errors, summary.parts, summary.resumed) == (GOOD + 3, 3, (3,), 0)
+    assert (summary.images, summary.errors, summary.made, summary.resumed) == (GOOD + 3, 3, 3, 0)
     assert "empty" in bad["007.png"] and "truncated" in bad["ward/torn.png"] and "colour" in bad["colour.png"]
     assert all(value is None for row in rows if row["error"] for value in list(row.values())[2:])
     good = [row for row in rows if not row["error"]]
     expected = fitted.predict_proba([archive / row["image"] for row in good])
     np.testing.assert_allclose([[row[c] for c in CATEGORIES] for row in good], expected, atol=1e-5)
-    called = np.array([[row[f"{c}_called"] for c in CATEGORIES] for row in good])
-    np.testing.assert_array_equal(called, expected >= fitted.thresholds_)
-    about = json.loads(pq.read_schema(summary.out).metadata[b"sdmad"])
+    detected = np.array([[row[f"{c}_detected"] for c in CATEGORIES] for row in good])
+    np.testing.assert_array_equal(detected, expected >= fitted.thresholds_)
+    about = json.loads((summary.out / "_about.json").read_text(encoding="utf-8"))
     assert list(about["thresholds"].values()) == fitted.thresholds_.tolist() and "clinical" in about["notice"]
-    assert os.listdir(summary.out.parent) == ["scores.parquet"]
 
 
-def test_all_formats_say_the_same(score):
-    rows = pq.read_table(score().out).to_pylist()
-    lines = score("scores.jsonl").out.read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == rows
-    with score("scores.csv").out.open(newline="", encoding="utf-8") as stream:
-        table = list(csv.DictReader(stream))
-    texts = ("image", "error")
-    assert [{k: (v or None) if k in texts or not v else float(v) for k, v in row.items()} for row in table] == rows
-    about = json.loads(score("scores.csv").out.with_name("scores.csv.about.json").read_text(encoding="utf-8"))
-    assert about["thresholds"].keys() == set(CATEGORIES)
+def test_the_folder_is_one_table_to_pyarrow(score, names):
+    found = pyarrow.dataset.dataset(score().out).to_table()
+    assert found["image"].to_pylist() == names and found.num_columns == 2 + 2 * len(CATEGORIES)
+
+
+@pytest.mark.parametrize(("reader", "files"), [("pandas", ""), ("polars", "*.parquet")])
+def test_the_folder_is_one_table_to_others(score, names, reader, files):
+    found = pytest.importorskip(reader).read_parquet(score().out / files)
+    assert list(found["image"]) == names and found.shape[1] == 2 + 2 * len(CATEGORIES)
+
+
+def test_a_handful_is_scored_without_pyarrow(score, fitted, archive, monkeypatch):
+    rows = table(score(explain=True, batch_size=32))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "accelerate", None)  # needed by several processes only
+    assert [list(row) for row in score_table(fitted, archive, explain=True)] == [list(row) for row in rows]
+    for found, row in zip(score_table(fitted, archive, explain=True), rows, strict=True):
+        assert found == pytest.approx(row, abs=1e-5)
+    with pytest.raises(MissingExtraError, match=r"sdmad_lite\[archive\]"):
+        score("other")
 
 
 def test_explained_columns_sum_to_the_logit(score, fitted, archive):
-    rows = pq.read_table(score(explain=True).out).to_pylist()
+    rows = table(score(explain=True))
     kept = {(e.category, s.text) for e in fitted.explain(archive / "000.png") for s in e.signs if s.weight}
     for category in CATEGORIES:
         terms = [name for name in rows[0] if name.startswith(f"{category} | ")]
@@ -132,78 +154,48 @@ def test_explained_columns_sum_to_the_logit(score, fitted, archive):
 
 def test_workers_change_nothing_and_the_batch_size_next_to_nothing(score, whole):
     state = torch.get_rng_state()
-    assert score("workers.parquet", workers=2).out.read_bytes() == whole
+    assert content(score("workers", workers=2).out) == whole
     assert torch.equal(torch.get_rng_state(), state)  # nor do they touch the caller's random numbers
-    score("scores.parquet")
-    small, large = (pq.read_table(score(f"{size}.parquet", batch_size=size).out) for size in (1, 8))
-    for category in CATEGORIES:
-        np.testing.assert_allclose(
-            small[category].drop_null().to_numpy(), large[category].drop_null().to_numpy(), atol=1e-5
-        )
+    for small, large in zip(table(score("1", batch_size=1)), table(score("8", batch_size=8)), strict=True):
+        assert small == pytest.approx(large, abs=1e-5)
 
 
-def test_a_worker_may_be_started_anew(fitted, archive, names, tmp_path):
-    (tmp_path / "s.csv.parts").mkdir()
-    lines = [json.dumps(name) + "\n" for name in names[:3]]
-    (tmp_path / "s.csv.parts" / "images.jsonl").write_text("".join(lines), encoding="utf-8")
-    batches = Batches(Parts(tmp_path / "s.csv", 3, 3, (0,)), archive, None, fitted.backbone.preprocess, False)
+def test_a_worker_may_be_started_anew(fitted, archive, names):
+    batches = scoring._Batches(fitted, scoring.listed(archive))
     again = pickle.loads(pickle.dumps(batches))  # as `spawn` sends it
-    assert again[0, 1, 3][1] == names[1:3] and torch.equal(again[0, 0, 3][3], batches[0, 0, 3][3])
+    assert torch.equal(again[range(3)][1], batches[range(3)][1])
 
 
 def test_tables_lists_and_images_in_memory(score, fitted, phantom_table, archive):
     summary = score(source=phantom_table.rows(range(9)))
-    rows = pq.read_table(summary.out).to_pylist()
+    rows = table(summary)
     assert [row["image"] for row in rows] == [f"image {i}" for i in range(9)] and summary.errors == 0
     expected = fitted.predict_proba(phantom_table.images[:9])
     np.testing.assert_allclose([[row[c] for c in CATEGORIES] for row in rows], expected, atol=1e-5)
     paths = [archive / "ward/001.png", archive / "gone.png", archive / "000.png"]
-    rows = pq.read_table(score(source=(path for path in paths), root=archive).out).to_pylist()
+    rows = table(score("paths", source=(path for path in paths), root=archive))
     assert [row["image"] for row in rows] == ["ward/001.png", "gone.png", "000.png"]
     assert "no such image" in rows[1]["error"]
-    rows = pq.read_table(score(source=[None, paths[0]]).out).to_pylist()
+    rows = table(score("mixed", source=[None, paths[0]]))
     assert "expected a path" in rows[0]["error"] and rows[1]["image"] == str(paths[0]) and not rows[1]["error"]
 
 
+def test_names_that_are_no_text_are_written_all_the_same(score, archive, tmp_path):
+    (tmp_path / "odd").mkdir()
+    for name in (b"\xff.png", b"\xfe.png"):
+        (tmp_path / "odd" / os.fsdecode(name)).write_bytes((archive / "000.png").read_bytes() if name[0] > 254 else b"")
+    rows = table(score(source=tmp_path / "odd"))
+    assert [row["image"] for row in rows] == ["\\udcfe.png", "\\udcff.png"] and "empty" in rows[0]["error"]
+
+
 def test_bf16_is_close(score):
-    exact, close = (pq.read_table(score(f"{bf16}.parquet", bf16=bf16).out) for bf16 in (False, True))
+    exact, close = (pq.read_table(score(str(bf16), bf16=bf16).out) for bf16 in (False, True))
     for category in CATEGORIES:
         difference = np.abs(exact[category].drop_null().to_numpy() - close[category].drop_null().to_numpy())
         assert 0 < difference.max() < 0.1
 
 
-# Memory
-
-
-def test_no_more_than_a_part_is_kept(score, monkeypatch):
-    lengths, tables, alive = [], [], []
-    make, read = scoring._table, Parts._read
-
-    def counting(rows, schema):
-        lengths.append(sum(len(row["image"]) for row in rows))
-        return make(rows, schema)
-
-    def watching(self, part):
-        alive.append(sum(table() is not None for table in tables))
-        table = read(self, part)
-        tables.append(weakref.ref(table))
-        return table
-
-    monkeypatch.setattr(scoring, "_table", counting)
-    monkeypatch.setattr(Parts, "_read", watching)
-    heard, record_activations = [], scoring.record_activations
-
-    def listening(backbone):
-        heard.append(record_activations(backbone))
-        return heard[-1]
-
-    monkeypatch.setattr(scoring, "record_activations", listening)
-    score()
-    assert lengths == [8, 8, 7] and max(alive) <= 1
-    assert len(heard) == 1  # installed once for the whole run
-
-
-def test_a_batch_too_large_for_the_memory_is_halved(score, fitted, monkeypatch, whole):
+def test_a_batch_too_large_for_the_memory_is_halved(score, fitted, monkeypatch):
     seen, features = [], fitted.backbone.image_features
 
     def narrow(pixels):
@@ -214,79 +206,73 @@ def test_a_batch_too_large_for_the_memory_is_halved(score, fitted, monkeypatch, 
 
     monkeypatch.setattr(fitted.backbone, "image_features", narrow)
     narrow.most = 2
-    table = pq.read_table(score(batch_size=8).out)
+    assert score(batch_size=8).errors == 3
     assert seen[:3] == [7, 3, 1] and max(seen[1:]) <= 3  # seven of the first eight can be read
-    assert table["error"].null_count == GOOD
     narrow.most = 0
     with pytest.raises(BackboneError, match="one image alone"):
-        score()
+        score("none")
     monkeypatch.setattr(fitted.backbone, "image_features", lambda pixels: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        score()
+        score("other")
+    assert not any(hasattr(block, "shift_adapter") for block in fitted.backbone.model.modules())
 
 
 # Stopped and continued
 
 
-def stop_at(monkeypatch, part, error):
-    write = Parts.write
+@pytest.mark.parametrize("moment", range(6))
+def test_kill_9_loses_at_most_the_part_in_work(score, whole, moment, tmp_path):
+    """Killed when `_about.json` or one of the parts is written but not in place, or after all."""
+    child = os.fork()
+    if not child:
+        replace, done = os.replace, []
 
-    def stop(self, number, table, maker):
-        if number == part:
-            raise error
-        write(self, number, table, maker)
+        def counting(*paths):
+            if len(done) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(paths)
+            replace(*paths)
 
-    monkeypatch.setattr(Parts, "write", stop)
-
-
-def test_a_stopped_run_goes_on_and_ends_the_same(score, monkeypatch, whole, tmp_path):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, 2, KeyboardInterrupt())
-        score()
-    assert not (tmp_path / "scores.parquet").exists()
+        os.replace = counting
+        try:
+            score()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     summary = score()
-    assert (summary.resumed, summary.parts) == (2, (1,)) and summary.out.read_bytes() == whole
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, 2, KeyboardInterrupt())
-        score()
-    assert summary.out.read_bytes() == whole  # the earlier table stands until the new one is whole
+    assert summary.resumed == min(max(moment - 1, 0), 3) and summary.made == 3 - summary.resumed
+    assert summary.errors == 3 and content(summary.out) == whole
+    again = score()
+    assert (again.resumed, again.made, again.errors) == (3, 0, 3)
     anew = score(resume=False)
-    assert (anew.resumed, anew.parts) == (0, (3,)) and anew.out.read_bytes() == whole
+    assert (anew.resumed, anew.made) == (0, 3) and content(anew.out) == whole
 
 
 def test_parts_of_another_run_are_refused(score, fitted, monkeypatch, archive, names, tmp_path):
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, 2, KeyboardInterrupt())
-        score()
-    before = sorted(path.name for path in (tmp_path / "scores.parquet.parts").iterdir())
+    before = content(score().out)
     with monkeypatch.context() as patch:
         patch.setattr(fitted, "thresholds_", fitted.thresholds_ + 0.01)
-        with pytest.raises(CheckpointError, match=r"another detector; .*resume=False"):
+        with pytest.raises(CheckpointError, match=r"another detector and another thresholds; .*resume=False"):
             score()
     for change, what in (
-        ({"explain": True}, "set of options"),
-        ({"bf16": True}, "set of options"),
-        ({"rows_per_part": 4}, "rows in a part"),
-        ({"source": names[:-1], "root": archive}, "list of images"),
+        ({"explain": True}, "explain"),
+        ({"bf16": True}, "bf16"),
+        ({"rows_per_part": 4}, "rows per part"),
+        ({"source": names[:-1], "root": archive}, "images and another list of images"),
+        ({"source": [archive / name for name in reversed(names)], "root": archive}, "list of images"),
     ):
         with pytest.raises(CheckpointError, match=f"another {what}"):
             score(**change)
-    assert sorted(path.name for path in (tmp_path / "scores.parquet.parts").iterdir()) == before
-    assert score(batch_size=8).resumed == 2  # that is no other run
-    (tmp_path / "other.parquet.parts").mkdir()
-    (tmp_path / "other.parquet.parts" / "thesis.tex").touch()
-    with pytest.raises(OutputError, match="something else"):
-        score("other.parquet")
-    (tmp_path / "third.parquet.parts").mkdir()
-    (tmp_path / "third.parquet.parts" / "manifest.json").write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"manifest.json: cannot be read .* to start anew"):
-        score("third.parquet")
-    assert (tmp_path / "other.parquet.parts" / "thesis.tex").exists()
+    assert content(tmp_path / "scores.parquet") == before
+    assert score(batch_size=8).resumed == 3  # that is no other run
+    (tmp_path / "scores.parquet" / "_about.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"_about.json: cannot be read .* to start anew"):
+        score()
 
 
 def test_a_saved_detector_is_the_same_detector(fitted, tmp_path):
     loaded = SDMAD.load(fitted.save(tmp_path / "detector"), backbone=fitted.backbone)
-    assert scoring.fingerprint(loaded) == scoring.fingerprint(fitted)
+    assert scoring.about(loaded) == scoring.about(fitted)
 
 
 @contextmanager
@@ -300,71 +286,27 @@ def no_file_over(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("name", ["scores.parquet", "scores.csv", "scores.jsonl"])
-def test_a_full_disk_loses_nothing(score, monkeypatch, tmp_path, name):
-    parts = tmp_path / f"{name}.parts"
-    with no_file_over(100), pytest.raises(OutputError, match=rf"{name}.parts: cannot be written .*choose another"):
-        score(name)
+def test_a_full_disk_loses_nothing(score, whole, tmp_path):
+    with no_file_over(100), pytest.raises(OutputError, match=r"_about.json: cannot be written"):
+        score()
     assert not os.listdir(tmp_path)
-    with no_file_over(2000), pytest.raises(OutputError, match=r"00000.parquet: cannot be written .*it goes on"):
-        score(name)
-    assert sorted(os.listdir(parts)) == ["images.jsonl", "manifest.json"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        score(name)
-    (tmp_path / name).write_text("earlier", encoding="utf-8")
-    with no_file_over(1500), pytest.raises(OutputError, match=rf"{name}: cannot be written .*it goes on"):
-        score(name)
-    assert (tmp_path / name).read_text(encoding="utf-8") == "earlier" and not (parts / "joined.tmp").exists()
-    summary = score(name)
-    assert (summary.resumed, summary.parts) == (3, (0,)) and summary.out.stat().st_size > 1500
+    with no_file_over(2000), pytest.raises(OutputError, match=r"part-00000.parquet: cannot be written"):
+        score()
+    assert os.listdir(tmp_path / "scores.parquet") == ["_about.json"]
+    assert content(score().out) == whole
 
 
-def test_a_damaged_part_is_made_again_or_named(score, monkeypatch, whole, tmp_path):
-    parts = tmp_path / "scores.parquet.parts"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        score()
-    (parts / "00001.parquet").write_bytes(b"")  # what a power cut leaves
-    content = bytearray((parts / "00002.parquet").read_bytes())
-    content[40] ^= 255
-    (parts / "00002.parquet").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"00002.parquet: is damaged .*remove this one file"):
-        score()
-    (parts / "00002.parquet").unlink()
+def test_a_damaged_part_is_made_again(score, whole):
+    out = score().out
+    (out / "part-00001.parquet").write_bytes(b"")  # what a power cut leaves
+    damaged = bytearray((out / "part-00002.parquet").read_bytes())
+    damaged[40] ^= 255
+    (out / "part-00002.parquet").write_bytes(damaged)
     summary = score()
-    assert (summary.resumed, summary.parts) == (2, (1,)) and summary.out.read_bytes() == whole
+    assert (summary.resumed, summary.made) == (1, 2) and content(out) == whole
 
 
-@pytest.mark.parametrize("moment", range(6))
-def test_kill_9_loses_at_most_the_part_in_work(score, whole, moment):
-    child = os.fork()
-    if not child:
-        _die_at(moment)
-        score()
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    summary = score()
-    assert summary.resumed == min(max(moment - 1, 0), 3) and summary.out.read_bytes() == whole
-    assert os.listdir(summary.out.parent) == ["scores.parquet"]
-
-
-def _die_at(moment: int) -> None:
-    """Kill this process when the manifest, one of the parts or the table is written but not in place, or after all."""
-    replace, done = os.replace, []
-
-    def counting(*paths):
-        if len(done) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done.append(paths)
-        replace(*paths)
-        if len(done) == moment == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.replace = counting
-
-
-def test_two_processes_write_the_same_file_as_one(score, whole, tmp_path):
+def test_two_processes_write_the_same_as_one(score, whole, tmp_path):
     """They find each other by gloo, with the variables that torchrun sets; forking them saves the imports."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -377,43 +319,46 @@ def test_two_processes_write_the_same_file_as_one(score, whole, tmp_path):
             os.environ.update(launched | ranks)
             AcceleratorState._reset_state(reset_partial_state=True)  # of a test before this one
             try:
-                (tmp_path / f"{rank}.txt").write_text(str(score()), encoding="utf-8")
+                (tmp_path / rank).write_text(f"{_written(score)}", encoding="utf-8")
             finally:
                 os._exit(0)
     for child in children:
         os.waitpid(child, 0)
-    for rank in ("0", "1"):  # each made some parts, and each knows of the other's
-        text = (tmp_path / f"{rank}.txt").read_text(encoding="utf-8")
-        assert "parts=(2, 1)" in text and f"process={rank}" in text
-    assert (tmp_path / "scores.parquet").read_bytes() == whole
+    told = [(tmp_path / rank).read_text(encoding="utf-8") for rank in ("0", "1")]
+    assert all("errors=3, resumed=0, made=3" in text for text in told)  # each knows of the other's
+    assert [text.count("part-") for text in told] == [2, 1]
+    assert content(tmp_path / "scores.parquet") == whole
+
+
+def _written(score):
+    """What a process says, and which parts it made itself."""
+    write, files = scoring.new_file, []
+    scoring.new_file = lambda file: write(files.append(file.name) or file)
+    return score(), files
 
 
 # Refused
 
 
-def test_bad_arguments_name_what_to_change(score, bank, tiny_clip, archive, tmp_path):
-    (tmp_path / "folder.csv").mkdir()
+def test_bad_arguments_name_what_to_change(score, fitted, bank, tiny_clip, archive, monkeypatch, tmp_path):
+    (tmp_path / "old.parquet").write_text("a table", encoding="utf-8")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
     for options, kind, message in (
-        ({"name": "scores.xlsx"}, OutputError, r"scores.xlsx: unknown ending '.xlsx'; use one of .parquet"),
-        ({"name": "folder.csv"}, OutputError, "is a folder"),
-        ({"source": archive / "gone"}, DataError, "is not a folder"),
-        ({"source": tmp_path / "nothing"}, DataError, "no image to score"),
-        ({"source": iter([np.zeros((4, 4), np.uint8)])}, DataError, "as a list"),
+        ({"name": "old.parquet"}, OutputError, "old.parquet: exists and holds no _about.json"),
+        ({"name": "thesis"}, OutputError, "thesis: exists and holds no _about.json"),
+        ({"source": archive / "gone"}, DataError, "gone: cannot be read"),
+        ({"source": tmp_path / "nothing"}, DataError, "nothing: holds no image"),
+        ({"source": []}, DataError, "the list is empty"),
         ({"batch_size": 0}, DataError, "batch_size is 0"),
         ({"workers": -1}, DataError, "workers is -1"),
+        ({"rows_per_part": 0}, DataError, "rows_per_part is 0"),
         ({"detector": SDMAD(bank, backbone=tiny_clip)}, NotFittedError, "fit"),
     ):
         with pytest.raises(kind, match=message):
             score(**options)
-    assert not list(tmp_path.glob("*.parts"))
-    with pytest.raises(OutputError, match="two columns would be called 'error'"):
-        score(detector=_renamed(score))
-
-
-def _renamed(score):
-    from types import SimpleNamespace
-
-    bank = SimpleNamespace(categories=["error"], texts=[], color=False, model_dump_json=str)
-    backbone = SimpleNamespace(device=torch.device("cpu"))
-    return SimpleNamespace(bank=bank, backbone=backbone, _fitted=lambda: None)
+    monkeypatch.setattr(fitted, "bank", bank.model_copy(update={"categories": ("a", "a_detected", "b")}))
+    with pytest.raises(OutputError, match="two columns would be called 'a_detected'"):
+        score()
+    assert sorted(os.listdir(tmp_path)) == ["nothing", "old.parquet", "thesis"]

@@ -64,7 +64,7 @@ def score_one(clip: str, archive: str, out: str) -> None:
 
     detector = untrained(load_clip(clip, "random", "cpu"))
     start = time.perf_counter()
-    summary = score_archive(detector, archive, out, workers=1, progress=False)
+    summary = score_archive(detector, archive, out, workers=1, resume=False, progress=False)
     took = time.perf_counter() - start
     if summary.errors:
         raise SystemExit(f"{summary.errors} images could not be scored")

@@ -14,12 +14,11 @@ from copy import deepcopy
 
 import torch
 from common import ratio, record, spread, take_turns
-from scipy.special import expit
 
 from sdmad_lite.alignment.activations import activation_width
 from sdmad_lite.alignment.adapters import build_adapters
 from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
-from sdmad_lite.deployment.scoring import reading
+from sdmad_lite.deployment.scoring import scorer
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection.sign_selector import equal_weights
 
@@ -58,10 +57,8 @@ def measured(name: str, device: torch.device, batch: int, rounds: int, bf16: boo
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             plain.encode_image(pixels)
 
-    with reading(detector, bf16) as read:
-        times = take_turns(
-            {"plain": encode_image, "scoring": lambda: expit(detector.logits(*read(pixels)))}, rounds, warm_up=2
-        )
+    with scorer(detector, bf16=bf16) as score:
+        times = take_turns({"plain": encode_image, "scoring": lambda: score(pixels)}, rounds, warm_up=2)
     return {
         "batch": batch,
         "precision": "bf16" if bf16 else "fp32",
