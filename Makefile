@@ -7,9 +7,11 @@ INSTALLED := .venv/installed
 # Jupyter starts the kernel of the Python that runs it; the path is for commands that a notebook calls by name.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
+METHOD := */signs/*,*/clip/*,*/alignment/*,*/selection/*,*/sdmad_lite/detector.py,*/explain.py,*/protocols.py
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lab dashboard samples pretrain backbone-eval benchmark explain-eval bench grid clean
+.PHONY: help install demo test cover lab dashboard samples pretrain backbone-eval benchmark explain-eval bench grid clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,11 @@ test: $(INSTALLED) ## check style, run the tests, then run every notebook
 	find notebooks -name .ipynb_checkpoints -prune -o -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
 	MPLBACKEND=Agg $(BIN)/python -m pytest tests
 	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
+
+cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
+	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/selection tests/evaluation \
+		tests/test_detector.py tests/test_explain.py
+	$(BIN)/python -m coverage report --include='$(METHOD)'
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
@@ -60,7 +67,7 @@ benchmark: $(INSTALLED) ## measure every method on the categories kept out of pr
 explain-eval: $(INSTALLED) ## measure how faithful explanations and heat maps are (ARGS='--real DIR' adds radiologists' boxes)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/explain_eval.py $(ARGS)
 
-bench: $(INSTALLED) ## measure speed and memory as ratios in one run, and write docs/performance.md (half an hour; ARGS='--device cuda' on a GPU)
+bench: $(INSTALLED) ## measure speed and memory as ratios in one run, and write docs/results/performance.md (half an hour; ARGS='--device cuda' on a GPU)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/cached.py
 	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/scoring.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/performance/memory.py
@@ -72,5 +79,5 @@ grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an ho
 	OMP_NUM_THREADS=1 $(BIN)/python tools/grid.py
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
-	rm -rf build/demo .pytest_cache .ruff_cache
+	rm -rf build/demo .pytest_cache .ruff_cache .mypy_cache .coverage
 	find . \( -name .venv -o -name .git \) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

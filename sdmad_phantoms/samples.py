@@ -37,7 +37,7 @@ teaching the method, it is no medical data, and nothing learnt from it is for cl
 {counts}
 
 Made by `python -m sdmad_phantoms.samples data_samples`, which writes the same bytes again with the package
-versions in `constraints.txt`. What the phantoms show and how they fail: docs/data_card.md. Licence: Apache-2.0, as
+versions in `constraints.txt`. What the phantoms show and how they fail: docs/embedded_clip.md. Licence: Apache-2.0, as
 the project.
 """
 

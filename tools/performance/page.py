@@ -1,4 +1,4 @@
-"""docs/performance.md from docs/results/performance.json: the last step of `make bench`."""
+"""docs/results/performance.md from performance.json beside it: the last step of `make bench`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from common import RESULTS
 
-PAGE = RESULTS.parents[1] / "performance.md"
+PAGE = RESULTS.with_suffix(".md")
 HEAD = """# How fast, and how much memory
 
 Written by `make bench`. Ratios are of alternatives that took turns in one process, round by round: median and
 quartiles. Absolute times are of the machine named; a ratio carries further than a time. Weights are random where
-they are not embedded, which takes the same time. [Training](training.md) and [scoring](scoring.md) say how to use it.
+they are not embedded, which takes the same time. [Running at scale](../scale.md) says how to use it.
 
 No GPU was at hand yet: `make bench ARGS='--device cuda'` and `python tools/performance/alignment.py
 --model ViT-L-14-336 --device cuda` measure it there, and add a section each.
