@@ -1,6 +1,6 @@
 """Public data sets: what they are, where to get them, and readers for the files as their publishers lay them out.
 
-    from . import DATASETS, load_dataset
+    from sdmad_datasets import DATASETS, load_dataset
     table = load_dataset("nih_chest14", "/data/nih")
 
 `entry.py` says what is known of a set; `chest.py`, `vindr.py`, `fundus.py`, `folders.py`, `medfm.py` and
@@ -16,9 +16,11 @@ from sdmad_lite.data import ImageTable
 from sdmad_lite.errors import DataError
 
 from . import chest, folders, fundus, medfm, medmnist, vindr
+from .download import fetch, unpack
 from .entry import Box, Dataset, Download, table_of
 
-__all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "get_dataset", "load_dataset"]
+__all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "fetch", "get_dataset", "load_dataset", "options"]
+__all__ += ["unpack"]
 
 DATASETS: dict[str, Dataset] = {
     entry.name: entry for module in (chest, vindr, fundus, folders, medfm, medmnist) for entry in module.SETS
@@ -87,13 +89,13 @@ def boxes(name: str, folder: str | Path) -> list[Box]:
 
 
 def get_dataset(name: str, folder: str | Path, progress: bool = True, variant: str | int = "224") -> list[Path]:
-    """Fetch a set that may be fetched without an account (MedMNIST), with resume and checksum.
+    """Fetch a set that may be fetched without an account (MedMNIST), whole and with its checksum.
 
     Args:
         name: key of DATASETS.
         folder: where to; it is made.
         progress: whether a bar is shown.
-        variant: which of `DATASETS[name].downloads`: for MedMNIST the side in pixels, 224 unless told.
+        variant: which of `DATASETS[name].downloads`: for MedMNIST the side in pixels, 224 by default.
 
     Returns:
         The files.
@@ -109,8 +111,4 @@ def get_dataset(name: str, folder: str | Path, progress: bool = True, variant: s
     if not chosen:
         known = ", ".join(dict.fromkeys(download.variant for download in entry.downloads))
         raise DataError(f"{entry.title}: no variant {variant!r}; it has {known}")
-    from .download import fetch  # late: httpx2 is heavy
-
-    for download in chosen:
-        fetch(download.url, folder / download.file, md5=download.md5, progress=progress)
-    return [folder / download.file for download in chosen]
+    return [fetch(d.url, folder / d.file, f"md5:{d.md5}", progress=progress) for d in chosen]

@@ -27,7 +27,7 @@ def add(commands) -> None:
         "sdmad data get chestmnist --to build/medmnist --variant 64",
     )
     get.add_argument("name", metavar="NAME", help="of the set, see 'sdmad data list'")
-    get.add_argument("--to", required=True, metavar="DIR", help="folder to write; a part that is there goes on")
+    get.add_argument("--to", required=True, metavar="DIR", help="folder to write; a file that is there stays")
     get.add_argument("--variant", default="224", help="which size, see 'sdmad data info NAME' (default 224)")
 
 

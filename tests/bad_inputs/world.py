@@ -59,8 +59,6 @@ class Case:
     what: str
     prepare: Callable[["World"], Callable[[], object]]
     message: str
-    leaves: tuple[str, ...] = ()
-    """Files that stay on purpose, so that a later call goes on."""
 
 
 @dataclass
