@@ -10,12 +10,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, so
 import numpy as np
 import pytest
 import torch
+from research_baselines import BASELINES
+from research_baselines import phantom_table as meta_table
 from safetensors.torch import save_file
 
 from sdmad_lite.clip.backbone import EMBEDDED, Backbone, load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.evaluation.baselines import BASELINES, Method
-from sdmad_lite.evaluation.baselines import phantom_table as meta_table
+from sdmad_lite.evaluation.baselines import Method
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import CHEST, sample_phantoms
 

@@ -14,7 +14,7 @@ from sdmad_lite.detector import SDMAD
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory, tiny_clip_name):
     """A detector of the tiny CLIP that knows what it was fitted on, as `sdmad fit` writes it."""
-    from sdmad_lite.evaluation.seen_images import write_support
+    from sdmad_lite.evaluation.seen_images import write_seen
 
     world = World(tmp_path_factory.mktemp("fitted"), load_clip(tiny_clip_name, device="cpu"), None)
     table = load_data(world.data(), CATEGORIES).part("train")
@@ -22,7 +22,7 @@ def fitted(tmp_path_factory, tiny_clip_name):
         world.bank(), backbone=world.backbone, alignment=AlignmentConfig(steps=1, augmentations=1)
     ).fit_table(table)
     folder = detector.save(world.path / "detector")
-    write_support(folder, table, False)
+    write_seen(folder, table, False)
     return world
 
 

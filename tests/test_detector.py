@@ -17,8 +17,8 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
-from sdmad_lite.evaluation.baselines import BASELINES, Query
-from sdmad_lite.evaluation.experiment import run_experiment
+from sdmad_lite.evaluation.baselines import Query
+from sdmad_lite.evaluation.experiment import METHODS, Settings, run_experiment
 from sdmad_lite.selection.image_evidence import EvidenceConfig
 from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
@@ -241,7 +241,7 @@ def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_
     sets = [table_of(list(sample_phantoms(12, seed, CATEGORIES, size=48)), CATEGORIES) for seed in (1, 2, 3)]
     methods = quick_baselines(tiny_clip)
     one, two = (
-        run_experiment(phantom_table, test, bank, tiny_clip, 2, [4], alignment=SHORT, baselines=methods)
+        run_experiment(phantom_table, test, bank, tiny_clip, 2, [4], Settings(SHORT, baselines=methods))
         for test in sets[:2]
     )
     for a, b in zip(one.detectors, two.detectors, strict=True):
@@ -252,7 +252,7 @@ def test_the_test_set_moves_nothing_but_its_own_scores(tiny_clip, bank, phantom_
     for a, b in zip(one.support, two.support, strict=True):
         np.testing.assert_array_equal(a, b)
     probe = Query(sets[2].images, tiny_clip.encode_images(sets[2].images))
-    assert set(one.predictors) == set(two.predictors) >= set(BASELINES)
+    assert set(one.predictors) == set(two.predictors) >= set(METHODS)
     for method in one.predictors:
         a, b = one.predictors[method][0](probe), two.predictors[method][0](probe)
         np.testing.assert_array_equal(a, b, err_msg=method)

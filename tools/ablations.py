@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from benchmark import clip, one_thread, phantom_table
 from benchmark_page import difference, number, table
+from research_baselines import BASELINES
 from tqdm import tqdm
 
 from sdmad_lite.alignment.activations import record_activations
@@ -34,7 +35,7 @@ from sdmad_lite.alignment.augment import embed_augmented, make_augmented
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.baselines import BASELINES, Query, Support
+from sdmad_lite.evaluation.baselines import Query, Support
 from sdmad_lite.evaluation.experiment import IMAGE_ONLY
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.files import NOTICE

@@ -19,7 +19,7 @@ from pretrain import Phrases
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.evaluation.baselines import zero_shot
+from sdmad_lite.selection.sign_selector import equal_weights, margins
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
 
 FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from
@@ -90,8 +90,8 @@ class Report:
             u_every, np.array([[s.id in p.signs for s in self.new] for p in every]), [s.text for s in self.new]
         )
         labels = np.array([[c in p.categories for c in bank.categories] for p in every])
-        membership = torch.from_numpy(bank.membership())
-        self.category = Scored(labels, zero_shot(u_every, backbone.encode_texts(bank.texts), membership), seed)
+        cosines = (u_every @ backbone.encode_texts(bank.texts).T).numpy()
+        self.category = Scored(labels, margins(cosines, equal_weights(bank.membership())), seed)
         self.hits, self.chance = pointing(backbone, kind, seen)
 
     @property

@@ -27,13 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmark_page import write_page
+from research_baselines import BASELINES
 from tqdm import tqdm
 
 from sdmad_lite.alignment.adapters import AdapterConfig
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_folder, split_train_test
-from sdmad_lite.evaluation.baselines import BASELINES, ON_FEATURES, Method
+from sdmad_lite.evaluation.baselines import ON_FEATURES, Method
 from sdmad_lite.evaluation.episodes import Episodes, draw_episodes, load_episodes
 from sdmad_lite.evaluation.experiment import (
     BOTH_STAGES,
@@ -41,6 +42,7 @@ from sdmad_lite.evaluation.experiment import (
     SIGNS_ONLY,
     STAGE_1,
     ZERO_SHOT,
+    Settings,
     eligible,
     run_experiment,
 )
@@ -138,7 +140,8 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
         return cell
     start, seeds = time.monotonic(), range(DRAWS)
     support = [episodes.rows(data.train, shots, draw) for draw in seeds]
-    run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, baselines=methods, support=support)
+    given = Settings(baselines=methods, support=support)
+    run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, given)
     chosen = {BOTH_STAGES: run.detectors, NO_TRAINING: run.training_free}
     cell = {
         "key": key,

@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+from research_baselines import BASELINES
 
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_folder, split_train_test
-from sdmad_lite.evaluation.baselines import BASELINES
-from sdmad_lite.evaluation.experiment import BOTH_STAGES, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible, run_experiment
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.evaluation.sealed import groups
 from sdmad_lite.show.report import write_json
@@ -51,10 +51,10 @@ def measure(folder: Path, shots: list[int], draws: int) -> dict:
     parts = dict(zip(PARTS, (np.arange(len(test)), groups(test)["view=AP"]), strict=True))
     data = {"train": len(train), "test": len(test), "draws": draws, "shots": {}}
     data["positives"] = {c: [int(test.labels[rows, i].sum()) for rows in parts.values()] for i, c in enumerate(kept)}
-    baselines = {name: BASELINES[name] for name in (PROBE, PIXELS)}
+    settings = Settings(baselines={name: BASELINES[name] for name in (PROBE, PIXELS)})
     for k in shots:
         runs = {
-            name: run_experiment(train, test, bank, backbone, k, range(draws), progress=True, baselines=baselines)
+            name: run_experiment(train, test, bank, backbone, k, range(draws), settings, progress=True)
             for name, backbone in backbones.items()
         }
         data["shots"][str(k)] = {}

@@ -84,9 +84,9 @@ def unseen(args: argparse.Namespace, table, color: bool):
     Raises:
         DataError: images of the support set are among them and were not excluded.
     """
-    from ..evaluation.seen_images import overlap
+    from ..evaluation.seen_images import find_seen
 
-    found = overlap(args.detector, table, color)
+    found = find_seen(args.detector, table, color)
     if found is None:
         return table, [f"{args.detector} does not say what it was fitted on; overlap with these images is unchecked"]
     count, patients = int(found.images.sum()), int((found.patients & ~found.images).sum())

@@ -36,7 +36,7 @@ def fit(args: argparse.Namespace) -> Answer:
     from ..alignment.train import AlignmentConfig
     from ..data import draw_support
     from ..detector import SDMAD
-    from ..evaluation.seen_images import write_support
+    from ..evaluation.seen_images import write_seen
     from ..files import new_folder
     from ..signs.bank import load_bank
 
@@ -66,7 +66,7 @@ def fit(args: argparse.Namespace) -> Answer:
         more = {"checkpoint": args.checkpoint} if args.checkpoint else {}
         detector.fit(support.images, support.labels, progress=not args.quiet, **more)
         detector.save(folder)
-        write_support(folder, support, bank.color)
+        write_seen(folder, support, bank.color)
     signs = detector.selected_signs()
     positives = dict(zip(bank.categories, support.labels.sum(0).tolist(), strict=True))
     out = str(Path(args.out).resolve())

@@ -52,23 +52,20 @@ class Episodes(BaseModel):
         return self
 
     def rows(self, table: ImageTable, shots: int, draw: int) -> np.ndarray:
-        """Row numbers of one draw.
-
-        Args:
-            table: the training table that was drawn from.
-            shots: K. draw: its number, from 0.
+        """Rows of the training table in draw number `draw` (from 0) of K = `shots`.
 
         Raises:
             DataError: another table, or a draw that is not there.
         """
+        what = f"episodes of {self.name!r}"
         if table_hash(table) != self.sha256:
-            raise DataError(f"episodes of {self.name!r}: drawn from another table; its labels or patients differ")
+            raise DataError(f"{what}: drawn from another table; its labels or patients differ")
         if shots not in self.draws or not 0 <= draw < len(self.draws[shots]):
             there = ", ".join(f"{len(drawn)} of K = {k}" for k, drawn in self.draws.items())
-            raise DataError(f"episodes of {self.name!r}: no draw {draw} of K = {shots}; there are {there}")
+            raise DataError(f"{what}: no draw {draw} of K = {shots}; there are {there}")
         rows = np.asarray(self.draws[shots][draw])
         if rows.max() >= len(table):
-            raise DataError(f"episodes of {self.name!r}: row {rows.max()} of a table with {len(table)}")
+            raise DataError(f"{what}: row {rows.max()} of a table with {len(table)}")
         return rows
 
     def support(self, table: ImageTable, shots: int, draw: int) -> ImageTable:
@@ -87,13 +84,7 @@ def table_hash(table: ImageTable) -> str:
 
 
 def draw_episodes(table: ImageTable, shots: Sequence[int], draws: int, seed: int = 0, name: str = "") -> Episodes:
-    """Draw support sets by patient (`draw_support`), the d-th of each K with seed + d.
-
-    Args:
-        table: train rows only.
-        shots: every K.
-        draws: support sets of each K, five or more for an interval worth printing.
-        seed: of the first draw. name: of the data set.
+    """Draw `draws` support sets of each K in `shots` by patient (`draw_support`), the d-th with seed + d.
 
     Raises:
         DataError: no draw is asked for, or there are too few patients.

@@ -6,9 +6,9 @@ Used by the command line and the results script; notebooks take the same steps o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 BOTH_STAGES, STAGE_1, ZERO_SHOT = "SD-MAD (stage 1 + 2)", "stage 1 alone", "zero-shot signs"
-SIGNS_ONLY, IMAGE_ONLY, NO_TRAINING = "signs alone (stage 1 + 2)", "image evidence alone", "selection without training"
+SIGNS_ONLY, IMAGE_ONLY = "signs alone (stage 1 + 2)", "image evidence alone"
+NO_TRAINING = "selection without training"
 OWN = {
     BOTH_STAGES: "adapters, selected signs, image evidence",
     SIGNS_ONLY: "adapters, selected signs",
@@ -41,29 +42,39 @@ METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
 """What `run_experiment` compares unless told otherwise: name -> in a few words."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How an experiment fits; each part as SDMAD has it unless given."""
+
+    alignment: AlignmentConfig | None = None
+    selection: SelectionConfig | None = None
+    baselines: Mapping[str, Method] = field(default_factory=lambda: ON_FEATURES)
+    """What to compare with, by name."""
+    support: Sequence[np.ndarray] | None = None
+    """Rows of the training table for each draw, such as those of `Episodes`; else `draw_support` draws them."""
+
+
 @dataclass
 class Experiment:
-    """Everything that was fitted and measured.
-
-    methods: name -> in a few words. results: method -> draws -> `evaluate` output. subgroups: "column=value" ->
-    draws -> the same for BOTH_STAGES. scores: method -> draws -> (T, C), probabilities for BOTH_STAGES and
-    NO_TRAINING. detectors, training_free: the fitted detector of each draw, with and without stage 1.
-    predictors: method -> draws -> what was fitted, as a function of a Query.
-    support: rows of the training table, for each draw.
-    """
+    """Everything that was fitted and measured; each list has an entry for each draw."""
 
     bank: SignBank
     test: ImageTable
     shots: int
     seeds: list[int]
     methods: dict[str, str]
+    """Name -> in a few words."""
     results: dict[str, list[Evaluation]]
     subgroups: dict[str, list[Evaluation]]
+    """"column=value" -> results of BOTH_STAGES on the images with it."""
     scores: dict[str, list[np.ndarray]]
+    """(T, C), probabilities for BOTH_STAGES and NO_TRAINING."""
     detectors: list[SDMAD]
     training_free: list[SDMAD]
+    """The same without stage 1."""
     predictors: dict[str, list[Predictor]]
     support: list[np.ndarray]
+    """Rows of the training table."""
 
     def mean(self, method: str = BOTH_STAGES) -> Interval:
         """`over_draws` of one method."""
@@ -85,11 +96,8 @@ def run_experiment(
     backbone: Backbone,
     shots: int,
     seeds: Sequence[int],
-    alignment: AlignmentConfig | None = None,
-    selection: SelectionConfig | None = None,
+    settings: Settings | None = None,
     progress: bool = False,
-    baselines: Mapping[str, Method] | None = None,
-    support: Sequence[np.ndarray] | None = None,
 ) -> Experiment:
     """Fit every method on every support set from `train`; only then open `test`, once, and score them all.
 
@@ -98,8 +106,6 @@ def run_experiment(
         bank, backbone: what to look for and with.
         shots: K.
         seeds: one support draw each; five or more give an interval worth printing.
-        baselines: what to compare with, by name; ON_FEATURES when left out.
-        support: rows of `train` for each seed, such as those of `Episodes`; drawn by `draw_support` when left out.
 
     Raises:
         DataError: too few patients to draw from, or tables of other categories than the bank's.
@@ -107,73 +113,63 @@ def run_experiment(
     for name, table in (("train", train), ("test", test)):
         if tuple(table.categories) != tuple(bank.categories):
             raise DataError(f"{name}: categories {table.categories} differ from the bank's {bank.categories}")
-    drawn = [draw_support(train, shots, seed) for seed in seeds] if support is None else list(support)
-    baselines = ON_FEATURES if baselines is None else baselines
-    sealed = SealedTest(test)
-    detectors, frozen, predictors = fit_methods(
-        train, drawn, seeds, bank, backbone, baselines, alignment, selection, progress
-    )
-    draws, ours = range(len(seeds)), [(BOTH_STAGES, draw) for draw in range(len(seeds))]
+    settings, sealed = settings or Settings(), SealedTest(test)
+    drawn = (draw_support(train, shots, seed) for seed in seeds) if settings.support is None else settings.support
+    support = list(drawn)
+    # Fit everything on every draw. No test image can come in here.
+    draws = zip(tqdm(seeds, desc="support draws", disable=not progress), support, strict=True)
+    fits = [fit_methods(train.rows(rows), seed, bank, backbone, settings, progress) for seed, rows in draws]
+    predictors = {method: [fit.predictors[method] for fit in fits] for method in fits[0].predictors}
+    # Open the test set, once, for all methods of all draws.
+    ours = [(BOTH_STAGES, draw) for draw in range(len(fits))]
     opened = sealed.open(
-        {(method, draw): fitted[draw] for method, fitted in predictors.items() for draw in draws},
-        thresholds={key: detector.thresholds_ for key, detector in zip(ours, detectors, strict=True)},
+        {(method, draw): predict for method, each in predictors.items() for draw, predict in enumerate(each)},
+        thresholds={key: fit.detector.thresholds_ for key, fit in zip(ours, fits, strict=True)},
         prepare=lambda images: Query(images, backbone.encode_images(images, color=bank.color, progress=progress)),
         grouped=ours,
     )
+
+    def by_method(found: Mapping) -> dict[str, list]:
+        return {method: [found[method, draw] for draw in range(len(fits))] for method in predictors}
+
     return Experiment(
         bank=bank,
         test=test,
         shots=shots,
         seeds=list(seeds),
-        methods=OWN | {name: method.what for name, method in baselines.items()},
-        results={method: [opened.results[method, draw] for draw in draws] for method in predictors},
+        methods=OWN | {name: method.what for name, method in settings.baselines.items()},
+        results=by_method(opened.results),
         subgroups={group: [opened.subgroups[key][group] for key in ours] for group in opened.subgroups[ours[0]]},
-        scores={method: [opened.scores[method, draw] for draw in draws] for method in predictors},
-        detectors=detectors,
-        training_free=frozen,
+        scores=by_method(opened.scores),
+        detectors=[fit.detector for fit in fits],
+        training_free=[fit.training_free for fit in fits],
         predictors=predictors,
-        support=drawn,
+        support=support,
     )
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """All methods, fitted on one support set."""
+
+    detector: SDMAD
+    training_free: SDMAD
+    predictors: dict[str, Predictor]
+
+
 def fit_methods(
-    train: ImageTable,
-    drawn: Sequence[np.ndarray],
-    seeds: Sequence[int],
-    bank: SignBank,
-    backbone: Backbone,
-    baselines: Mapping[str, Method],
-    alignment: AlignmentConfig | None = None,
-    selection: SelectionConfig | None = None,
-    progress: bool = False,
-) -> tuple[list[SDMAD], list[SDMAD], dict[str, list[Predictor]]]:
-    """Fit SD-MAD and the baselines on every support set. No test image can come in here.
-
-    Args:
-        train: the table; drawn: rows of it, a support set for each of the seeds.
-
-    Returns:
-        the detector of each draw, the same without stage 1, and for each method its predictors, one for each draw.
-    """
+    support: ImageTable, seed: int, bank: SignBank, backbone: Backbone, settings: Settings, progress: bool = False
+) -> Fitted:
+    """Fit SD-MAD, the same without stage 1, and the baselines on one support set."""
+    common: dict[str, Any] = {"backbone": backbone, "random_state": seed}
+    common |= {} if settings.selection is None else {"selection": settings.selection}
+    detector = SDMAD(bank, alignment=settings.alignment, **common).fit_table(support, progress)
+    frozen = SDMAD.training_free(bank, augmentations=1, **common).fit_table(support)
+    augmented = embed_augmented(backbone, support.images, detector.alignment.augmentations, seed, bank.color)
     v = backbone.encode_texts(bank.texts)
-    chosen = {} if selection is None else {"selection": selection}
-    detectors: list[SDMAD] = []
-    training_free: list[SDMAD] = []
-    predictors: dict[str, list[Predictor]] = {method: [] for method in (*OWN, *baselines)}
-    for seed, rows in zip(tqdm(seeds, desc="support draws", disable=not progress), drawn, strict=True):
-        table = train.rows(rows)
-        detector = SDMAD(bank, backbone=backbone, alignment=alignment, selection=selection, random_state=seed)
-        detectors.append(detector.fit_table(table, progress))
-        training_free.append(
-            SDMAD.training_free(bank, backbone=backbone, augmentations=1, random_state=seed, **chosen).fit_table(table)
-        )
-        for method, predictor in _own(detector, training_free[-1], progress).items():
-            predictors[method].append(predictor)
-        views = embed_augmented(backbone, table.images, detector.alignment.augmentations, seed, bank.color)
-        given = Support(table.images, table.labels, views[0], v, bank, backbone, seed, views)
-        for method, fit in baselines.items():
-            predictors[method].append(fit(given))
-    return detectors, training_free, predictors
+    given = Support(support.images, support.labels, augmented[0], v, bank, backbone, seed, augmented)
+    theirs = {name: fit(given) for name, fit in settings.baselines.items()}
+    return Fitted(detector, frozen, _own(detector, frozen, progress) | theirs)
 
 
 def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]:

@@ -32,22 +32,18 @@ PROTOCOLS = ("detection", "discrimination", "multilabel")
 
 @dataclass(frozen=True)
 class Score:
-    """One category in one protocol. A figure in [0, 1], or None where it cannot be computed."""
+    """One category in one protocol. A figure is in [0, 1], or None where it cannot be computed."""
 
     positives: int
     negatives: int
     auroc: float | None
     ap: float | None
-    f1: float | None = None
-    """Of the decisions; multilabel with thresholds only."""
+    f1: float | None = None  # multilabel with thresholds only
 
 
 @dataclass(frozen=True)
 class Macro:
-    """Mean over the categories that can be scored, and how many these are.
-
-    The figures of decisions need thresholds; they and the ranking loss are of the multilabel protocol only.
-    """
+    """Mean over the categories that can be scored, and how many these are; what follows `ap` is multilabel only."""
 
     categories: int
     positives: int
@@ -102,7 +98,7 @@ class Interval:
 
     @classmethod
     def from_dict(cls, data: dict) -> Interval:
-        """Back from `dataclasses.asdict`, as metrics.json has it; what else is in there does not matter."""
+        """Back from `dataclasses.asdict`, as metrics.json has it beside other entries."""
         return TypeAdapter(cls).validate_python(data)
 
     def macro(self, protocol: str = "multilabel") -> tuple[Macro, Macro, Macro]:
@@ -111,8 +107,8 @@ class Interval:
         return mean, low, high
 
     def rows(self, protocol: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
-        """The lines of one protocol's table: title, (mean, low, high) as Score or Macro."""
-        trees = [getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high)]
+        """`Protocol.rows`: title, (mean, low, high) as Score or Macro."""
+        trees = (getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high))
         for (title, mean), (_, low), (_, high) in zip(*trees, strict=True):
             yield title, (mean, low, high)
 
@@ -125,8 +121,7 @@ class Paired:
     low: float
     high: float
     draws: int
-    verdict: str
-    """"better" or "worse" only where the interval excludes zero, else "no difference shown"."""
+    verdict: str  # "better" or "worse" only where the interval excludes zero, else "no difference shown"
 
 
 def evaluate(
@@ -164,12 +159,8 @@ def evaluate(
     macro = replace(_macro(multilabel), ranking_loss=_ranking_loss(scores, labels))
     if thresholds is not None:
         decided = scores >= np.asarray(thresholds)[None]
-        macro = replace(
-            macro,
-            f1_micro=_f1(labels.ravel(), decided.ravel()),
-            exact_match=float(accuracy_score(labels, decided)),
-            hamming_loss=float(hamming_loss(labels, decided)),
-        )
+        exact, hamming = float(accuracy_score(labels, decided)), float(hamming_loss(labels, decided))
+        macro = replace(macro, f1_micro=_f1(labels.ravel(), decided.ravel()), exact_match=exact, hamming_loss=hamming)
     return Evaluation(
         detection=Protocol(detection, _macro(detection), any_anomaly=_score(scores.max(1), ~normal)),
         discrimination=Protocol(discrimination, _macro(discrimination)),
@@ -224,9 +215,6 @@ def _ranking_loss(scores: np.ndarray, labels: np.ndarray) -> float | None:
     """None where no image has one category and lacks another: there is nothing to rank."""
     has = labels.sum(1)
     return float(label_ranking_loss(labels, scores)) if ((has > 0) & (has < labels.shape[1])).any() else None
-
-
-# ----------------------------------------------------------------------------------------------- intervals
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -328,11 +316,7 @@ def _combined(trees: Sequence[Any], combine: Callable[[list], Any]) -> Any:
 
 
 def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A figure as tables print it.
-
-    >>> figure_text(0.8241, 0.818, 0.83), figure_text(0.5), figure_text(None)
-    ('0.824 [0.818, 0.830]', '0.500', 'n/a')
-    """
+    """A figure as tables print it: "0.824 [0.818, 0.830]", "0.824" without an interval, "n/a" for None."""
     if mean is None:
         return "n/a"
     return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,17 @@ from .protocols import Evaluation, evaluate
 
 @dataclass(frozen=True)
 class Opened:
-    """What a sealed test set gave out, by the keys of the predictors.
-
-    scores: (T, C). results: `evaluate` on all images. subgroups: "column=value" -> `evaluate` on those images.
-    """
+    """What a sealed test set gave out, by the keys of the predictors."""
 
     scores: dict[Hashable, np.ndarray]
+    """(T, C)."""
     results: dict[Hashable, Evaluation]
     subgroups: dict[Hashable, dict[str, Evaluation]]
+    """"column=value" -> `evaluate` on the images with it."""
 
 
 class SealedTest:
-    """Holds images and labels to itself; only its size and its categories can be asked for.
-
-    Args:
-        table: T test images.
+    """Holds a table of T test images to itself; only its size and its categories can be asked for.
 
     Raises:
         DataError: the table is empty.
@@ -46,7 +43,8 @@ class SealedTest:
     def __init__(self, table: ImageTable):
         if not len(table):
             raise DataError("the test set is empty; give at least one image")
-        self.categories, self._size, self.__table = table.categories, len(table), table
+        self.categories, self._size = table.categories, len(table)
+        self.__table: ImageTable | None = table
 
     def __len__(self) -> int:
         return self._size
@@ -67,7 +65,7 @@ class SealedTest:
             predictors: key -> function from the images (as `prepare` leaves them) to scores (T, C).
             thresholds: key -> (C,), set on the support set, for those that also make decisions.
             prepare: makes of the T images what the predictors take; called once.
-            grouped: keys to score also within each value of the columns in SUBGROUP_COLUMNS.
+            grouped: keys to score also within each of the `groups`.
 
         Raises:
             SDMADError: it was opened before. It counts as opened from the first call on, even if a
@@ -82,26 +80,23 @@ class SealedTest:
         table, self.__table = self.__table, None
         given = prepare(table.images)
         opened = Opened({key: np.asarray(predict(given)) for key, predict in predictors.items()}, {}, {})
-        rows = groups(table)
         for key, scores in opened.scores.items():
             if scores.shape != table.labels.shape:
                 raise DataError(f"{key!r}: scores of shape {scores.shape}, expected {table.labels.shape}")
-            cut = thresholds.get(key)
-            opened.results[key] = evaluate(scores, table.labels, table.categories, cut)
+            evaluated = partial(evaluate, categories=table.categories, thresholds=thresholds.get(key))
+            opened.results[key] = evaluated(scores, table.labels)
             if key in grouped:
-                opened.subgroups[key] = {
-                    name: evaluate(scores[part], table.labels[part], table.categories, cut)
-                    for name, part in rows.items()
-                }
+                parts = groups(table).items()
+                opened.subgroups[key] = {name: evaluated(scores[rows], table.labels[rows]) for name, rows in parts}
         return opened
 
 
 def groups(table: ImageTable) -> dict[str, np.ndarray]:
     """Rows of each value of the columns in SUBGROUP_COLUMNS that take more than one value: "view=AP" -> indices."""
-    out = {}
-    for column in SUBGROUP_COLUMNS:
-        values = np.asarray(table.meta.get(column, ()))
-        for value in np.unique(values):
-            if len(np.unique(values)) > 1:
-                out[f"{column}={value}"] = np.flatnonzero(values == value)
-    return out
+    columns = {column: np.asarray(table.meta.get(column, ())) for column in SUBGROUP_COLUMNS}
+    return {
+        f"{column}={value}": np.flatnonzero(values == value)
+        for column, values in columns.items()
+        for value in np.unique(values)
+        if len(np.unique(values)) > 1
+    }

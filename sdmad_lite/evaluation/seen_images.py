@@ -7,10 +7,10 @@ before you give away a detector whose patient numbers are secret. The detector d
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +22,31 @@ FILE = "support.json"
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """Rows (N,) of a table whose image, or whose patient, was in the support set."""
+class Seen:
+    """Which rows (N,) of a table have an image, or a patient, that was in the support set."""
 
     images: np.ndarray
     patients: np.ndarray
 
 
-def pixel_hash(image, color: bool) -> str:
-    """SHA-256 of an image as it is read, whatever its file is called and however it is packed."""
-    picture = read_image(image, color)
-    return hashlib.sha256(f"{picture.mode} {picture.size} ".encode() + picture.tobytes()).hexdigest()
+def _hashes(table: ImageTable, color: bool, salt: str) -> tuple[list[str], list[str | None]]:
+    """Of each image as it is read, whatever its file is called; and of its patient, None where none is named."""
+    pictures = (read_image(image, color) for image in table.images)
+    images = [sha256(f"{p.mode} {p.size} ".encode() + p.tobytes()).hexdigest() for p in pictures]
+    if not table.has_patients:
+        return images, [None] * len(table)
+    return images, [sha256(f"{salt} {patient}".encode()).hexdigest() for patient in table.patients()]
 
 
-def _patient_hash(salt: str, patient: str) -> str:
-    return hashlib.sha256(f"{salt} {patient}".encode()).hexdigest()
-
-
-def write_support(folder: Path, table: ImageTable, color: bool) -> None:
+def write_seen(folder: Path, table: ImageTable, color: bool) -> None:
     """Write support.json into the folder of a detector."""
     salt = secrets.token_hex(16)
-    patients = sorted(set(table.meta.get("patient_id", ())))
-    state = {
-        "images": sorted(pixel_hash(image, color) for image in table.images),
-        "salt": salt,
-        "patients": [_patient_hash(salt, patient) for patient in patients],
-    }
+    images, patients = _hashes(table, color, salt)
+    state = {"images": sorted(images), "salt": salt, "patients": sorted({patient for patient in patients if patient})}
     (folder / FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
-def overlap(folder: str | Path, table: ImageTable, color: bool) -> Overlap | None:
+def find_seen(folder: str | Path, table: ImageTable, color: bool) -> Seen | None:
     """Which rows the detector has seen; None where it does not say what it was fitted on.
 
     Raises:
@@ -62,12 +57,12 @@ def overlap(folder: str | Path, table: ImageTable, color: bool) -> Overlap | Non
         return None
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        images, salt, patients = set(state["images"]), str(state["salt"]), set(state["patients"])
+        known, salt, people = set(state["images"]), str(state["salt"]), set(state["patients"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SDMADError(
-            f"{path}: not what 'sdmad fit' wrote ({type(error).__name__}: {error}); fit again, or delete the file"
-        ) from None
-    seen = np.array([pixel_hash(image, color) in images for image in table.images], dtype=bool)
-    known = table.meta.get("patient_id", [None] * len(table))
-    same = np.array([p is not None and _patient_hash(salt, p) in patients for p in known], dtype=bool)
-    return Overlap(seen, same)
+        why = f"{type(error).__name__}: {error}"
+        raise SDMADError(f"{path}: not what 'sdmad fit' wrote ({why}); fit again, or delete the file") from None
+    images, patients = _hashes(table, color, salt)
+    return Seen(
+        images=np.array([image in known for image in images], dtype=bool),
+        patients=np.array([patient in people for patient in patients], dtype=bool),
+    )

@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.data import ImageTable
 from sdmad_lite.errors import DataError
-from sdmad_lite.evaluation.baselines import ON_FEATURES, Query, zero_shot
+from sdmad_lite.evaluation.baselines import ON_FEATURES, Query
 from sdmad_lite.evaluation.episodes import draw_episodes
-from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, Settings, eligible, run_experiment
+from sdmad_lite.selection.sign_selector import equal_weights, margins
 from sdmad_lite.show import course
 
 
@@ -41,7 +42,7 @@ def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phanto
     # nothing in the zero-shot row depends on the draw, nor on the methods run before it
     assert experiment.series(ZERO_SHOT)[0] == experiment.series(ZERO_SHOT)[1]
     u, v = tiny_clip.encode_images(test.images), tiny_clip.encode_texts(bank.texts)
-    scores = zero_shot(u, v, torch.from_numpy(bank.membership()))
+    scores = margins((u @ v.T).numpy(), equal_weights(bank.membership()))
     expected = roc_auc_score(test.labels, scores, average="macro")
     assert experiment.mean(ZERO_SHOT).mean.multilabel.macro.auroc == pytest.approx(expected, abs=1e-6)
     for detector, scored in zip(experiment.detectors, experiment.scores[BOTH_STAGES], strict=True):
@@ -56,7 +57,8 @@ def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank,
     rows = [episodes.rows(train, 1, draw) for draw in (1, 0)]
     mine = {"prototypes again": ON_FEATURES["prototypes"]}
     short = AlignmentConfig(steps=1, augmentations=1)
-    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], short, baselines=mine, support=rows)
+    settings = Settings(alignment=short, baselines=mine, support=rows)
+    experiment = run_experiment(train, test, bank, tiny_clip, 1, [1, 0], settings)
     assert list(experiment.results) == list(experiment.methods) == [*OWN, "prototypes again"]
     for given, used in zip(rows, experiment.support, strict=True):
         np.testing.assert_array_equal(given, used)
@@ -76,7 +78,7 @@ def test_every_method_is_fitted_before_a_test_image_is_read(tiny_clip, bank, pha
     missing = ImageTable(("gone.png",) * 4, np.eye(4, 3, dtype=int), bank.categories, {})
     with pytest.raises(DataError, match=r"gone\.png"):
         short = AlignmentConfig(steps=1, augmentations=1)
-        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], short, baselines={"spy": spy})
+        run_experiment(phantom_table, missing, bank, tiny_clip, 1, [4, 5], Settings(short, baselines={"spy": spy}))
     assert fitted == [4, 5]
 
 
@@ -87,7 +89,8 @@ def test_another_test_set_changes_nothing_that_was_fitted(tiny_clip, bank, phant
     query = Query(new, tiny_clip.encode_images(new))
     methods = quick_baselines(tiny_clip)
     short = AlignmentConfig(steps=5)
-    one, two = (run_experiment(train, t, bank, tiny_clip, 2, [0, 1], short, baselines=methods) for t in tests)
+    settings = Settings(short, baselines=methods)
+    one, two = (run_experiment(train, t, bank, tiny_clip, 2, [0, 1], settings) for t in tests)
     for a, b in zip(one.detectors + one.training_free, two.detectors + two.training_free, strict=True):
         for name, tensor in a.adapters_.state_dict().items():
             assert torch.equal(tensor, b.adapters_.state_dict()[name])

@@ -8,23 +8,19 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdmad_lite.alignment.losses import inter_anomaly_loss
+from sdmad_lite.clip.backbone import Backbone
+from sdmad_lite.errors import DataError
+from sdmad_lite.evaluation.baselines import Predictor, Query, Support, Temperature, descend, prototypes, seeded
+from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import MODALITIES, modality_named, sample_phantoms
-
-from ...alignment.losses import inter_anomaly_loss
-from ...errors import DataError
-from ...signs.bank import SignBank
-from .base import Calibration, Predictor, Query, Support, descend, seeded
-from .features import prototype_margins
-
-if TYPE_CHECKING:
-    from ...clip.backbone import Backbone
 
 SEED = 314_159
 """Of the phantoms to meta-learn on; no support or test set of this project is drawn with it."""
@@ -141,7 +137,7 @@ class PrototypicalEpisodes(_Meta):
             layers = nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, width))
         nn.init.zeros_(layers[2].weight)  # the first prototypes are those of the standardised features
         nn.init.zeros_(layers[2].bias)
-        calibration = Calibration(1)
+        temperature = Temperature(1)
 
         def head(u: Tensor) -> Tensor:
             x = table.standardised(u)
@@ -149,14 +145,14 @@ class PrototypicalEpisodes(_Meta):
 
         def loss() -> Tensor:
             a, b, columns = self._episode(support, table.labels, rng)
-            margin = prototype_margins(head(table.u[a]), table.labels[a][:, columns], head(table.u[b]))
-            return inter_anomaly_loss(calibration(margin), labels[b][:, columns])
+            margin = prototypes(head(table.u[a]), table.labels[a][:, columns], head(table.u[b]))
+            return inter_anomaly_loss(temperature(margin), labels[b][:, columns])
 
-        descend([*layers.parameters(), *calibration.parameters()], loss, self.episodes, self.lr)
+        descend([*layers.parameters(), *temperature.parameters()], loss, self.episodes, self.lr)
 
         @torch.no_grad()
         def predict(query: Query) -> np.ndarray:
-            return prototype_margins(head(support.u), support.labels, head(query.u)).numpy()
+            return prototypes(head(support.u), support.labels, head(query.u)).numpy()
 
         return predict
 

@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from ...alignment.activations import split_image_tower
-from ...alignment.adapters import installed
-from ...alignment.augment import augment, make_augmented
-from ...alignment.losses import category_margins, inter_anomaly_loss
-from ...clip.towers import block_width, vision_blocks
-from ...data import read_image
-from ...selection.image_evidence import logistic
-from .base import Calibration, Predictor, Query, Support, batches, descend, seeded
-from .features import LinearProbe
+from sdmad_lite.alignment.activations import split_image_tower
+from sdmad_lite.alignment.adapters import installed
+from sdmad_lite.alignment.augment import augment, make_augmented
+from sdmad_lite.alignment.losses import category_margins, inter_anomaly_loss
+from sdmad_lite.clip.towers import block_width, vision_blocks
+from sdmad_lite.data import read_image
+from sdmad_lite.evaluation.baselines import LinearProbe, Predictor, Query, Support, Temperature, descend, seeded
+from sdmad_lite.selection.image_evidence import logistic
 
 
 def thumbnails(images: Sequence, size: int, color: bool = False) -> Tensor:
@@ -28,6 +27,17 @@ def thumbnails(images: Sequence, size: int, color: bool = False) -> Tensor:
     small = [np.asarray(read_image(image, color).resize((size, size)), dtype=np.float32) / 255 for image in images]
     x = torch.from_numpy(np.stack(small))
     return x.permute(0, 3, 1, 2).contiguous() if color else x[:, None]
+
+
+def batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
+    """Rows of one batch after the other without end; every row comes once before any comes again."""
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while True:
+        if len(order) < min(size, count):
+            order = rng.permutation(count).tolist()
+        rows, order = order[:size], order[size:]
+        yield torch.tensor(rows)
 
 
 def _chunks(images: Sequence, size: int = 64) -> Iterator[Sequence]:
@@ -100,7 +110,7 @@ class VisualAdapter:
             adapters = nn.ModuleDict(
                 {f"image_{i}": PatchAdapter(block_width(blocks[i]), v.shape[1], self.residual) for i in places}
             ).to(device)
-        calibration = Calibration(target.shape[1]).to(device)
+        temperature = Temperature(target.shape[1]).to(device)
         prefix = getattr(getattr(backbone.model.visual, "trunk", None), "num_prefix_tokens", 1)
 
         def logits(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -108,7 +118,7 @@ class VisualAdapter:
             tokens = torch.stack([F.normalize(a.tokens[:, prefix:], dim=-1) for a in adapters.values()])
             margin = category_margins(tokens, v, weights)  # (layers, N, patches, C)
             kept = margin.topk(max(1, round(self.top * margin.shape[2])), dim=2).values
-            return calibration(kept.mean((0, 2)))
+            return temperature(kept.mean((0, 2)))
 
         views = make_augmented(backbone, support.images, self.views, support.seed, support.bank.color)
         draw = batches(self.views * len(target), self.batch, support.seed)
@@ -121,7 +131,7 @@ class VisualAdapter:
                 rows = next(draw)
                 return inter_anomaly_loss(logits(embed, x[rows]), target[rows % len(target)])
 
-            descend([*adapters.parameters(), *calibration.parameters()], loss, self.steps, self.lr)
+            descend([*adapters.parameters(), *temperature.parameters()], loss, self.steps, self.lr)
 
         @torch.no_grad()
         def predict(query: Query) -> np.ndarray:
