@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmark_plots import plot_gains, plot_shots
+
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, NO_TRAINING, OWN, SIGNS_ONLY, STAGE_1, ZERO_SHOT
 from sdmad_lite.files import NOTICE
-from sdmad_lite.show import plots
 
 ALL = "all phantoms"
 
@@ -99,7 +100,7 @@ def figures(summary: dict, folder: Path) -> None:
         best = max((m for m in rows if m not in OWN), key=lambda m: rows[m][last][0])
         two = f"SD-MAD {rows[BOTH_STAGES][last][0]:.2f}, the best baseline ({best}) {rows[best][last][0]:.2f}"
         title = f"{name}: at K = {last} {two}"
-        plots.plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)
+        plot_shots(rows, "macro mAP", title).savefig(folder / shots_file(name), dpi=90)
     gains = {
         gain: {
             bank: {int(k): row["selection_gain"][gain]["mAP"] for k, row in sets[ALL].items()}
@@ -109,7 +110,7 @@ def figures(summary: dict, folder: Path) -> None:
         for gain in ("training_free", "stage2")
     }
     titles = {"training_free": "without stage 1: over zero-shot", "stage2": "after stage 1: over all signs"}
-    plots.plot_gains(gains, titles).savefig(folder / "selection.png", dpi=90)
+    plot_gains(gains, titles).savefig(folder / "selection.png", dpi=90)
 
 
 def write_page(summary_file: Path, page: Path) -> None:

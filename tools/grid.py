@@ -25,8 +25,8 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.selection.sign_selector import margins
 from sdmad_lite.show.course import samples, support_and_validation
-from sdmad_lite.show.panels import GRID, SCORES
 from sdmad_lite.show.report import write_json
+from sdmad_lite.show.score_panels import GRID, SCORES
 from sdmad_phantoms import modality_named
 
 SHOTS, LAMBDAS = (1, 2, 4, 8, 16), (0.5, 0.7, 0.9, 1.0)
@@ -41,7 +41,7 @@ CELLS = Path("build/grid.jsonl")
 
 def fit(shots: int, lam: float, terms: str, draw: int, modality: str, steps: int | None) -> dict:
     """AP of each category on validation images, by SD-MAD and by its signs alone."""
-    bank, train, _ = (table.restricted(list(modality_named(modality).kept_out)) for table in samples(modality))
+    bank, train, _ = samples(modality, kept_out=True)
     support, validation = support_and_validation(train, shots, draw)
     alignment = AlignmentConfig(**TERMS[terms])
     if steps is not None:

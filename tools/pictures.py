@@ -104,8 +104,8 @@ def explanation() -> Figure:
     truth = [c for c, y in zip(bank.categories, test.labels[row], strict=True) if y]
     picture.set_title("truly present:\n" + " and ".join(truth), fontsize=10)
     picture.axis("off")
-    plots.draw_probabilities(chances, explained, truth)
-    plots.draw_explanation(parts, max(explained, key=lambda e: e.logit))
+    plots.plot_probabilities(explained, truth, chances)
+    plots.plot_explanation(max(explained, key=lambda e: e.logit), parts)
     return figure
 
 

@@ -27,11 +27,14 @@ OUTPUTS = ROOT / "build" / "course"
 """Where notebooks leave files for each other; it can be deleted at any time."""
 
 
-def samples(modality: str = "chest") -> tuple[SignBank, ImageTable, ImageTable]:
+def samples(modality: str = "chest", kept_out: bool = False) -> tuple[SignBank, ImageTable, ImageTable]:
     """The phantoms of one modality (chest, brain or fundus): their bank, the train table and the test table.
 
+    Args:
+        kept_out: only the categories that the embedded CLIP has never seen.
+
     Raises:
-        DataError: the samples are not there, as after an install without the repository.
+        DataError: an unknown modality, or the samples are not there, as after an install without the repository.
     """
     folder = ROOT / "data_samples" / modality
     if not (folder / "labels.csv").is_file():
@@ -39,6 +42,11 @@ def samples(modality: str = "chest") -> tuple[SignBank, ImageTable, ImageTable]:
         raise DataError(f"{folder}: no samples; make them with `python -m sdmad_phantoms.samples {parent}`")
     bank = load_bank(f"{modality}_phantoms")
     train, test = split_train_test(load_folder(folder, bank.categories))
+    if kept_out:
+        from sdmad_phantoms import modality_named
+
+        names = list(modality_named(modality).kept_out)
+        return bank.restricted(names), train.restricted(names), test.restricted(names)
     return bank, train, test
 
 

@@ -9,27 +9,15 @@ import ipywidgets
 import numpy as np
 from scipy.special import expit
 
-from sdmad_phantoms import modality_named
-
 from ..alignment.adapters import installed
 from ..clip.backbone import load_clip
 from ..data import read_image
 from ..selection.sign_selector import support_auroc
-from . import plots
 from .course import load_or_fit, load_or_project, samples, support_and_validation
-from .panels import (
-    BoardCase,
-    BreakCase,
-    EmbeddingCase,
-    ExplorerCase,
-    board_panel,
-    break_panel,
-    embedding_panel,
-    explorer_panel,
-    grid_panel,
-    load_grid,
-)
-from .widgets import SignCase, SignPanel
+from .image_panels import BreakCase, EmbeddingCase, break_panel, embedding_panel
+from .plots import project
+from .score_panels import BoardCase, board_panel, grid_panel, load_grid
+from .sign_panels import ExplorerCase, SignCase, explorer_panel, signs_kept_panel
 
 STYLE = """<style>
 .jupyter-widgets, .jupyter-widgets label, .jupyter-widgets select, .jupyter-widgets .widget-readout { font-size: 18px; }
@@ -48,31 +36,30 @@ def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywid
     Raises:
         DataError: an unknown modality, or no samples.
     """
-    kept_out = list(modality_named(modality).kept_out)
-    bank, train, _ = (table.restricted(kept_out) for table in samples(modality))
+    bank, train, _ = samples(modality, kept_out=True)
     support, validation = support_and_validation(train, shots, seed)
-    clip = load_clip()
+    clip, images, labels = load_clip(), validation.images, validation.labels
     detector = load_or_fit(support, bank, clip, f"kept_out_{shots}", seed)
-    explorer = ExplorerCase(detector, validation.images, validation.labels)
-    (z, h), labels = explorer.features, validation.labels
-    pictures = [np.asarray(read_image(image, bank.color)) for image in validation.images]
-    before = clip.encode_images(validation.images, color=bank.color).numpy()
-    with installed(clip, detector.adapters_):
-        after = clip.encode_images(validation.images, color=bank.color).numpy()
-    layouts = {"UMAP": tuple(load_or_project(u) for u in (before, after))}
-    layouts["PCA"] = tuple(plots.project(u, "pca") for u in (before, after))
-    attributes = {name: validation.meta[name] for name in ("site", "sex")}
-    scores, worst = expit(detector.logits(z, h)), int(labels.sum(1).argmax())
+    explorer = ExplorerCase(detector, images, labels)
+    cosines, activations = explorer.features
+    scores = expit(detector.logits(cosines, activations))
     auroc = support_auroc(detector.cosines(support.images), support.labels, detector.membership)
+    before = clip.encode_images(images, color=bank.color).numpy()
+    with installed(clip, detector.adapters_):
+        after = clip.encode_images(images, color=bank.color).numpy()
+    layouts = {
+        "UMAP": (load_or_project(before), load_or_project(after)),
+        "PCA": (project(before, "pca"), project(after, "pca")),
+    }
+    pictures = [np.asarray(read_image(image, bank.color)) for image in images]
+    attributes = {name: validation.meta[name] for name in ("site", "sex")}
+    embedding = EmbeddingCase(layouts, labels, bank.categories, cosines, bank.texts, pictures, attributes)
     panels = {
         "Signs of an image": explorer_panel(explorer),
-        "Signs kept": SignPanel(SignCase(z, labels, bank, auroc, detector.weights_)),
+        "Signs kept": signs_kept_panel(SignCase(cosines, labels, bank, auroc, detector.weights_)),
         "Shots and strength": grid_panel(load_grid()),
         "Protocols": board_panel(BoardCase(scores, labels, bank.categories, detector.thresholds_)),
-        "Embeddings": embedding_panel(
-            EmbeddingCase(layouts, labels, bank.categories, z, bank.texts, pictures, attributes)
-        ),
-        "Break it": break_panel(BreakCase(detector, validation.images[worst])),
+        "Embeddings": embedding_panel(embedding),
+        "Break it": break_panel(BreakCase(detector, images[int(labels.sum(1).argmax())])),
     }
-    tabs = ipywidgets.Tab(list(panels.values()), titles=list(panels))
-    return ipywidgets.VBox([ipywidgets.HTML(STYLE), tabs])
+    return ipywidgets.VBox([ipywidgets.HTML(STYLE), ipywidgets.Tab(list(panels.values()), titles=list(panels))])

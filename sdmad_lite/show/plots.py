@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from itertools import zip_longest
 from textwrap import fill
 
 import numpy as np
@@ -33,48 +34,58 @@ def to_png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
     return _Picture(figsize=(width, height), layout="constrained")
 
 
-def _clean(axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
+def clean(axis) -> None:
+    """Take off the lines that carry no scale."""
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def draw_image(axis, image, title: str = "", size: float = 9) -> None:
+    """A grey or colour image without axes."""
+    axis.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
+    axis.set_title(title, fontsize=size)
+    axis.axis("off")
+
+
+def draw_heat(axis, image: np.ndarray, heat: np.ndarray, title: str, size: float) -> None:
+    """An image (H, W) or (H, W, 3) under a heat map (h, w)."""
+    draw_image(axis, image, title, size)
+    extent = (0, image.shape[1], image.shape[0], 0)
+    axis.imshow(heat, cmap="inferno", alpha=0.45, extent=extent, interpolation="bilinear")
 
 
 def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, size: float = 2.4) -> Figure:
     """A contact sheet of grey or colour images, a title over each."""
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    figure = _figure(columns * size, rows * (size + 0.1 + 0.16 * lines))
+    figure = new_figure(columns * size, rows * (size + 0.1 + 0.16 * lines))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for i, image in enumerate(images):
-        axes.flat[i].imshow(image, cmap="gray", vmin=0, vmax=255)
-        if i < len(titles):
-            axes.flat[i].set_title(titles[i], fontsize=8)
+    for axis, image, title in zip_longest(axes.flat[: len(images)], images, titles, fillvalue=""):
+        draw_image(axis, image, title, 8)
     return figure
 
 
 def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
     """The image, and beside it the region of each sign in colour."""
-    figure = _figure(2.6 * (len(masks) + 1), 2.9)
+    figure = new_figure(2.6 * (len(masks) + 1), 2.9)
     axes = figure.subplots(1, len(masks) + 1, squeeze=False)[0]
-    axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
-    axes[0].set_title("image", fontsize=9)
+    draw_image(axes[0], image, "image")
     for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        draw_image(axis, image, name)
         axis.imshow(np.ma.masked_where(~mask, mask), cmap="autumn", alpha=0.55)
-        axis.set_title(name, fontsize=9)
-    for axis in axes:
-        axis.axis("off")
     return figure
 
 
 def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequence[str]) -> Figure:
     """M (C+1, S) as a chart of dots: which sign speaks for which category."""
     names = ["normal", *categories]
-    figure = _figure(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
+    figure = new_figure(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
     axis = figure.subplots()
     shared = member[1:].sum(0) > 1
     for row, column in zip(*np.nonzero(member.T), strict=True):
@@ -89,7 +100,7 @@ def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequen
 
 def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """A square matrix of cosines."""
-    figure = _figure(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
+    figure = new_figure(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
     axis = figure.subplots()
     picture = axis.imshow(matrix, cmap="cividis", vmin=min(0, float(matrix.min())), vmax=1)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
@@ -118,7 +129,7 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[
     """One small map per category: its images in colour, normal images dark, all others light."""
     columns = min(5, len(categories))
     rows = -(-len(categories) // columns)
-    figure = _figure(2.5 * columns, 2.6 * rows + 0.3)
+    figure = new_figure(2.5 * columns, 2.6 * rows + 0.3)
     axes = figure.subplots(rows, columns, squeeze=False)
     normal = labels.sum(1) == 0
     for axis in axes.flat:
@@ -137,17 +148,17 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[
 def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """The losses of stage 1, step by step."""
     names = list(history[0])
-    figure = _figure(3.2 * len(names), 2.6)
+    figure = new_figure(3.2 * len(names), 2.6)
     for axis, name, color in zip(figure.subplots(1, len(names), squeeze=False)[0], names, PALETTE, strict=False):
         axis.plot([step[name] for step in history], color=color)
         axis.set(title=name, xlabel="step", ylabel="loss")
-        _clean(axis)
+        clean(axis)
     return figure
 
 
 def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
     """Signs of one category by weight; dropped ones are grey with their reason."""
-    figure = _figure(9, 0.42 * len(rows) + 1.1)
+    figure = new_figure(9, 0.42 * len(rows) + 1.1)
     axis = figure.subplots()
     weights = [row["weight"] for row in rows]
     axis.barh(range(len(rows)), weights, color=[BLUE if row["kept"] else GREY for row in rows])
@@ -160,7 +171,7 @@ def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
     axis.invert_yaxis()
     kept = sum(row["kept"] for row in rows)
     axis.set(xlabel="weight (dashed: all signs equal)", title=f"{category}: {kept} of {len(rows)} signs kept")
-    _clean(axis)
+    clean(axis)
     return figure
 
 
@@ -184,11 +195,20 @@ def draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[d
     return groups, height
 
 
-def draw_probabilities(axis, explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> None:
-    """`plot_probabilities` on an axis."""
+def detected(explanation: CategoryExplanation) -> bool:
+    """Whether the probability reaches the threshold."""
+    return explanation.probability >= explanation.threshold
+
+
+def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = (), axis=None) -> Figure:
+    """Probability of each category against its threshold; true categories in bold.
+
+    Args:
+        axis: where to draw; on a figure of its own when left out.
+    """
+    axis = axis or new_figure(5.2, 0.32 * len(explanations) + 1.0).subplots()
     for i, e in enumerate(explanations):
-        found = e.probability >= e.threshold
-        axis.barh(i, e.probability, color=BLUE if found else "#cccccc")
+        axis.barh(i, e.probability, color=BLUE if detected(e) else "#cccccc")
         axis.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color=RED, linewidth=2)
     axis.set_yticks(range(len(explanations)), [e.category for e in explanations], fontsize=9)
     for label, e in zip(axis.get_yticklabels(), explanations, strict=True):
@@ -196,64 +216,62 @@ def draw_probabilities(axis, explanations: Sequence[CategoryExplanation], truth:
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel="probability (red: threshold)")
     axis.set_title("detected in blue; truly present in bold" if len(truth) else "detected in blue", fontsize=10)
-    _clean(axis)
+    clean(axis)
+    return axis.figure
 
 
-def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = ()) -> Figure:
-    """Probability of each category against its threshold; true categories in bold."""
-    figure = _figure(5.2, 0.32 * len(explanations) + 1.0)
-    draw_probabilities(figure.subplots(), explanations, truth)
-    return figure
+def logit_parts(explanation: CategoryExplanation) -> dict[str, float]:
+    """What each sign adds to the logit, then all normal signs together, the image evidence and the bias."""
+    parts = {s.text: s.contribution for s in explanation.signs if not s.normal}
+    normal = [s.contribution for s in explanation.signs if s.normal]
+    return parts | {
+        f"{len(normal)} normal signs": sum(normal),
+        "image evidence": explanation.image,
+        "bias": explanation.bias,
+    }
 
 
-def draw_explanation(axis, explanation: CategoryExplanation) -> None:
-    """`plot_explanation` on an axis."""
-    own = [s for s in explanation.signs if not s.normal]
-    against = [s for s in explanation.signs if s.normal]
-    texts = [s.text if s.weight else f"{s.text} (dropped)" for s in own] + [f"{len(against)} normal signs"]
-    parts = [s.contribution for s in own] + [sum(s.contribution for s in against)]
-    texts, parts = [*texts, "image evidence", "bias"], [*parts, explanation.image, explanation.bias]
-    axis.barh(range(len(parts)), parts, color=[BLUE if part >= 0 else RED for part in parts])
+def draw_parts(axis, parts: Mapping[str, float], size: float) -> None:
+    """A bar for each part of a logit, by its name; blue adds, red takes away."""
+    axis.barh(range(len(parts)), list(parts.values()), color=[BLUE if part >= 0 else RED for part in parts.values()])
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(parts)), texts, fontsize=8)
+    axis.set_yticks(range(len(parts)), list(parts), fontsize=size)
     axis.invert_yaxis()
-    verdict = "detected" if explanation.probability >= explanation.threshold else "not detected"
-    axis.set(xlabel="contribution to the logit")
-    axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=10)
-    _clean(axis)
+    clean(axis)
 
 
-def plot_explanation(explanation: CategoryExplanation) -> Figure:
+def plot_explanation(explanation: CategoryExplanation, axis=None) -> Figure:
     """What each sign adds to the logit, and what the image evidence; all bars sum to it.
 
-    The normal signs are drawn as one bar.
+    Args:
+        axis: where to draw; on a figure of its own when left out.
     """
-    figure = _figure(8, 0.36 * (sum(not s.normal for s in explanation.signs) + 3) + 1.1)
-    draw_explanation(figure.subplots(), explanation)
-    return figure
+    parts, dropped = logit_parts(explanation), {s.text for s in explanation.signs if not s.weight}
+    axis = axis or new_figure(8, 0.36 * len(parts) + 1.1).subplots()
+    draw_parts(axis, {f"{name} (dropped)" if name in dropped else name: part for name, part in parts.items()}, 8)
+    verdict = "detected" if detected(explanation) else "not detected"
+    axis.set(xlabel="contribution to the logit")
+    axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=10)
+    return axis.figure
 
 
 def plot_sign_maps(
     image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
 ) -> Figure:
     """Heat maps (h, w) over the image; the true region, where known, as a line."""
-    figure = _figure(2.7 * len(maps) + 0.2, 3.0)
+    figure = new_figure(2.7 * len(maps) + 0.2, 3.0)
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
-    height, width = image.shape[:2]
     for axis, (name, heat) in zip(axes, maps.items(), strict=True):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.imshow(heat, cmap="inferno", alpha=0.45, extent=(0, width, height, 0), interpolation="bilinear")
+        draw_heat(axis, image, heat, fill(name, 36), 8)
         if masks and name in masks:
             axis.contour(masks[name], levels=[0.5], colors=[SKY], linewidths=1.2)
-        axis.set_title(fill(name, 36), fontsize=8)
-        axis.axis("off")
     return figure
 
 
 def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, title: str = "") -> Figure:
     """Methods with mean and 95 % interval (method -> mean, low, high), best on top."""
     ordered = sorted(rows.items(), key=lambda item: item[1][0])
-    figure = _figure(7, 0.38 * len(ordered) + 1.0)
+    figure = new_figure(7, 0.38 * len(ordered) + 1.0)
     axis = figure.subplots()
     for i, (name, (mean, low, high)) in enumerate(ordered):
         color = BLUE if name.startswith("SD-MAD") else GREY
@@ -264,52 +282,7 @@ def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, tit
     axis.set_ylim(-0.6, len(ordered) - 0.3)
     axis.set(xlabel=f"{label}, mean and 95 % interval over support draws")
     axis.set_title(title, fontsize=10)
-    _clean(axis)
-    return figure
-
-
-def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], label: str, title: str = "") -> Figure:
-    """Methods over K (method -> K -> mean, low, high): SD-MAD with its interval, the others as lines."""
-    figure = _figure(8.5, 4.4)
-    axis = figure.subplots()
-    ordered = sorted(rows, key=lambda name: -list(rows[name].values())[-1][0])
-    others = iter([(style, color) for style in ("-", "--", ":") for color in PALETTE[1:] if color != "#F0E442"])
-    for name in ordered:
-        shots, means = list(rows[name]), [row[0] for row in rows[name].values()]
-        if name.startswith("SD-MAD"):
-            axis.fill_between(
-                shots, *zip(*(row[1:] for row in rows[name].values()), strict=True), color=BLUE, alpha=0.2
-            )
-            axis.plot(shots, means, "o-", color=BLUE, linewidth=3, label=name, zorder=3)
-        else:
-            style, color = next(others)
-            axis.plot(shots, means, style, color=color, linewidth=1.5, label=name)
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(shots, [str(k) for k in shots])
-    axis.set(xlabel="shots per category, K", ylabel=f"{label}, mean over support draws")
-    axis.set_title(title, fontsize=10)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    _clean(axis)
-    return figure
-
-
-def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles: Mapping[str, str]) -> Figure:
-    """Paired differences with intervals (panel -> bank -> K -> difference, low, high), a panel for each of `titles`."""
-    figure = _figure(9, 3.4)
-    for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
-        for i, (bank, row) in enumerate(gains[name].items()):
-            shots = np.array(list(row), dtype=float) * 2 ** (0.12 * (i - (len(gains[name]) - 1) / 2))
-            middle = np.array([r["difference"] for r in row.values()])
-            reach = [[r["difference"] - r["low"], r["high"] - r["difference"]] for r in row.values()]
-            axis.errorbar(shots, middle, np.array(reach).T, fmt="o", color=PALETTE[i], capsize=2, label=bank)
-        axis.axhline(0, color="black", linewidth=1)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(list(row), [str(k) for k in row])
-        axis.minorticks_off()
-        axis.set(xlabel="shots per category, K", ylabel="gain in macro mAP")
-        axis.set_title(title, fontsize=10)
-        _clean(axis)
-    axis.legend(title="sign bank", fontsize=8, frameon=False)
+    clean(axis)
     return figure
 
 
@@ -318,7 +291,7 @@ def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") ->
     trees = (result.mean, result.low, result.high) if isinstance(result, Interval) else (result,)
     names = list(trees[0].multilabel.per_category)
     drawn = False
-    figure = _figure(8, 0.5 * len(names) + 1.2)
+    figure = new_figure(8, 0.5 * len(names) + 1.2)
     axis = figure.subplots()
     for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
         for i, name in enumerate(names):
@@ -341,7 +314,7 @@ def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") ->
         axis.set_xlim(right=1.02)
     axis.set(xlabel=f"{figure_name.upper()} {'(95 % interval over support draws)' if drawn else '(one support draw)'}")
     figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
-    _clean(axis)
+    clean(axis)
     return figure
 
 
@@ -349,7 +322,7 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     """ROC and precision-recall curves of each category that has positives and negatives."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure = _figure(10.5, 4)
+    figure = new_figure(10.5, 4)
     roc, pr = figure.subplots(1, 2)
     for c, (name, color) in enumerate(zip(categories, (PALETTE * 3), strict=False)):
         if 0 < labels[:, c].sum() < len(labels):
@@ -363,5 +336,5 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     pr.set(xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
     figure.legend(*pr.get_legend_handles_labels(), fontsize=7, loc="outside right center", frameon=False)
     for axis in (roc, pr):
-        _clean(axis)
+        clean(axis)
     return figure

@@ -23,10 +23,10 @@ from scipy.special import expit
 from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
 from sdmad_lite.selection.sign_selector import SignSelector, best_f1_thresholds
-from sdmad_lite.show.panels.base import panel_png
-from sdmad_lite.show.panels.board import BoardCase, protocol_board
-from sdmad_lite.show.panels.embedding import EmbeddingCase, embedding_explorer
+from sdmad_lite.show.image_panels import EmbeddingCase, embedding_explorer
+from sdmad_lite.show.panel import panel_png
 from sdmad_lite.show.plots import project
+from sdmad_lite.show.score_panels import BoardCase, protocol_board
 
 SIGNS, CATEGORIES, SHOTS, WIDTH, ROUNDS = 100, 20, 16, 512, 5
 ASKED = 5.0

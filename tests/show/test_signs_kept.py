@@ -1,4 +1,4 @@
-"""Panels: every value is moved by program, and what is shown is compared with what is computed by hand."""
+"""The panel of signs kept: each value is moved by program, and what is shown compared with what is computed by hand."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.selection.sign_selector import SelectionConfig, SignSelector
-from sdmad_lite.show import widgets
-from sdmad_lite.show.panels.base import panel_png
-from sdmad_lite.show.widgets import SignCase, SignPanel, sign_numbers, sign_panel_figure
+from sdmad_lite.show import sign_panels
+from sdmad_lite.show.panel import panel_png
+from sdmad_lite.show.sign_panels import SignCase, sign_numbers, signs_kept, signs_kept_panel
 from sdmad_lite.signs.bank import parse_bank
 
 SIGNS = {
@@ -55,19 +55,25 @@ def case():
 
 @pytest.fixture
 def panel(case):
-    return SignPanel(case)
+    return signs_kept_panel(case)
 
 
 def by_hand(case, category, texts):
     """Margin (N,) of a category with only these signs: a mean over columns minus the mean of the normal ones."""
     columns = [BANK.texts.index(text) for text in texts]
     normal = [BANK.texts.index(text) for text in ("clear lungs", "sharp angles")]
-    return case.labels[:, BANK.categories.index(category)], case.z[:, columns].mean(1) - case.z[:, normal].mean(1)
+    return case.labels[:, BANK.categories.index(category)], case.cosines[:, columns].mean(1) - case.cosines[
+        :, normal
+    ].mean(1)
 
 
 def shown_signs(panel):
     """The texts of the checkboxes that are on."""
-    return [check.description.split(" (support AUROC")[0] for check in panel.checks if check.value]
+    return [check.description.split(" (support AUROC")[0] for check in boxes(panel) if check.value]
+
+
+def boxes(panel):
+    return panel.controls["signs"].boxes
 
 
 def picture(panel):
@@ -76,7 +82,7 @@ def picture(panel):
 
 def check_state(panel, case):
     """What the text says is what scikit-learn says of the same signs."""
-    category, texts = panel.category.value, shown_signs(panel)
+    category, texts = panel.controls["category"].value, shown_signs(panel)
     y, margin = by_hand(case, category, texts)
     state = panel.state.value
     assert f"<b>{category}</b>: {len(texts)} of {len(SIGNS[category])} signs on, {y.sum()} positives of 80" in state
@@ -85,9 +91,9 @@ def check_state(panel, case):
     y, margin = by_hand(case, category, SIGNS[category])
     assert f"AP with all signs {average_precision_score(y, margin):.3f}" in state
     c = BANK.categories.index(category)
-    chosen = case.z @ case.weights[c]
+    chosen = case.cosines @ case.weights[c]
     assert f"signs of stage 2 {average_precision_score(y, chosen):.3f}" in state
-    assert panel.slider.value == len(texts)
+    assert panel.controls["number"].value == len(texts)
     assert picture(panel).startswith(b"\x89PNG")
 
 
@@ -98,13 +104,13 @@ def test_sweep_of_all_categories_and_slider_values(panel, case):
     check_state(panel, case)
     for category in reversed(BANK.categories):
         before = picture(panel)
-        panel.category.value = category
+        panel.controls["category"].value = category
         assert picture(panel) != before
         assert shown_signs(panel) == [BANK.texts[s] for s in case.ranked(category)]  # all on, best first
         check_state(panel, case)
         for number in [*range(1, len(SIGNS[category]) + 1), 1]:
-            before, changed = picture(panel), panel.slider.value != number
-            panel.slider.value = number
+            before, changed = picture(panel), panel.controls["number"].value != number
+            panel.controls["number"].value = number
             assert shown_signs(panel) == [BANK.texts[s] for s in case.ranked(category)[:number]]
             assert (picture(panel) != before) == changed
             check_state(panel, case)
@@ -112,39 +118,39 @@ def test_sweep_of_all_categories_and_slider_values(panel, case):
 
 @pytest.mark.parametrize("category", ["Effusion", "Mass"])
 def test_each_sign_goes_off_and_on(panel, case, category):
-    panel.category.value = category
+    panel.controls["category"].value = category
     full = picture(panel)
-    for i in range(len(panel.checks)):
-        panel.checks[i].value = False
+    for i in range(len(boxes(panel))):
+        boxes(panel)[i].value = False
         assert picture(panel) != full
-        assert len(shown_signs(panel)) == len(panel.checks) - 1
+        assert len(shown_signs(panel)) == len(boxes(panel)) - 1
         check_state(panel, case)
-        panel.checks[i].value = True
+        boxes(panel)[i].value = True
         assert picture(panel) == full  # the same state is the same picture, byte for byte
         check_state(panel, case)
 
 
 def test_the_last_sign_stays_on_and_the_text_says_so(panel, case):
-    panel.slider.value = 1
+    panel.controls["number"].value = 1
     before = picture(panel)
-    panel.checks[0].value = False
-    assert [check.value for check in panel.checks] == [True, False, False, False, False]
-    assert "At least one sign must stay on" in panel.state.value
+    boxes(panel)[0].value = False
+    assert [check.value for check in boxes(panel)] == [True, False, False, False, False]
+    assert "At least one must stay on" in panel.controls["signs"].remark.value
     assert picture(panel) == before
     check_state(panel, case)
-    panel.checks[1].value = True
-    assert "At least one" not in panel.state.value
-    panel.category.value = "Hernia"  # has one sign only
-    panel.checks[0].value = False
-    assert panel.checks[0].value and "At least one sign must stay on" in panel.state.value
+    boxes(panel)[1].value = True
+    assert panel.controls["signs"].remark.value == ""
+    panel.controls["category"].value = "Hernia"  # has one sign only
+    boxes(panel)[0].value = False
+    assert boxes(panel)[0].value and "At least one must stay on" in panel.controls["signs"].remark.value
     check_state(panel, case)
 
 
 def test_slider_after_checkboxes_takes_the_best_again(panel, case):
-    panel.checks[0].value = False
-    assert panel.slider.value == 4
-    panel.slider.value = 3
-    assert [check.value for check in panel.checks] == [True, True, True, False, False]
+    boxes(panel)[0].value = False
+    assert panel.controls["number"].value == 4
+    panel.controls["number"].value = 3
+    assert [check.value for check in boxes(panel)] == [True, True, True, False, False]
     check_state(panel, case)
 
 
@@ -155,13 +161,17 @@ def test_an_exception_in_a_callback_is_not_swallowed(panel, monkeypatch):
     def broken(*args):
         raise RuntimeError("broken figure")
 
-    monkeypatch.setattr(widgets, "sign_panel_figure", broken)
-    for widget, value in ((panel.slider, 2), (panel.checks[0], False), (panel.category, "Mass")):
+    monkeypatch.setattr(sign_panels, "signs_kept", broken)
+    for widget, value in (
+        (panel.controls["number"], 2),
+        (boxes(panel)[0], False),
+        (panel.controls["category"], "Mass"),
+    ):
         with pytest.raises(RuntimeError, match="broken figure"):
             widget.value = value
     monkeypatch.undo()
-    panel.category.value = "Effusion"  # and the panel goes on
-    panel.slider.value = 1
+    panel.controls["category"].value = "Effusion"  # and the panel goes on
+    panel.controls["number"].value = 1
     assert "1 of 5 signs on" in panel.state.value
 
 
@@ -172,12 +182,12 @@ def test_panel_is_made_of_what_runs_without_a_browser(panel):
         names.add(type(widget).__name__)
         queue.extend(getattr(widget, "children", ()))
     assert "Image" in names and "HTML" in names and "Output" not in names
-    assert panel.slider.continuous_update is False
+    assert panel.controls["number"].continuous_update is False
 
 
 def test_texts_that_look_like_html_are_escaped(case):
     odd = parse_bank(json.loads(BANK.model_dump_json().replace("Effusion", "Effusion <b>")))
-    panel = SignPanel(SignCase(case.z, case.labels, odd, case.auroc, case.weights))
+    panel = signs_kept_panel(SignCase(case.cosines, case.labels, odd, case.auroc, case.weights))
     assert "Effusion &lt;b&gt;" in panel.state.value
 
 
@@ -185,7 +195,7 @@ def test_a_move_is_quick(panel):
     times = []
     for number in (1, 2, 3, 4, 5):
         start = time.process_time()
-        panel.slider.value = number
+        panel.controls["number"].value = number
         times.append(time.process_time() - start)
     assert min(times) < 0.3
 
@@ -194,8 +204,8 @@ def test_a_move_is_quick(panel):
 
 
 def test_figure_shows_the_default_state_of_the_panel(panel, case):
-    assert panel_png(sign_panel_figure(case)) == picture(panel)
-    strip, bars = sign_panel_figure(case, "Mass", case.ranked("Mass")[:2]).axes
+    assert panel_png(signs_kept(case, "Effusion", case.ranked("Effusion"))[0]) == picture(panel)
+    strip, bars = signs_kept(case, "Mass", case.ranked("Mass")[:2])[0].axes
     assert strip.get_title() == "Mass: 2 of 3 signs on"
     numbers = sign_numbers(case, "Mass", case.ranked("Mass")[:2])
     assert [bar.get_width() for bar in bars.patches] == [numbers.ap_all, numbers.ap_stage2, numbers.ap]
@@ -214,22 +224,22 @@ def test_ranking_follows_support_auroc_and_chosen_follows_the_weights(case):
 def test_without_positives_the_numbers_are_not_available():
     case = make_case(seed=1)
     case.labels[:, 0] = 0
-    panel = SignPanel(case)
+    panel = signs_kept_panel(case)
     assert "0 positives of 80" in panel.state.value
     assert re.search(r"AP now <b>n/a</b>, AUROC now <b>n/a</b>; AP with all signs n/a", panel.state.value)
-    panel.category.value = "Mass"
+    panel.controls["category"].value = "Mass"
     assert "n/a" not in panel.state.value
 
 
 @pytest.mark.parametrize("kept", [[], [1, 99], [5]])
 def test_pure_functions_refuse_a_choice_that_is_none(case, kept):
     with pytest.raises(DataError, match="Effusion: keep at least one of its own signs"):
-        sign_panel_figure(case, "Effusion", kept)
+        signs_kept(case, "Effusion", kept)
 
 
-@pytest.mark.parametrize("field", ["z", "labels", "auroc", "weights"])
+@pytest.mark.parametrize("field", ["cosines", "labels", "auroc", "weights"])
 def test_shapes_that_do_not_match_are_named(case, field):
-    arrays = {name: getattr(case, name) for name in ("z", "labels", "auroc", "weights")}
+    arrays = {name: getattr(case, name) for name in ("cosines", "labels", "auroc", "weights")}
     arrays[field] = arrays[field][:, :-1]
     with pytest.raises(DataError, match=f"{field}: shape"):
         SignCase(bank=BANK, **arrays)

@@ -1,0 +1,218 @@
+"""Panels about images: where an image stands among all others, and what happens to its scores when it is spoilt."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from textwrap import fill
+
+import numpy as np
+from PIL import Image, ImageFilter
+from scipy.spatial import cKDTree
+
+from ..data import read_image
+from ..detector import SDMAD
+from ..errors import DataError
+from ..explain import CategoryExplanation
+from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, counter, number_of, panel_axes, slider
+from .plots import BLUE, GREY, ORANGE, PALETTE, RED, clean, detected, draw_image, logit_parts
+
+NEIGHBOURS = 10
+
+# The embedding explorer
+
+
+@dataclass(frozen=True)
+class EmbeddingCase:
+    """Images in two dimensions, before and after stage 1.
+
+    layouts: name -> (before, after), each (N, 2), such as `plots.project` gives by UMAP or PCA. labels: Y (N, C).
+    cosines: (N, S) after stage 1, and the texts of the signs. images: N pictures. attributes: name -> N values, such
+    as a table's `meta`.
+    """
+
+    layouts: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    labels: np.ndarray
+    categories: Sequence[str]
+    cosines: np.ndarray
+    texts: Sequence[str]
+    images: Sequence
+    attributes: Mapping[str, Sequence[str]]
+
+    def __post_init__(self):
+        count = len(self.images)
+        arrays = {"labels": (self.labels, (count, len(self.categories)))}
+        arrays["cosines"] = self.cosines, (count, len(self.texts))
+        arrays |= {f"layouts, {name}, before": (pair[0], (count, 2)) for name, pair in self.layouts.items()}
+        arrays |= {f"layouts, {name}, after": (pair[1], (count, 2)) for name, pair in self.layouts.items()}
+        arrays |= {f"attributes, {name}": (values, (count,)) for name, values in self.attributes.items()}
+        check_shapes(arrays)
+        if not self.layouts:
+            raise DataError("layouts: give at least one, such as {'PCA': (before, after)}")
+
+    @property
+    def colours(self) -> list[str]:
+        """What points can be coloured by."""
+        kinds = {"category": self.categories, "sign": self.texts, "attribute": self.attributes}
+        return [f"{kind}: {name}" for kind, names in kinds.items() for name in names]
+
+    def column(self, kind: str, name: str) -> np.ndarray:
+        """(N,) whether an image has the category, its cosine with the sign, or its attribute."""
+        if kind == "category":
+            return self.labels[:, list(self.categories).index(name)] == 1
+        return self.cosines[:, list(self.texts).index(name)] if kind == "sign" else np.asarray(self.attributes[name])
+
+
+def embedding_explorer(case: EmbeddingCase, colour: str, point: int, layout: str) -> Drawn:
+    """Both maps coloured by a category, a sign's cosine or an attribute; the picked image and its strongest signs.
+
+    Each map's title says how far neighbours are alike in it, which the eye is bad at.
+
+    Raises:
+        DataError: nothing of that name to colour by, no such image or layout.
+    """
+    number_of(colour, case.colours, "colour")
+    number_of(layout, list(case.layouts), "layout")
+    number_of(point, range(len(case.images)), "point")
+    kind, name = colour.split(": ", 1)
+    figure, (*maps, picture) = panel_axes(12, 4.6, (1, 1, 0.8), 0.02, 0.1)
+    for axis, points, when in zip(maps, case.layouts[layout], ("before", "after"), strict=True):
+        if kind == "sign":
+            axis.scatter(*points.T, c=case.column(kind, name), s=22, cmap="viridis", linewidths=0)
+        else:
+            for value, color, rows in _groups(case, kind, name):
+                axis.scatter(*points[rows].T, s=22, color=color, label=f"{value} ({rows.sum()})", linewidths=0)
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 3}
+            axis.legend(**place, fontsize=SMALL, frameon=False, columnspacing=0.8, handletextpad=0.1)
+        axis.plot(*points[point], "o", markersize=14, markerfacecolor="none", markeredgecolor=RED, markeredgewidth=2.5)
+        axis.set(xticks=(), yticks=())
+        axis.set_title(f"{layout}, {when} stage 1\n{_alike(case, kind, name, points)}", fontsize=LARGE)
+    truth = ", ".join(c for c, y in zip(case.categories, case.labels[point], strict=True) if y) or "normal"
+    draw_image(picture, case.images[point], f"image {point}:\n{truth}", LARGE)
+    # the signs that speak most for this image, beside what they say of the others
+    cosines = case.cosines
+    strongest = np.argsort(-(cosines[point] - cosines.mean(0)) / (cosines.std(0) + 1e-9))[:3]
+    signs = "; ".join(f"{html.escape(case.texts[s])} ({cosines[point, s]:+.2f})" for s in strongest)
+    text = f"<b>image {point}</b>: {html.escape(truth)}; its cosine is furthest above the mean for: {signs}. "
+    return figure, f"{text}Colour: {html.escape(colour)}{', yellow is high' if kind == 'sign' else ''}"
+
+
+def _groups(case: EmbeddingCase, kind: str, name: str) -> list[tuple[str, str, np.ndarray]]:
+    """Name, colour and rows of each group of points."""
+    values = case.column(kind, name)
+    if kind == "category":
+        normal = case.labels.sum(1) == 0
+        return [("normal", GREY, normal), ("others", ORANGE, ~values & ~normal), (name, BLUE, values)]
+    return [(value, color, values == value) for value, color in zip(sorted(set(values)), PALETTE, strict=False)]
+
+
+def _alike(case: EmbeddingCase, kind: str, name: str, points: np.ndarray) -> str:
+    """How far the nearest points in a map agree, in words: [ours] the mean over the ten nearest."""
+    values = case.column(kind, name)
+    near = values[cKDTree(points).query(points, min(NEIGHBOURS, len(points) - 1) + 1)[1][:, 1:]]  # (N, neighbours)
+    if kind == "sign":
+        if min(values.std(), near.mean(1).std()) < 1e-9:
+            return "cosine does not vary"
+        return f"neighbours' cosines: r = {np.corrcoef(values, near.mean(1))[0, 1]:.2f}"
+    if kind == "category":
+        if not values.any():
+            return "no positive image"
+        return f"{near[values].mean():.2f} of positives' neighbours have it (all: {values.mean():.2f})"
+    chance = np.mean([np.mean(values == value) for value in values])
+    return f"{(near == values[:, None]).mean():.2f} of neighbours share it (chance: {chance:.2f})"
+
+
+def embedding_panel(case: EmbeddingCase) -> Panel:
+    """The explorer with controls; the slider picks a point."""
+    controls = {
+        "colour": choice("colour", case.colours),
+        "layout": choice("layout", list(case.layouts)),
+        "point": counter("image", 0, len(case.images) - 1, 0),
+    }
+    return Panel(lambda **values: embedding_explorer(case, **values), controls)
+
+
+# Break it
+
+
+@dataclass(frozen=True)
+class BreakCase:
+    """A fitted detector and one image to spoil."""
+
+    detector: SDMAD
+    image: object
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The image as it is."""
+        return read_image(self.image, self.detector.bank.color)
+
+    @cached_property
+    def before(self) -> list[CategoryExplanation]:
+        """Its explanation."""
+        return self.detector.explain(self.picture)
+
+
+def broken(
+    picture: Image.Image, noise: float, blur: float, exposure: float, occlusion: float, seed: int = 0
+) -> Image.Image:
+    """Spoil a picture.
+
+    Args:
+        noise: standard deviation, in shares of white. blur: radius in pixels. exposure: in stops; 1 doubles the light.
+        occlusion: side of a grey square in the middle, as a share of the shorter side.
+    """
+    x = np.asarray(picture.filter(ImageFilter.GaussianBlur(blur)), dtype=np.float64) * 2**exposure
+    x = x + 255 * noise * np.random.default_rng(seed).standard_normal(x.shape[:2] + (1,) * (x.ndim - 2))
+    half = round(occlusion * min(x.shape[:2]) / 2)
+    row, column = (n // 2 for n in x.shape[:2])
+    x[row - half : row + half, column - half : column + half] = 110
+    return Image.fromarray(x.clip(0, 255).astype(np.uint8))
+
+
+def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure: float, occlusion: float) -> Drawn:
+    """The spoilt image, all probabilities before and now, and what each sign of a category adds before and now."""
+    c = number_of(category, case.detector.bank.categories, "category")
+    spoilt = broken(case.picture, noise, blur, exposure, occlusion)
+    before, now = case.before, case.detector.explain(spoilt)
+    figure, (picture, chances, parts) = panel_axes(12, 4.6, (1.05, 0.85, 1), 0.01, 0.8)
+    draw_image(picture, spoilt)
+    _draw_pairs(chances, [e.category for e in now], [e.probability for e in before], [e.probability for e in now])
+    for i, e in enumerate(now):
+        chances.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
+    chances.set(xlim=(0, 1), xlabel="probability (black: threshold)")
+    turned = [new.category for old, new in zip(before, now, strict=True) if detected(old) != detected(new)]
+    decisions = f"{len(turned)} of {len(now)} decisions turned" if turned else "no decision turned"
+    chances.set_title(f"{decisions}\n(grey: before, blue: now)", fontsize=LARGE)
+    old, new = logit_parts(before[c]), logit_parts(now[c])
+    _draw_pairs(parts, [fill(name, 26) for name in new][:-1], list(old.values())[:-1], list(new.values())[:-1])
+    parts.set(xlabel="part of the logit")
+    parts.locator_params(axis="x", nbins=5)
+    parts.set_title(f"{category}: logit {before[c].logit:+.2f}, now {now[c].logit:+.2f}", fontsize=LARGE)
+    parts.axvline(0, color="black", linewidth=0.8)
+    text = f"<b>{html.escape(category)}</b>: probability {before[c].probability:.3f}, "
+    text += f"now <b>{now[c].probability:.3f}</b>; decisions that turned: "
+    return figure, text + (html.escape(", ".join(turned)) or "none")
+
+
+def _draw_pairs(axis, names: Sequence[str], before: Sequence[float], now: Sequence[float]) -> None:
+    """Two bars for each name."""
+    axis.barh(np.arange(len(names)) - 0.2, before, height=0.36, color=GREY)
+    axis.barh(np.arange(len(names)) + 0.2, now, height=0.36, color=BLUE)
+    axis.set_yticks(range(len(names)), names, fontsize=SMALL)
+    axis.invert_yaxis()
+    clean(axis)
+
+
+def break_panel(case: BreakCase) -> Panel:
+    """One image with controls to spoil it."""
+    controls = {
+        "category": choice("category", case.detector.bank.categories),
+        "noise": slider("noise", 0, 0.4, 0),
+        "blur": slider("blur", 0, 8, 0),
+        "exposure": slider("exposure", -2, 2, 0),
+        "occlusion": slider("occlusion", 0, 0.8, 0),
+    }
+    return Panel(lambda **values: break_it(case, **values), controls)
