@@ -19,15 +19,16 @@ from . import chest, folders, fundus, medfm, medmnist, vindr
 from .download import fetch, unpack
 from .entry import Box, Dataset, Download, table_of
 
-__all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "fetch", "get_dataset", "load_dataset", "options"]
-__all__ += ["unpack"]
+__all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "dataset_named", "fetch", "get_dataset"]
+__all__ += ["load_dataset", "options", "unpack"]
 
 DATASETS: dict[str, Dataset] = {
     entry.name: entry for module in (chest, vindr, fundus, folders, medfm, medmnist) for entry in module.SETS
 }
 
 
-def _entry(name: str) -> Dataset:
+def dataset_named(name: str) -> Dataset:
+    """What is known of a set, or a DataError that lists all names."""
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -35,7 +36,7 @@ def _entry(name: str) -> Dataset:
 
 def options(name: str) -> dict[str, object]:
     """What `load_dataset` takes for this set apart from name and folder, with the defaults."""
-    parameters = list(inspect.signature(_entry(name).read).parameters.values())[2:]
+    parameters = list(inspect.signature(dataset_named(name).read).parameters.values())[2:]
     return {parameter.name: parameter.default for parameter in parameters}
 
 
@@ -57,7 +58,7 @@ def load_dataset(name: str, folder: str | Path, **choices) -> ImageTable:
     Raises:
         DataError: a file, column or label is not as published; the message names it, the layout and the source.
     """
-    entry, folder = _entry(name), Path(folder)
+    entry, folder = dataset_named(name), Path(folder)
     known = options(name)
     for choice in choices:
         if choice not in known:
@@ -77,7 +78,7 @@ def boxes(name: str, folder: str | Path) -> list[Box]:
     Raises:
         DataError: the set has no boxes, or its file is not as published.
     """
-    entry, folder = _entry(name), Path(folder)
+    entry, folder = dataset_named(name), Path(folder)
     if entry.read_boxes is None:
         raise DataError(f"{entry.title} has no boxes; {', '.join(n for n, e in DATASETS.items() if e.boxes)} have")
     if not folder.is_dir():
@@ -104,11 +105,10 @@ def get_dataset(name: str, folder: str | Path, progress: bool = True, variant: s
         DataError: the set cannot be fetched; the message says where it is and what has to be done there.
         DownloadError: a file could not be fetched whole.
     """
-    entry, folder = _entry(name), Path(folder)
+    entry, folder = dataset_named(name), Path(folder)
     if not entry.downloads:
         raise entry.error(name, f"cannot be fetched by program: go to {entry.url} ({entry.access})")
     chosen = [download for download in entry.downloads if download.variant == str(variant)]
     if not chosen:
-        known = ", ".join(dict.fromkeys(download.variant for download in entry.downloads))
-        raise DataError(f"{entry.title}: no variant {variant!r}; it has {known}")
+        raise DataError(f"{entry.title}: no variant {variant!r}; it has {', '.join(entry.variants)}")
     return [fetch(d.url, folder / d.file, f"md5:{d.md5}", progress=progress) for d in chosen]

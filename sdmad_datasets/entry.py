@@ -88,6 +88,11 @@ class Dataset:
         return load_bank(self.bank).categories
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of the downloads to choose from."""
+        return tuple(dict.fromkeys(download.variant for download in self.downloads))
+
+    @property
     def boxes(self) -> bool:
         """Whether the set says where its findings lie."""
         return self.read_boxes is not None
