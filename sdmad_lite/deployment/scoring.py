@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ import torch
 from safetensors.torch import save
 from scipy.special import expit
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..data import as_images, read_image, walk_images
@@ -69,19 +70,16 @@ def score_archive(
 ) -> ArchiveSummary:
     """Score images into a folder of Parquet parts: the rows of `score_table`, in the order of the source.
 
-    Neither the number of processes nor of workers changes any bit on a CPU with the same number of threads; another
-    batch size changes probabilities by less than 1e-5, bf16 by some 1e-2.
+    Neither the number of processes nor of workers changes any bit on a CPU with the same number of threads.
 
     Args:
-        detector: a fitted SDMAD.
         source: a folder, searched at any depth for images and sorted by path; or a table or list of images.
         out: folder of the parts. One of an earlier run is continued.
         root: the paths of a table or list are written relative to this folder; those of a folder always are.
-        batch_size: images at once; 128 on an accelerator and 32 on a CPU if left out. Where the memory is too small,
-            it is halved until it fits.
+        batch_size: images at once, 128 on an accelerator and 32 on a CPU if left out; halved until they fit.
         workers: further processes that read images, for each process; by the machine if left out.
         resume: false scores everything again. explain: whether to add the parts of each logit.
-        bf16: compute in bfloat16 by autocast.
+        bf16: compute in bfloat16 by autocast, which changes a probability by some hundredths at most.
         rows_per_part: what is lost at most when a process is killed, and all rows that it keeps in memory.
 
     Raises:
@@ -90,37 +88,35 @@ def score_archive(
         DataError: there is no image, or a number is out of range. MissingExtraError: pyarrow is not installed.
     """
     pa, parquet = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive")
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-        ("rows_per_part", rows_per_part, 1),
-    ):
+    for name, value in {"batch_size": batch_size, "rows_per_part": rows_per_part, "workers": workers}.items():
+        least = 0 if name == "workers" else 1
         if value is not None and value < least:
             raise DataError(f"{name} is {value}: give at least {least}")
-    images, device = listed(source, root), detector.backbone.device
+    folder, images, device = Path(out), listed(source, root), detector.backbone.device
     options = {"explain": explain, "bf16": bf16, "rows per part": rows_per_part}
     whole = about(detector) | options | {"images": len(images), "list of images": _digest(images)}
     numbers, starts = range(len(images)), range(0, len(images), rows_per_part)
-    parts = {Path(out, f"part-{n:05}.parquet"): numbers[i : i + rows_per_part] for n, i in enumerate(starts)}
+    parts = {folder / f"part-{n:05}.parquet": numbers[i : i + rows_per_part] for n, i in enumerate(starts)}
     with scorer(detector, explain, bf16) as score:
         columns = {name: pa.from_numpy_dtype(values.dtype) for name, values in score(torch.empty(0)).items()}
         schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
-
-        # the first process says which parts are missing; of these each process makes every count-th
-        missing = _from_first(device, lambda: _begun(Path(out), whole, parts, resume))
-        _check(Path(out), whole)  # all see the same folder and the same images
+        _enter(folder, whole, resume, device)
+        missing = [file for file, part in parts.items() if _errors(file, len(part)) is None]
+        _wait(device)  # until all know what is missing; then each makes every count-th part of it
         index, count = world()
-        mine = {file: parts[file] for file in missing[index::count]}
-        rows = _rows(detector, score, images, [*mine.values()], batch_size, workers, progress)
-        for file, part in mine.items():
-            table = pa.Table.from_pylist(list(islice(rows, len(part))), schema)
+        mine = missing[index::count]
+        rows = _rows(detector, score, images, [parts[file] for file in mine], batch_size, workers, progress)
+        for file in mine:
+            table = pa.Table.from_pylist(list(islice(rows, len(parts[file]))), schema)
             with new_file(file) as temporary:
                 parquet.write_table(table, temporary, write_page_checksum=True)
-
-    errors = _from_first(device, lambda: {file: _errors(file, len(part)) for file, part in parts.items()})
-    if gone := [file for file in parts if errors[file] is None]:
-        raise OutputError(f"{gone[0]}: is gone or damaged; run again, it alone is made anew")
-    return ArchiveSummary(Path(out), len(images), sum(errors.values()), len(parts) - len(missing), len(missing))
+    _wait(device)
+    errors = 0
+    for file, part in parts.items():
+        if (found := _errors(file, len(part))) is None:
+            raise OutputError(f"{file}: is gone or damaged; run again, it alone is made anew")
+        errors += found
+    return ArchiveSummary(folder, len(images), errors, len(parts) - len(missing), len(missing))
 
 
 def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=False) -> list[dict[str, Any]]:
@@ -139,8 +135,7 @@ def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=F
 def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
     """(name, image) of each: the path relative to `root`, or "image 7" of one in memory, and what `read_image` takes.
 
-    Raises:
-        DataError: there is no image, or the source is no folder, table or list.
+    Raises a DataError where there is no image, or the source is no folder, table or list.
     """
     if isinstance(source, (str, Path)):
         root, source = source, [str(path) for path in walk_images(source)]  # a string is a tenth of a Path
@@ -148,33 +143,25 @@ def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
             raise DataError(f"{root}: holds no image; give a folder that holds some")
     named = []
     for number, image in enumerate(as_images(source)[0]):
-        path = isinstance(image, (str, Path))
-        name = image if root is None or not path else os.path.relpath(image, root)
-        named.append((_text(name) if path else f"image {number}", image))
+        name = f"image {number}"
+        if isinstance(image, (str, Path)):
+            name = str(image) if root is None else os.path.relpath(image, root)
+        named.append((name, image))
     return named
-
-
-def _text(what: object) -> str:
-    """As text that can be written: a file's name may hold bytes that are none."""
-    return str(what).encode(errors="backslashreplace").decode()
 
 
 def _digest(images: list[tuple[str, Any]]) -> str:
     digest = hashlib.sha256()
     for name, image in images:
         pixels = image.tobytes() if hasattr(image, "tobytes") else b""  # of an array or PIL image
-        digest.update(name.encode() + b"\n" + pixels)
+        digest.update(os.fsencode(name) + b"\n" + pixels)
     return digest.hexdigest()
 
 
 def about(detector: SDMAD) -> dict[str, Any]:
-    """What belongs beside scores: notice, hash of all in the detector that decides them, thresholds by category.
-
-    Raises:
-        NotFittedError: the detector is not fitted.
-    """
+    """What belongs beside scores: notice, hash of all in the detector that decides them, thresholds by category."""
     with detector.installed():
-        pass  # raises it
+        pass  # refuses a detector that is not fitted
     fitted = ("sign_embeddings_", "weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_")
     tensors = {name: torch.as_tensor(getattr(detector, name)) for name in fitted} | detector.adapters_.state_dict()
     digest = hashlib.sha256(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
@@ -188,33 +175,31 @@ def about(detector: SDMAD) -> dict[str, Any]:
 def scorer(detector: SDMAD, explain=False, bf16=False) -> Iterator[Callable[[Tensor], dict[str, np.ndarray]]]:
     """Inside the block the adapters stand in the model; it gives a function from pixels to columns of `score_table`.
 
-    The function takes prepared pixels (N, 3, H, W) and returns name -> (N,). Where they do not fit into the memory it
-    halves the batch, and keeps to the smaller one.
-
-    Raises:
-        BackboneError: one image alone does not fit. OutputError: two columns would have one name.
+    The function takes prepared pixels (N, 3, H, W), halves the batch where it does not fit into the memory, and returns
+    name -> (N,). It raises a BackboneError if one image alone does not fit, an OutputError if two columns had one name.
     """
     device, most = detector.backbone.device, sys.maxsize
     nothing = np.zeros((0, len(detector.bank.texts))), np.zeros((0, detector.image_weights_.shape[1]))
 
     def score(pixels: Tensor) -> dict[str, np.ndarray]:
         nonlocal most
-        while True:
-            found = [nothing]
+        found = [nothing]
+        while len(pixels):
             try:
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    for piece in pixels.split(most) if len(pixels) else ():
-                        found.append(detector.features_of_pixels(piece.to(device, non_blocking=True)))
-                return _columns(detector, *map(np.concatenate, zip(*found, strict=True)), explain)
+                    found.append(detector.features_of_pixels(pixels[:most].to(device, non_blocking=True)))
+                pixels = pixels[most:]
             except RuntimeError as error:
                 # the memory of a CPU has no type of error
                 if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                     raise
-            # out of the except block, whose traceback keeps the activations alive
-            most = min(most, len(pixels)) // 2
-            torch.cuda.empty_cache()
-            if not most:
-                raise BackboneError(f"one image alone does not fit into the memory of {device}; use a CPU")
+                most = min(most, len(pixels)) // 2
+                if not most:
+                    raise BackboneError(
+                        f"one image alone does not fit into the memory of {device}; use a CPU"
+                    ) from None
+        cosines, activations = map(np.concatenate, zip(*found, strict=True))
+        return _columns(detector, cosines, activations, explain)
 
     with detector.installed():
         yield score
@@ -233,29 +218,25 @@ def _columns(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray, expl
         columns += [(f"{category} | image evidence", by_image[:, c])]
         columns += [(f"{category} | bias", np.full(len(cosines), detector.bias_[c]))]
     names = ["image", "error", *(name for name, _ in columns)]
-    if len(set(names)) < len(names):
-        twice = max(names, key=names.count)
-        raise OutputError(f"two columns would be called {twice!r}; rename that category in the bank")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise OutputError(f"two columns would be called {twice[0]!r}; rename that category in the bank")
     return dict(columns)
 
 
-class _Batches(Dataset):
-    """Reads images by number, in whichever process: to errors, None where there is none, and pixels of the good."""
-
-    def __init__(self, detector: SDMAD, images: list[tuple[str, Any]]):
-        self.preprocess, self.color, self.images = detector.backbone.preprocess, detector.bank.color, images
-
-    def __getitem__(self, numbers: range) -> tuple[list[str | None], Tensor]:
-        errors: list[str | None] = []
-        pixels = []
-        for number in numbers:
-            try:
-                pixels.append(self.preprocess(read_image(self.images[number][1], self.color)))
-                errors.append(None)
-            except Exception as error:  # whatever it is, it is this image's row and not the end of the archive
-                told = error if isinstance(error, SDMADError) else f"cannot be prepared ({error!r}); look at the file"
-                errors.append(_text(told))
-        return errors, torch.stack(pixels) if pixels else torch.empty(0)
+def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tuple[list[dict], Tensor]:
+    """(name, image) of some to the beginnings of their rows, and pixels of those without an error."""
+    rows, pixels = [], []
+    for name, image in batch:
+        row = {"image": name, "error": None}
+        try:
+            pixels.append(preprocess(read_image(image, color)))
+        except SDMADError as error:
+            row["error"] = str(error)
+        except Exception as error:  # whatever it is, it is this image's row and not the end of the archive
+            row["error"] = f"cannot be prepared ({error!r}); look at the file"
+        # a file's name may hold bytes that are no text
+        rows.append({key: text and text.encode(errors="backslashreplace").decode() for key, text in row.items()})
+    return rows, torch.stack(pixels) if pixels else torch.empty(0)
 
 
 def _rows(detector, score, images, parts, batch_size, workers, progress) -> Iterator[dict[str, Any]]:
@@ -267,64 +248,53 @@ def _rows(detector, score, images, parts, batch_size, workers, progress) -> Iter
     if workers is None:
         workers = min(1 if device == "cpu" else 8, max(0, (os.cpu_count() or 1) // processes - 1))
     loader = DataLoader(
-        _Batches(detector, images),
-        batch_size=None,
-        sampler=batches,
+        images,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=partial(_read, preprocess=detector.backbone.preprocess, color=detector.bank.color),
         num_workers=min(workers, len(batches)),
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # the loader draws a number, which would move the caller's random state
     )
-    hidden = not progress or not is_main()
-    with tqdm(total=sum(map(len, parts)), desc="images", unit="image", disable=hidden) as bar:
-        for numbers, (errors, pixels) in zip(batches, loader, strict=True):
+    shown = progress and is_main()
+    with tqdm(total=sum(map(len, parts)), desc="images", unit="image", disable=not shown) as bar:
+        for rows, pixels in loader:
             columns = score(pixels)
             scored = zip(*(values.tolist() for values in columns.values()), strict=True)
-            bar.update(len(numbers))
-            for number, error in zip(numbers, errors, strict=True):
-                values = [None] * len(columns) if error else next(scored)
-                yield {"image": images[number][0], "error": error} | dict(zip(columns, values, strict=True))
+            bar.update(len(rows))
+            for row in rows:
+                values = [None] * len(columns) if row["error"] else next(scored)
+                yield row | dict(zip(columns, values, strict=True))
 
 
-def _begun(out: Path, whole: dict[str, Any], parts: dict[Path, range], resume: bool) -> list[Path]:
-    """Make the folder, or check that one is there that belongs to the same run; the parts that it lacks."""
-    if resume and (out / ABOUT).exists():
-        _check(out, whole)
-        for left in out.glob(".part-*"):  # of a process that was killed while it wrote
-            left.unlink(missing_ok=True)
-    else:
-        with new_folder(out, ABOUT) as temporary:
+def _enter(folder: Path, whole: dict[str, Any], resume: bool, device: torch.device) -> None:
+    """Make the folder of parts, or refuse one of another run. All processes must see it, and see the same images."""
+    if is_main() and not (resume and (folder / ABOUT).exists()):
+        with new_folder(folder, ABOUT) as temporary:
             write_text(temporary / ABOUT, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    return [file for file, part in parts.items() if _errors(file, len(part)) is None]
-
-
-def _check(out: Path, whole: dict[str, Any]) -> None:
+    _wait(device)
     try:
-        found = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        differs = [name for name in whole if name != "notice" and found.get(name) != whole[name]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{out / ABOUT}: cannot be read ({error}); remove {out} to start anew. Several machines need one folder"
-        ) from None
-    if differs:
-        other = " and another ".join(differs)
-        raise CheckpointError(f"{out}: belongs to another {other}; give the same, another folder, or resume=False")
+        found = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        told = f"{folder / ABOUT}: cannot be read ({error}); remove its folder to start anew"
+        raise CheckpointError(f"{told}. Several machines need one folder that all of them see") from None
+    if other := " and another ".join(name for name in whole if found.get(name) != whole[name]):
+        raise CheckpointError(f"{folder}: belongs to another {other}; give the same, another folder, or resume=False")
+    for left in folder.glob(".part-*") if is_main() else ():  # of a process that was killed while it wrote
+        left.unlink(missing_ok=True)
 
 
 def _errors(file: Path, rows: int) -> int | None:
     """How many of so many rows have an error; None where the part is not there, or not whole."""
-    pa, parquet = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive")
     try:
-        with parquet.ParquetFile(file, page_checksum_verification=True) as opened:
+        with needs("pyarrow.parquet", "archive").ParquetFile(file, page_checksum_verification=True) as opened:
             table = opened.read()
-    except (OSError, pa.ArrowException):  # it was not written, or a crash of the machine left it empty
+        return table.num_rows - table["error"].null_count if table.num_rows == rows else None
+    except Exception:  # damage makes a reader raise nearly anything
         return None
-    return table.num_rows - table["error"].null_count if table.num_rows == rows else None
 
 
-def _from_first(device: torch.device, decide: Callable[[], Any]) -> Any:
-    """What `decide` gives in the first process, in all, when all have come here."""
-    if world()[1] == 1:
-        return decide()
-    accelerate = needs("accelerate", "distributed")
-    accelerate.PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1)).wait_for_everyone()
-    return accelerate.utils.broadcast_object_list([decide() if is_main() else None])[0]
+def _wait(device: torch.device) -> None:
+    """Until all processes have come here."""
+    if world()[1] > 1:
+        state = needs("accelerate", "distributed").PartialState
+        state(cpu=device.type == "cpu", timeout=timedelta(days=1)).wait_for_everyone()
