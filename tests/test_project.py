@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,6 +154,15 @@ def test_the_python_example_of_the_readme_runs(files, tmp_path, monkeypatch):
     exec(example, space)
     assert space["detector"].predict_proba(["new.png"]).shape == (1, 2)
     assert {p.suffix for p in Path("my_detector").iterdir()} == {".json", ".safetensors"}
+
+
+def test_python_in_texts_imports_what_is_there(files):
+    for name, text in files.items():
+        blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL) if name.endswith(".md") else []
+        for node in (node for block in blocks for node in ast.walk(ast.parse(block))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("sdmad_"):
+                missing = [alias.name for alias in node.names if not hasattr(import_module(node.module), alias.name)]
+                assert missing == [], (name, node.module)
 
 
 # Imports
