@@ -164,7 +164,7 @@ def about(detector: SDMAD) -> dict[str, Any]:
         pass  # refuses a detector that is not fitted
     fitted = ("sign_embeddings_", "weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_")
     tensors = {name: torch.as_tensor(getattr(detector, name)) for name in fitted} | detector.adapters_.state_dict()
-    digest = hashlib.sha256(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+    digest = hashlib.sha256(save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}))
     for setting in (detector.backbone.fingerprint, detector.bank.model_dump_json(), repr(detector.adapters)):
         digest.update(setting.encode())
     thresholds = dict(zip(detector.bank.categories, detector.thresholds_.tolist(), strict=True))
