@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sdmad_datasets import load_dataset as load_dataset
 
-    from .alignment.adapters import AdapterConfig as AdapterConfig
-    from .alignment.compute import RunConfig as RunConfig
-    from .alignment.train import AlignmentConfig as AlignmentConfig
+    from .alignment import AdapterConfig as AdapterConfig
+    from .alignment import AlignmentConfig as AlignmentConfig
+    from .alignment import RunConfig as RunConfig
     from .clip.backbone import load_clip as load_clip
     from .data import draw_support as draw_support
     from .data import load_data as load_data
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .detector import SDMAD as SDMAD
     from .errors import SDMADError as SDMADError
     from .evaluation.protocols import evaluate as evaluate
-    from .selection.sign_selector import SelectionConfig as SelectionConfig
+    from .selection import SelectionConfig as SelectionConfig
     from .signs.bank import SignBank as SignBank
     from .signs.bank import load_bank as load_bank
     from .signs.generate import generate_signs as generate_signs
@@ -45,7 +45,7 @@ _HOME = {
     "AdapterConfig": "sdmad_lite.alignment.adapters",
     "AlignmentConfig": "sdmad_lite.alignment.train",
     "SelectionConfig": "sdmad_lite.selection.sign_selector",
-    "RunConfig": "sdmad_lite.alignment.compute",
+    "RunConfig": "sdmad_lite.alignment.run",
     "SDMADError": "sdmad_lite.errors",
 }
 

@@ -8,28 +8,42 @@ For teaching and research; not for clinical use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import html
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from scipy.special import expit
+from sklearn.exceptions import NotFittedError
+from torch import Tensor
+from tqdm import tqdm
 
-from .alignment.activations import record_activations
-from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, installed
-from .alignment.checkpoint import Checkpoints
-from .alignment.compute import RunConfig
-from .alignment.processes import own_device
-from .alignment.train import AlignmentConfig, align
+from .alignment import (
+    NO_ADAPTERS,
+    AdapterConfig,
+    AlignmentConfig,
+    RunConfig,
+    align,
+    build_adapters,
+    installed,
+    own_device,
+    record_activations,
+)
+from .alignment.checkpoint import remove_checkpoint
 from .data import ImageTable
-from .errors import DataError, NotFittedError, SDMADError
-from .explain import CategoryExplanation, explanations, sign_maps
-from .files import is_main
-from .selection.image_evidence import EvidenceConfig, logistic
-from .selection.sign_selector import (
+from .data.images import as_images
+from .errors import DataError, SDMADError
+from .explain import CategoryExplanation, explanation_of, sign_maps
+from .files import NOTICE, is_main
+from .selection import (
     TRAINING_FREE,
+    Calibration,
+    EvidenceConfig,
+    ImageEvidence,
     SelectionConfig,
     SignSelector,
     best_f1_thresholds,
@@ -43,9 +57,15 @@ if TYPE_CHECKING:
     from .clip.backbone import Backbone
 
 
-def _class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(2, C): mean of values (N, C) over each category's positives, and over its negatives."""
-    return np.array([[v[y == value].mean() for v, y in zip(values.T, labels.T, strict=True)] for value in (1, 0)])
+@dataclass(frozen=True)
+class SelectedSign:
+    """One sign of a category after stage 2."""
+
+    text: str
+    kept: bool
+    weight: float
+    """Share of the category's score, 0 where it was dropped."""
+    reason: str
 
 
 class SDMAD:
@@ -58,13 +78,14 @@ class SDMAD:
         device: where to run; an accelerator if there is one when left out.
         adapters, alignment, selection, evidence: settings of the adapters, of stage 1, of stage 2 and of the image
             evidence. `SDMAD.training_free` is the mode without stage 1.
-        random_state: seed of everything random; the same seed gives the same result on a CPU.
         run: how training is computed: precision, memory, checkpoints; not saved.
+        random_state: seed of everything random; the same seed gives the same result on a CPU.
 
-    Every argument is an attribute of the same name; `backbone` is the loaded one. After `fit`: weights_ (C, S),
-    reasons_ (for each category, sign number -> why), thresholds_ (C,), scale_ (C,), bias_ (C,), image_weights_ (C, d)
-    and image_bias_ (C,) of the image evidence, history_ (losses of each step), selector_ and support_cosines_
-    (A, N, S), the cosines that it saw in each augmentation (both not saved).
+    Every argument is an attribute of the same name; `backbone` is the loaded one.
+
+    After `fit`: adapters_; sign_embeddings_ v (S, D); weights_ W (C, S); reasons_, for each category sign number ->
+    why; scale_ and bias_ (C,); image_weights_ (C, d) and image_bias_ (C,) of the image evidence; thresholds_ (C,) in
+    [0, 1]; history_, the losses of each step. Not saved: selector_ and support_cosines_ (A, N, S), what it saw.
     """
 
     def __init__(
@@ -82,24 +103,21 @@ class SDMAD:
         random_state: int = 0,
     ):
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
+        self.adapters, self.alignment = adapters or AdapterConfig(), alignment or AlignmentConfig()
+        self.selection, self.evidence = selection or SelectionConfig(), evidence or EvidenceConfig()
+        self.run, self.random_state = run or RunConfig(), random_state
+        if not self.alignment.steps and self.adapters != NO_ADAPTERS:
+            raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         if isinstance(backbone, str):
             from .clip.backbone import load_clip  # imports open_clip, which takes seconds
 
             backbone = load_clip(backbone, pretrained, own_device(device))
         self.backbone, self.pretrained, self.device = backbone, pretrained, device
-        self.adapters = adapters or AdapterConfig()
-        self.alignment = alignment or AlignmentConfig()
-        self.selection = selection or SelectionConfig()
-        self.evidence = evidence or EvidenceConfig()
-        self.run = run or RunConfig()
-        self.random_state = random_state
-        if not self.alignment.steps and self.adapters != NO_ADAPTERS:
-            raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
 
     @classmethod
-    def training_free(cls, bank: SignBank | str | Path, *, augmentations: int = 8, **settings) -> SDMAD:
+    def training_free(cls, bank: SignBank | str | Path, *, augmentations: int = 8, **settings: Any) -> SDMAD:
         """The mode without stage 1: the frozen model, its signs weighed by stage 2, no image evidence. [ours]
 
         Stage 2 trusts what signs show on the support set more than after stage 1, for the frozen model has not seen it.
@@ -117,81 +135,56 @@ class SDMAD:
         }
         return cls(bank, **(mode | settings))
 
-    def fit(
-        self, images: Sequence, labels: np.ndarray, progress: bool = False, checkpoint: str | Path | None = None
-    ) -> SDMAD:
+    @torch.inference_mode(False)
+    def fit(self, images, labels, *, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
         """Run both stages on the support set.
 
         Args:
             images: N paths, arrays or PIL images.
             labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
-            checkpoint: folder for checkpoints of stage 1, which the same call goes on from if this one is stopped;
-                on a CPU it ends with the same bits. They are removed when both stages are done.
+            checkpoint: folder for the checkpoint of stage 1, which the same call goes on from if this one is stopped;
+                on a CPU it ends with the same bits. It is removed when both stages are done.
 
         Raises:
             DataError: wrong shape or values, no normal image, or a category without a positive.
-            CheckpointError: the checkpoints are of another run, or broken. OutputError: none can be written there.
+            CheckpointError: the checkpoint is of another run, or broken. OutputError: none can be written there.
         """
-        labels = self._checked(images, labels)
-        run = self.run
-        checkpoints = Checkpoints(checkpoint, run.checkpoint_seconds, run.checkpoint_steps) if checkpoint else None
+        images, labels = self._checked(images, labels)
+        run = replace(self.run, progress=progress or self.run.progress, checkpoint=checkpoint or self.run.checkpoint)
+        # stage 1: the adapters learn to bring signs and images together
         adapters = build_adapters(self.backbone, self.adapters, self.random_state)
-        aligned = align(
-            self.backbone,
-            adapters,
-            images,
-            labels,
-            self.bank.texts,
-            torch.from_numpy(self.membership),
-            self.alignment,
-            self.random_state,
-            self.bank.color,
-            progress,
-            run=run,
-            checkpoints=checkpoints,
-        )
-        self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.v, aligned.history
-        self.support_cosines_ = z = (aligned.u @ aligned.v.T).double().numpy()  # (views, N, S)
-        self.selector_ = SignSelector(self.selection).fit(z, labels, self.membership)
-        self.weights_, self.reasons_ = self.selector_.weights_, self.selector_.reasons_
-        stage1 = margins(z[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
-        wanted = _class_means(stage1, labels) if self.alignment.steps else np.array([[1.0], [-1.0]])
-        self.scale_, self.bias_ = self._calibrated(_class_means(margins(z[0], self.weights_), labels), wanted)
-        self._add_evidence(aligned.h.double().numpy(), z[0], labels)
-        prior = self.selection.threshold_prior
-        self.thresholds_ = best_f1_thresholds(expit(self.logits(z[0], aligned.h[0].numpy())), labels, prior)
-        if checkpoints and is_main():
-            checkpoints.clear()
+        aligned = align(self.backbone, adapters, images, labels, self.bank, self.alignment, self.random_state, run)
+        # every augmentation of every support image beside every sign
+        cosines = (aligned.image_embeddings @ aligned.sign_embeddings.T).double().numpy()
+        # stage 2: which signs to trust
+        selector = SignSelector(self.selection).fit(cosines, labels, self.membership)
+        # the chosen signs are to be as sure as stage 1 was with all of them
+        stage1 = margins(cosines[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
+        chosen = selector.transform(cosines[0])
+        calibration = Calibration().fit(chosen, labels, stage1 if self.alignment.steps else None)
+        # beside the signs speaks what the image shows without words; the logit is a mean of both
+        activations, share = aligned.activations.double().numpy(), self.evidence.share
+        image = ImageEvidence(self.evidence).fit(activations, labels, calibration.transform(chosen))
+        self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.sign_embeddings, aligned.history
+        self.support_cosines_, self.selector_ = cosines, selector
+        self.weights_, self.reasons_ = selector.weights_, selector.reasons_
+        self.scale_, self.bias_ = (1 - share) * calibration.scale_, (1 - share) * calibration.bias_
+        self.image_weights_, self.image_bias_ = share * image.weights_, share * image.bias_
+        # decisions: the threshold of best F1 on the support set, for each category
+        probabilities = expit(self.logits(cosines[0], activations[0]))
+        self.thresholds_ = best_f1_thresholds(probabilities, labels, self.selection.threshold_prior)
+        if run.checkpoint and is_main():
+            remove_checkpoint(run.checkpoint)
         return self
 
-    def _add_evidence(self, h: np.ndarray, z: np.ndarray, labels: np.ndarray) -> None:
-        """Fit the image logit on h (views, N, d), as sure as the signs are, and mix it in.
+    def fit_table(self, table: ImageTable, *, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
+        """`fit` on the rows of a table with the bank's categories."""
+        if tuple(table.categories) != tuple(self.bank.categories):
+            raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
+        return self.fit(table.images, table.labels, progress=progress, checkpoint=checkpoint)
 
-        [ours] Its class means on the support set become those of the signs' logit, so that neither drowns the other.
-        """
-        share = self.evidence.share
-        self.image_weights_, self.image_bias_ = np.zeros((labels.shape[1], h.shape[-1])), np.zeros(labels.shape[1])
-        if not share:
-            return
-        weights, bias = logistic(h.reshape(-1, h.shape[-1]), np.tile(labels, (len(h), 1)), self.evidence.strength)
-        by_signs = _class_means(self.scale_ * margins(z, self.weights_) + self.bias_, labels)
-        scale, shift = self._calibrated(_class_means(h[0] @ weights.T + bias, labels), by_signs, otherwise=1.0)
-        self.image_weights_, self.image_bias_ = share * scale[:, None] * weights, share * (scale * bias + shift)
-        self.scale_, self.bias_ = (1 - share) * self.scale_, (1 - share) * self.bias_
-
-    @staticmethod
-    def _calibrated(found: np.ndarray, wanted: np.ndarray, otherwise: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and bias (C,) that bring the mean margins of positives and negatives (2, C) to the wanted logits.
-
-        [ours] Stage 2 changes which signs speak, not how sure stage 1 was; without stage 1 the means become 1 and
-        -1. A category whose positives lie no higher than its negatives gets scale `otherwise` and its middle at 0.
-        """
-        gap = found[0] - found[1]
-        usable = (gap > 1e-6) & (wanted[0] > wanted[1])
-        scale = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), otherwise)
-        return scale, np.where(usable, wanted.mean(0), 0) - scale * found.mean(0)
-
-    def _checked(self, images: Sequence, labels: np.ndarray) -> np.ndarray:
+    def _checked(self, images, labels) -> tuple[list, np.ndarray]:
+        images, _ = as_images(images)
         labels = np.asarray(labels)
         expected = (len(images), len(self.bank.categories))
         if labels.shape != expected:
@@ -205,37 +198,22 @@ class SDMAD:
             raise DataError(
                 "labels: no normal image (a row of zeros); add at least one, scores are measured against it"
             )
-        return labels.astype(np.int64)
+        return images, labels.astype(np.int64)
 
-    def fit_table(self, table: ImageTable, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
-        """`fit` on the rows of a table with the bank's categories."""
-        if tuple(table.categories) != tuple(self.bank.categories):
-            raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
-        return self.fit(table.images, table.labels, progress, checkpoint)
-
-    def _fitted(self) -> None:
-        if not hasattr(self, "weights_"):
+    def check_fitted(self) -> None:
+        """Raise scikit-learn's NotFittedError where neither `fit` nor `load` came before."""
+        if not hasattr(self, "thresholds_"):
             raise NotFittedError("SDMAD: call fit(images, labels) or SDMAD.load(folder) first")
-
-    def features(self, images: Sequence, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Of N images, in one pass: z (N, S), their cosines with the signs after stage 1, and h (N, d), image evidence.
-
-        h is what `pool_tokens` makes of the activations below the first adapter.
-        """
-        self._fitted()
-        with installed(self.backbone, self.adapters_), record_activations(self.backbone) as heard:
-            u = self.backbone.encode_images(images, color=self.bank.color, progress=progress)
-        return (u @ self.sign_embeddings_.T).double().numpy(), torch.cat(heard).cpu().double().numpy()
 
     @contextmanager
     def installed(self) -> Iterator[Backbone]:
         """Inside the block `backbone` embeds as the trained adapters shift it; outside it is the frozen model."""
-        self._fitted()
+        self.check_fitted()
         with installed(self.backbone, self.adapters_):
             yield self.backbone
 
     @torch.no_grad()
-    def features_of_pixels(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:
             u = self.backbone.image_features(pixels).float().cpu()
@@ -243,66 +221,107 @@ class SDMAD:
             cosines = u @ self.sign_embeddings_.T
         return cosines.double().numpy(), recorded[0].cpu().double().numpy()
 
-    def cosines(self, images: Sequence, progress: bool = False) -> np.ndarray:
+    def features(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """What a score is made of: cosines z (N, S) with the signs after stage 1, and activations h (N, d).
+
+        h is what `pool_tokens` makes of the activations below the first adapter, for the image evidence.
+        """
+        self.check_fitted()
+        images, size = as_images(images)[0], 64
+        found = []
+        with self.installed() as clip:
+            for start in tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False):
+                found.append(self.features_of_pixels(clip.prepare(images[start : start + size], self.bank.color)))
+        cosines, activations = zip(*found, strict=True)
+        return np.concatenate(cosines), np.concatenate(activations)
+
+    def cosines(self, images, *, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""
-        return self.features(images, progress)[0]
+        return self.features(images, progress=progress)[0]
 
-    def image_logits(self, h: np.ndarray) -> np.ndarray:
-        """The part (N, C) of the logits that the image evidence h (N, d) gives."""
-        return h @ self.image_weights_.T + self.image_bias_
+    def image_logits(self, activations: np.ndarray) -> np.ndarray:
+        """The part (N, C) of the logits that the image evidence gives, from activations h (N, d)."""
+        return activations @ self.image_weights_.T + self.image_bias_
 
-    def logits(self, z: np.ndarray, h: np.ndarray | None = None) -> np.ndarray:
-        """Logits (N, C) from cosines z (N, S), with the selected weights, and image evidence h (N, d).
+    def logits(self, cosines: np.ndarray, activations: np.ndarray | None = None) -> np.ndarray:
+        """Logits (N, C) from cosines z (N, S), with the selected weights, and activations h (N, d).
 
         Raises:
-            SDMADError: h is left out of a detector that was fitted with image evidence.
+            SDMADError: the activations are left out of a detector that was fitted with image evidence.
         """
-        by_signs = self.scale_ * margins(z, self.weights_) + self.bias_
-        if h is None and self.image_weights_.any():
-            raise SDMADError("logits: this detector was fitted with image evidence; give h of `features` too")
-        return by_signs if h is None else by_signs + self.image_logits(h)
+        by_signs = self.scale_ * margins(cosines, self.weights_) + self.bias_
+        if activations is None:
+            if self.image_weights_.any():
+                raise SDMADError("logits: this detector has image evidence; give the activations of `features` too")
+            return by_signs
+        return by_signs + self.image_logits(activations)
 
-    def decision_function(self, images: Sequence, progress: bool = False) -> np.ndarray:
+    def decision_function(self, images, *, progress: bool = False) -> np.ndarray:
         """Logits (N, C)."""
-        return self.logits(*self.features(images, progress))
+        return self.logits(*self.features(images, progress=progress))
 
-    def predict_proba(self, images: Sequence, progress: bool = False) -> np.ndarray:
-        """Probabilities (N, C), one for each category; they need not sum to 1, anomalies co-occur."""
-        return expit(self.decision_function(images, progress))
+    def predict_proba(self, images, *, progress: bool = False) -> np.ndarray:
+        """Probabilities (N, C), one for each category; they need not sum to 1, anomalies co-occur.
 
-    def predict(self, images: Sequence) -> np.ndarray:
+        Args:
+            images: one image (path, array or PIL) or any number of them; one gives (1, C).
+        """
+        return expit(self.decision_function(images, progress=progress))
+
+    def predict(self, images, *, progress: bool = False) -> np.ndarray:
         """Decisions (N, C) in {0, 1}, by the thresholds of best F1 on the support set."""
-        return (self.predict_proba(images) >= self.thresholds_).astype(np.int64)
+        return (self.predict_proba(images, progress=progress) >= self.thresholds_).astype(np.int64)
 
-    def explain(self, image) -> list[CategoryExplanation]:
-        """For each category: every sign's weight, cosine and part of the logit.
+    def explain(self, images) -> list[CategoryExplanation] | list[list[CategoryExplanation]]:
+        """For each category: every sign's weight, cosine and part of the logit; a list of these for many images.
 
         The contributions, the image evidence and the bias sum to the logit.
         """
-        (z,), (h,) = self.features([image])
-        return explanations(self, z, h)
+        self.check_fitted()
+        images, one = as_images(images)
+        cosines, activations = self.features(images)
+        found = [explanation_of(self, z, h) for z, h in zip(cosines, activations, strict=True)]
+        return found[0] if one else found
 
-    def selected_signs(self) -> dict[str, list[dict]]:
-        """For each category its signs with `kept`, `weight` and `reason`, heaviest first: plain data."""
-        self._fitted()
+    def selected_signs(self) -> dict[str, list[SelectedSign]]:
+        """The signs of each category, heaviest first."""
+        self.check_fitted()
         out = {}
         for c, category in enumerate(self.bank.categories):
-            reasons = self.reasons_[c]
-            rows = [
-                {
-                    "text": self.bank.texts[s],
-                    "kept": bool(self.weights_[c, s] > 0),
-                    "weight": round(float(self.weights_[c, s]), 6),
-                    "reason": reasons[s],
-                }
+            signs = [
+                SelectedSign(
+                    text=self.bank.texts[s],
+                    kept=bool(self.weights_[c, s] > 0),
+                    weight=round(float(self.weights_[c, s]), 6),
+                    reason=self.reasons_[c][s],
+                )
                 for s in np.flatnonzero(self.membership[c + 1]).tolist()
             ]
-            out[category] = sorted(rows, key=lambda row: -row["weight"])
+            out[category] = sorted(signs, key=lambda sign: -sign.weight)
         return out
 
     def sign_maps(self, image) -> np.ndarray:
         """(S, h, w) where in the image each sign is seen, see `explain.sign_maps`."""
         return sign_maps(self.backbone, self.bank, image)
+
+    def _state(self) -> dict[str, str]:
+        """What a reader should know of it, in words."""
+        out = {
+            "signs": f"{self.bank.name}: {len(self.bank.texts)} signs of {len(self.bank.categories)} categories",
+            "backbone": " ".join(filter(None, (self.backbone.name, self.backbone.pretrained))),
+            "stage 1": f"{self.alignment.steps} steps" if self.alignment.steps else "none (training-free)",
+        }
+        if not hasattr(self, "thresholds_"):
+            return out | {"state": "not fitted: call fit(images, labels)"}
+        kept = [f"{name} {sum(s.kept for s in rows)} of {len(rows)}" for name, rows in self.selected_signs().items()]
+        return out | {"state": "fitted", "signs kept": ", ".join(kept)}
+
+    def __repr__(self) -> str:
+        return "SDMAD(" + "; ".join(f"{name}: {what}" for name, what in self._state().items()) + ")"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(what)}</td></tr>" for name, what in self._state().items())
+        return f"<table><caption>SDMAD. {NOTICE}</caption>{rows}</table>"
 
     def save(self, folder: str | Path) -> Path:
         """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.
@@ -312,12 +331,12 @@ class SDMAD:
         Raises:
             OutputError: the folder cannot be written, or holds something else.
         """
-        self._fitted()
+        self.check_fitted()
         return save_detector(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None, device: str | None = None) -> SDMAD:
-        """Load what `save` wrote.
+        """Load what `save` wrote, in this version or an earlier one.
 
         Args:
             folder: as given to `save`.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from sklearn.exceptions import NotFittedError as _SklearnNotFitted
-
 
 class SDMADError(ValueError):
     """Base of every error that bad input raises; the message says what is wrong and what to do."""
@@ -22,10 +20,6 @@ class BankError(SDMADError):
 
 class BackboneError(SDMADError):
     """A CLIP model cannot be loaded, or cannot take adapters."""
-
-
-class NotFittedError(SDMADError, _SklearnNotFitted):
-    """A result was asked for before `fit`; it is scikit-learn's error too."""
 
 
 class GenerationError(SDMADError):

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from .signs.bank import SignBank
-
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
+    from .detector import SDMAD
+    from .signs.bank import SignBank
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,34 @@ class CategoryExplanation:
     """Part of the logit that the image evidence gives, 0 for a detector by signs alone."""
     signs: tuple[SignEvidence, ...]
 
+    @property
+    def detected(self) -> bool:
+        """Whether the probability reaches the threshold."""
+        return self.probability >= self.threshold
 
-def explanations(detector, z: np.ndarray, h: np.ndarray) -> list[CategoryExplanation]:
+
+def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray) -> list[CategoryExplanation]:
     """Explain one image from what `SDMAD.features` gives of it: nothing is computed that the score has not used.
 
     Args:
-        detector: a fitted SDMAD. z: (S,) cosines with the signs. h: (d,) image evidence.
+        detector: a fitted one. cosines: z (S,) with the signs. activations: h (d,).
     """
-    logits, by_image = detector.logits(z[None], h[None])[0], detector.image_logits(h[None])[0]
+    (logits,) = detector.logits(cosines[None], activations[None])
+    (by_image,) = detector.image_logits(activations[None])
     bank, membership = detector.bank, detector.membership
+    contributions = detector.scale_[:, None] * detector.weights_ * cosines  # (C, S)
     out = []
     for c, category in enumerate(bank.categories):
-        evidence = tuple(
+        signs = tuple(
             SignEvidence(
                 text=bank.texts[s],
                 weight=float(detector.weights_[c, s]),
-                cosine=float(z[s]),
-                contribution=float(detector.scale_[c] * detector.weights_[c, s] * z[s]),
-                reason=detector.reasons_[c][int(s)],
+                cosine=float(cosines[s]),
+                contribution=float(contributions[c, s]),
+                reason=detector.reasons_[c][s],
                 normal=bool(membership[0, s]),
             )
-            for s in np.flatnonzero(membership[c + 1] + membership[0])
+            for s in np.flatnonzero(membership[c + 1] + membership[0]).tolist()
         )
         out.append(
             CategoryExplanation(
@@ -80,7 +87,7 @@ def explanations(detector, z: np.ndarray, h: np.ndarray) -> list[CategoryExplana
                 logit=float(logits[c]),
                 bias=float(detector.bias_[c]),
                 image=float(by_image[c]),
-                signs=evidence,
+                signs=signs,
             )
         )
     return out

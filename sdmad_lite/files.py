@@ -39,6 +39,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
         yield Path(temporary)
+        with open(temporary, "rb") as written:  # on the disk before it takes the place
+            os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:

@@ -5,7 +5,7 @@ import pytest
 from bad_inputs import CASES, World, matches
 from bad_inputs.world import CATEGORIES
 
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD

@@ -9,18 +9,17 @@ import torch
 from conftest import CATEGORIES, quick_baselines, table_of, write_clip
 from PIL import Image
 from scipy.special import expit, logit
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
 
-from sdmad_lite.alignment.adapters import AdapterConfig
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import BackboneError, BankError, DataError, NotFittedError, OutputError, SDMADError
+from sdmad_lite.errors import BackboneError, BankError, DataError, OutputError, SDMADError
 from sdmad_lite.evaluation.baselines import Query
 from sdmad_lite.evaluation.experiment import METHODS, Settings, run_experiment
-from sdmad_lite.selection.image_evidence import EvidenceConfig
-from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
+from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 from sdmad_phantoms import sample_phantoms
 
@@ -46,6 +45,45 @@ def images(phantom_table):
 
 
 # Predictions
+
+
+def test_images_may_be_one_or_many_in_any_form(fitted, images, tmp_path):
+    together, path = fitted.predict_proba(images), tmp_path / "image.png"
+    Image.fromarray(images[0]).save(path)
+    for one in (path, str(path), images[0], Image.open(path)):
+        np.testing.assert_allclose(fitted.predict_proba(one), together[:1], atol=1e-6)
+        assert fitted.predict(one).shape == (1, 3) and [e.category for e in fitted.explain(one)] == list(CATEGORIES)
+    for many in (tuple(images), np.stack(images), iter(images)):
+        np.testing.assert_allclose(fitted.predict_proba(many), together, atol=1e-6)
+    assert [len(explained) for explained in fitted.explain(images[:2])] == [3, 3]
+    for wrong in (None, 3, {"a.png": 1}, []):
+        with pytest.raises(DataError, match="images: "):
+            fitted.predict_proba(wrong)
+
+
+def test_what_is_detected_is_what_predict_says(fitted, images):
+    assert [[e.detected for e in explained] for explained in fitted.explain(images)] == fitted.predict(images).tolist()
+
+
+def test_a_detector_says_what_it_is(tiny_clip, bank, fitted):
+    assert "not fitted: call fit(images, labels)" in repr(SDMAD(bank, backbone=tiny_clip))
+    assert "Cardiomegaly 2 of 4" in repr(fitted) and "6 steps" in repr(fitted)
+    assert "<table>" in fitted._repr_html_() and "not for clinical use" in fitted._repr_html_()
+
+
+def test_settings_are_attributes_of_their_names(tiny_clip, bank):
+    settings = {"adapters": AdapterConfig(lam=0.6), "alignment": SHORT, "selection": RANK, "random_state": 3}
+    detector = SDMAD(bank, backbone=tiny_clip, **settings)
+    assert {name: getattr(detector, name) for name in settings} == settings
+    with pytest.raises(SDMADError, match=r"0 steps train nothing; use SDMAD\.training_free"):
+        SDMAD(bank, backbone=tiny_clip, alignment=AlignmentConfig(steps=0))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_fit_works_where_gradients_are_off(tiny_clip, bank, support, images, fitted, mode):
+    with mode():
+        detector = SDMAD(bank, backbone=tiny_clip, alignment=SHORT, selection=RANK).fit_table(support)
+    np.testing.assert_array_equal(detector.predict_proba(images), fitted.predict_proba(images))
 
 
 def test_predictions_have_a_column_per_category_and_agree_with_each_other(fitted, images):
@@ -126,12 +164,11 @@ def test_selected_signs_are_those_with_weight(fitted, bank):
     table = fitted.selected_signs()
     assert list(table) == list(CATEGORIES)
     for c, rows in enumerate(table.values()):
-        assert {row["text"] for row in rows} == set(bank.signs_of(CATEGORIES[c]))
-        for row in rows:
-            weight = fitted.weights_[c, bank.texts.index(row["text"])]
-            assert row["weight"] == pytest.approx(weight, abs=1e-6) and row["kept"] == (weight > 0)
-        assert [row["weight"] for row in rows] == sorted((row["weight"] for row in rows), reverse=True)
-    json.dumps(table)
+        assert {sign.text for sign in rows} == set(bank.signs_of(CATEGORIES[c]))
+        for sign in rows:
+            weight = fitted.weights_[c, bank.texts.index(sign.text)]
+            assert sign.weight == pytest.approx(weight, abs=1e-6) and sign.kept == (weight > 0)
+        assert [sign.weight for sign in rows] == sorted((sign.weight for sign in rows), reverse=True)
 
 
 def test_sign_maps_have_a_cosine_for_each_sign_and_patch(fitted, bank, images):
@@ -154,7 +191,7 @@ def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip,
     two = bank.restricted(["Cardiomegaly", "Emphysema"])
     new, truth = stripes(1, 20)
     config = {"adapters": AdapterConfig(lam=0.5), "selection": SelectionConfig(rule="all")}
-    frozen = SDMAD.training_free(two, backbone=tiny_clip, **config).fit(*stripes(0, 4))
+    frozen = SDMAD.training_free(two, backbone=tiny_clip, selection=config["selection"]).fit(*stripes(0, 4))
     trained = SDMAD(two, backbone=tiny_clip, alignment=AlignmentConfig(steps=120, lr=1e-2), **config).fit(
         *stripes(0, 4)
     )
@@ -344,7 +381,7 @@ BROKEN = {
     "bank broken": (change("bank", {"name": "x"}), r"detector\.json: .*categories: Field required"),
     "setting unknown": (change("adapters", {"lambda": 1}), r"detector\.json"),
     "setting impossible": (change("adapters", {"lam": 2.0}), "lam is 2.0"),
-    "too few thresholds": (change("thresholds", [0.5]), r"detector\.json: its numbers do not fit"),
+    "too few thresholds": (change("thresholds", [0.5]), r"detector\.json: thresholds_ has shape \(1,\)"),
     "a number in words": (change("scale", "ten"), r"detector\.json"),
     "no fingerprint": (change("backbone", {"name": "x", "pretrained": None}), "other weights"),
     "other adapters": (

@@ -24,23 +24,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import clip, phantom_table
+from benchmark import clip, one_thread, phantom_table
+from benchmark_page import difference, number, table
 from research_baselines import BASELINES
-from shared import difference, number, one_thread, table
 from tqdm import tqdm
 
-from sdmad_lite.alignment.activations import record_activations
-from sdmad_lite.alignment.adapters import AdapterConfig, installed
-from sdmad_lite.alignment.augment import embed_augmented, make_augmented
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import (
+    AdapterConfig,
+    AlignmentConfig,
+    embed_augmented,
+    installed,
+    make_augmented,
+    record_activations,
+)
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.baselines import Query, Support
 from sdmad_lite.evaluation.experiment import IMAGE_ONLY
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.files import NOTICE
-from sdmad_lite.selection.image_evidence import EvidenceConfig, logistic
-from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig, SignSelector, margins
+from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig, SignSelector, logistic, margins
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import SignBank, parse_bank
 from sdmad_phantoms import MODALITIES, modality_named

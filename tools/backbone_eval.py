@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from explain_eval import touched
 from pretrain import Phrases
-from shared import touched
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.selection.sign_selector import equal_weights, margins
+from sdmad_lite.selection import equal_weights, margins
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
 
 FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from

@@ -25,13 +25,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from benchmark_page import write_page
 from research_baselines import BASELINES
-from shared import one_thread
 from tqdm import tqdm
 
-from sdmad_lite.alignment.adapters import AdapterConfig
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_folder, split_train_test
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Method
@@ -47,8 +46,7 @@ from sdmad_lite.evaluation.experiment import (
     run_experiment,
 )
 from sdmad_lite.evaluation.protocols import mean_interval, paired
-from sdmad_lite.selection.image_evidence import EvidenceConfig
-from sdmad_lite.selection.sign_selector import TRAINING_FREE, SelectionConfig
+from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import SignBank, load_bank
 from sdmad_phantoms import CHEST, MODALITIES, Modality, modality_named, sample_phantoms
@@ -215,6 +213,10 @@ def summary(cells: list[dict], command: str) -> dict:
         mean = {m: {f: np.mean([p[m][f] for p in parts], axis=0).tolist() for f in parts[0][m]} for m in parts[0]}
         out["banks"][bank].setdefault("all phantoms", {})[str(shots)] = summarised(mean)
     return out
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def _cell(task: tuple[str, str, int, Path | None]) -> dict:

@@ -18,12 +18,11 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from sdmad_lite.alignment.adapters import AdapterConfig
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.protocols import evaluate
-from sdmad_lite.selection.sign_selector import margins
+from sdmad_lite.selection import margins
 from sdmad_lite.show.course import samples, support_and_validation
 from sdmad_lite.show.report import write_json
 from sdmad_lite.show.score_panels import GRID, SCORES

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import touched
+from explain_eval import touched
 from torch import Tensor
 from tqdm import tqdm
 
-from sdmad_lite.alignment.adapters import installed
+from sdmad_lite.alignment import installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import vision_blocks
 from sdmad_lite.files import NOTICE

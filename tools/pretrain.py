@@ -37,7 +37,7 @@ from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from sdmad_lite.alignment.augment import augment
+from sdmad_lite.alignment import augment
 from sdmad_lite.clip import embedded_tower as stem  # noqa: F401  registers the image tower
 from sdmad_lite.clip.backbone import EMBEDDED
 from sdmad_phantoms import MODALITIES, Modality, sample_phantoms

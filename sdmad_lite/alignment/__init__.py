@@ -1,11 +1,18 @@
-"""Stage 1: Shift Adapters beside the layers of both towers, the losses, and their training on the support set."""
+"""Stage 1: Shift Adapters beside the layers of both towers, the losses, and their training on the support set.
+
+`train.align` is the whole stage, `train.training_step` one step of it. `run` and `checkpoint` say how it is computed
+and how a stopped run goes on; they change no result.
+"""
 
 from .activations import pool_tokens, record_activations, split_image_tower
-from .adapters import AdapterConfig, ShiftAdapter, build_adapters, installed
-from .augment import augment, mixup
-from .losses import category_margins, discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss, uniform_weights
-from .train import Aligned, AlignmentConfig, align
+from .adapters import NO_ADAPTERS, AdapterConfig, ShiftAdapter, build_adapters, installed
+from .augment import augment, embed_augmented, make_augmented, mixup
+from .losses import discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss
+from .processes import own_device
+from .run import RunConfig, in_batches
+from .train import Aligned, AlignmentConfig, align, training_step
 
-__all__ = ["AdapterConfig", "Aligned", "AlignmentConfig", "ShiftAdapter", "align", "augment", "build_adapters"]
-__all__ += ["category_margins", "discrepancy_loss", "installed", "inter_anomaly_loss", "intra_anomaly_loss", "mixup"]
-__all__ += ["pool_tokens", "record_activations", "split_image_tower", "uniform_weights"]
+__all__ = ["NO_ADAPTERS", "AdapterConfig", "Aligned", "AlignmentConfig", "RunConfig", "ShiftAdapter", "align"]
+__all__ += ["augment", "build_adapters", "discrepancy_loss", "embed_augmented", "in_batches", "installed"]
+__all__ += ["inter_anomaly_loss", "intra_anomaly_loss", "make_augmented", "mixup", "own_device", "pool_tokens"]
+__all__ += ["record_activations", "split_image_tower", "training_step"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .run import in_batches
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -63,13 +65,8 @@ def make_augmented(backbone: Backbone, images, count: int, seed: int, color: boo
     return list(iter_augmented(backbone, backbone.prepare(images, color), count, seed))
 
 
+@torch.no_grad()
 def embed_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
     """(count, N, D) unit embeddings of `make_augmented`, on the CPU: for methods that train on the frozen features."""
-    views = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
-    return torch.stack([in_batches(backbone.image_features, view).cpu() for view in views])
-
-
-@torch.no_grad()
-def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 64) -> Tensor:
-    """Apply a function to rows in chunks, without gradients."""
-    return torch.cat([function(part) for part in rows.split(size)])
+    versions = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
+    return torch.stack([in_batches(backbone.image_features, version).cpu() for version in versions])

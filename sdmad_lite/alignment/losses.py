@@ -11,22 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def uniform_weights(membership: Tensor) -> Tensor:
-    """W (C, S) from M (C+1, S): the signs of a category weigh the same, sum 1; so do the normal signs, sum -1."""
-    shares = membership / membership.sum(1, keepdim=True)
-    return shares[1:] - shares[:1]
-
-
-def category_margins(u: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-    """g: (N, C) weighted cosine of each category's signs minus that of the normal signs, in [-2, 2].
-
-    [ours] In a pilot study stage 1 lost 0.10 to 0.18 AUROC without the normal signs. On a frozen model the
-    difference can help or hurt, depending on the category; notebook 02 measures it.
-    """
-    z = u @ v.T  # (N, S)
-    return z @ weights.T
-
-
 def inter_anomaly_loss(logits: Tensor, labels: Tensor, hardness: float = 0.0) -> Tensor:
     """Multi-label loss: pull an image to the signs of all it has, push it from those of all it has not.
 

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..alignment.losses import category_margins, inter_anomaly_loss, uniform_weights
+from ..alignment import inter_anomaly_loss
 from ..errors import DataError, SDMADError
-from ..selection.image_evidence import logistic
+from ..selection import equal_weights, logistic, margins
 from ..signs.bank import SignBank
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Support:
     @cached_property
     def weights(self) -> Tensor:
         """W (C, S): all signs of a category weigh the same, and so do the normal signs, against it."""
-        return uniform_weights(torch.from_numpy(self.bank.membership()))
+        return equal_weights(torch.from_numpy(self.bank.membership()))
 
     def margins(self, u: Tensor) -> Tensor:
         """(T, C) mean cosine of u (T, D) with a category's signs, minus that with the normal signs, in [-2, 2]."""
-        return category_margins(u, self.v, self.weights)
+        return margins(u @ self.v.T, self.weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,11 @@ import numpy as np
 from scipy.special import expit
 from tqdm import tqdm
 
-from ..alignment.augment import embed_augmented
-from ..alignment.train import AlignmentConfig
+from ..alignment import AlignmentConfig, embed_augmented
 from ..data import ImageTable, draw_support
 from ..detector import SDMAD
 from ..errors import DataError
-from ..selection.sign_selector import SelectionConfig, equal_weights, margins
+from ..selection import SelectionConfig, equal_weights, margins
 from ..signs.bank import SignBank
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .protocols import Evaluation, Interval, Paired, over_draws, paired
@@ -163,7 +162,7 @@ def fit_methods(
     """Fit SD-MAD, the same without stage 1, and the baselines on one support set."""
     common: dict[str, Any] = {"backbone": backbone, "random_state": seed}
     common |= {} if settings.selection is None else {"selection": settings.selection}
-    detector = SDMAD(bank, alignment=settings.alignment, **common).fit_table(support, progress)
+    detector = SDMAD(bank, alignment=settings.alignment, **common).fit_table(support, progress=progress)
     frozen = SDMAD.training_free(bank, augmentations=1, **common).fit_table(support)
     augmented = embed_augmented(backbone, support.images, detector.alignment.augmentations, seed, bank.color)
     v = backbone.encode_texts(bank.texts)
@@ -178,7 +177,7 @@ def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]
 
     @lru_cache(maxsize=1)
     def features(query: Query) -> tuple[np.ndarray, np.ndarray]:  # asked for by each part, computed once
-        return detector.features(query.images, progress)
+        return detector.features(query.images, progress=progress)
 
     return {
         BOTH_STAGES: lambda query: expit(detector.logits(*features(query))),

@@ -1,1 +1,22 @@
-"""Stage 2: which signs to trust, judged on the support set alone; and image evidence."""
+"""Stage 2: which signs to trust, judged on the support set alone.
+
+`SignSelector` weighs the signs of each category together and drops those that few shots could not align,
+`ImageEvidence` learns what the image says beside them, `Calibration` and `best_f1_thresholds` lead from margins to
+decisions. Everything is a function of arrays: cosines, activations, labels, membership.
+"""
+
+from .calibration import Calibration, best_f1_thresholds, class_means
+from .image_evidence import EvidenceConfig, ImageEvidence, logistic
+from .sign_selector import (
+    TRAINING_FREE,
+    SelectionConfig,
+    SignSelector,
+    discriminant_weights,
+    equal_weights,
+    margins,
+    support_auroc,
+)
+
+__all__ = ["TRAINING_FREE", "Calibration", "EvidenceConfig", "ImageEvidence", "SelectionConfig", "SignSelector"]
+__all__ += ["best_f1_thresholds", "class_means", "discriminant_weights", "equal_weights", "logistic", "margins"]
+__all__ += ["support_auroc"]

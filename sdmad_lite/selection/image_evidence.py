@@ -16,9 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from ..errors import SDMADError
+from .calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,44 @@ class EvidenceConfig:
     def __post_init__(self):
         if not 0 <= self.share <= 1 or self.strength <= 0:
             raise SDMADError(f"{self}: share must be in [0, 1], strength above 0")
+
+
+class ImageEvidence:
+    """A logistic regression for each category on pooled activations, as sure as the signs are; scikit-learn's shape.
+
+    [ours] Its class means on the support set become those of the signs' logits, so that neither drowns the other.
+
+    After `fit`: weights_ (C, d) and bias_ (C,); the image logits of activations h (N, d) are h W' + b.
+    """
+
+    def __init__(self, config: EvidenceConfig | None = None):
+        self.config = config or EvidenceConfig()
+
+    def fit(self, activations: np.ndarray, labels: np.ndarray, sign_logits: np.ndarray) -> ImageEvidence:
+        """Learn from the support set.
+
+        Args:
+            activations: h (A, N, d) in A augmentations of the images, the first unchanged.
+            labels: Y (N, C) in {0, 1}, both values in each column.
+            sign_logits: (N, C) what the signs say of the unchanged images.
+        """
+        if not self.config.share:  # it has no say: nothing to learn
+            self.weights_ = np.zeros((labels.shape[1], activations.shape[-1]))
+            self.bias_ = np.zeros(labels.shape[1])
+            return self
+        every = activations.reshape(-1, activations.shape[-1])
+        weights, bias = logistic(every, np.tile(labels, (len(activations), 1)), self.config.strength)
+        plain = activations[0] @ weights.T + bias
+        calibration = Calibration(fallback_scale=1.0).fit(plain, labels, sign_logits)
+        self.weights_ = calibration.scale_[:, None] * weights
+        self.bias_ = calibration.scale_ * bias + calibration.bias_
+        return self
+
+    def decision_function(self, activations: np.ndarray) -> np.ndarray:
+        """Activations h (N, d) to image logits (N, C)."""
+        if not hasattr(self, "weights_"):
+            raise NotFittedError("ImageEvidence: call fit(activations, labels, sign_logits) first")
+        return activations @ self.weights_.T + self.bias_
 
 
 def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ costs accuracy, since they work as an ensemble whose errors cancel, so the weigh
 of the normal signs are fitted *together*, by a discriminant that allows no sign to speak against its own
 category; where it would, it is dropped. A pull towards equal weights fades as shots grow.
 
-Everything here is a function of z (N, S), the cosines of images and signs, Y (N, C) and M (C+1, S).
+Everything here is a function of cosines z (N, S) of images and signs, labels Y (N, C) and membership M (C+1, S).
 Weights W (C, S) are signed: above 0 a sign speaks for the category, below 0 it is a normal sign and speaks
 against it, 0 is a sign that is dropped or another category's.
 """
@@ -14,13 +14,19 @@ against it, 0 is a sign that is dropped or another category's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from scipy.optimize import nnls
-from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 
-from ..errors import NotFittedError, SDMADError
+from ..errors import SDMADError
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 
 @dataclass(frozen=True)
@@ -55,37 +61,44 @@ TRAINING_FREE = SelectionConfig(pull=1.0, least_positives=1)
 """For a frozen model: it has not seen the support set, so what signs show there is worth more."""
 
 
-def support_auroc(z: np.ndarray, labels: np.ndarray, membership: np.ndarray, prior: float = 2.0) -> np.ndarray:
+def support_auroc(cosines: np.ndarray, labels: np.ndarray, membership: np.ndarray, prior: float = 2.0) -> np.ndarray:
     """How well each sign separates its category on the support set, shrunk towards chance.
 
     [ours] AUROC is moved towards 0.5 as if `prior` further positives had shown nothing, because with
     one shot it is nearly noise.
 
     Args:
-        z: (N, S) cosines. labels: (N, C). membership: (C+1, S).
+        cosines: z (N, S). labels: Y (N, C). membership: M (C+1, S).
 
     Returns:
         (C, S) in [0, 1]; nan where the sign is not the category's, 0.5 without positives or negatives.
     """
-    out = np.full((labels.shape[1], z.shape[1]), np.nan)
+    out = np.full((labels.shape[1], cosines.shape[1]), np.nan)
     for c, s in zip(*np.nonzero(membership[1:]), strict=True):
         positives = int(labels[:, c].sum())
         out[c, s] = 0.5
         if 0 < positives < len(labels):
-            raw = roc_auc_score(labels[:, c], z[:, s])
+            raw = roc_auc_score(labels[:, c], cosines[:, s])
             out[c, s] = 0.5 + (raw - 0.5) * positives / (positives + prior)
     return out
 
 
-def equal_weights(membership: np.ndarray) -> np.ndarray:
-    """W (C, S): all signs of a category weigh the same, sum 1; so do the normal signs, sum -1."""
-    shares = membership / membership.sum(1, keepdims=True)
+def equal_weights(membership: Array) -> Array:
+    """W (C, S) from M (C+1, S): the signs of a category weigh the same, sum 1; so do the normal signs, sum -1."""
+    shares = membership / membership.sum(1)[:, None]
     return shares[1:] - shares[:1]
 
 
-def margins(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """g (N, C): weighted cosine of each category's signs minus that of the normal signs."""
-    return z @ weights.T
+def margins(cosines: Array, weights: Array) -> Array:
+    """g (N, C) in [-2, 2]: weighted cosine of each category's signs minus that of the normal signs.
+
+    [ours] In a pilot study stage 1 lost 0.10 to 0.18 AUROC without the normal signs. On a frozen model the
+    difference can help or hurt, depending on the category; notebook 02 measures it.
+
+    Args:
+        cosines: z (N, S) = u @ v.T. weights: W (C, S). Arrays or tensors, both of one kind.
+    """
+    return cosines @ weights.T
 
 
 def discriminant_weights(
@@ -100,7 +113,7 @@ def discriminant_weights(
     Args:
         x: (N, s) signs as columns, each expected to be higher on positives (so normal signs come negated).
         y: (N,) in {0, 1}, both there. equal: (s,) non-negative weights to pull to.
-        positives: images that y counts, for several views of an image are no more evidence than one.
+        positives: images that y counts, for several augmentations of an image are no more evidence than one.
         shrink, pull: see `SelectionConfig`.
 
     Returns:
@@ -133,35 +146,37 @@ class SignSelector:
     def __init__(self, config: SelectionConfig | None = None):
         self.config = config or SelectionConfig()
 
-    def fit(self, z: np.ndarray, labels: np.ndarray, membership: np.ndarray) -> SignSelector:
+    def fit(self, cosines: np.ndarray, labels: np.ndarray, membership: np.ndarray) -> SignSelector:
         """Choose signs.
 
         Args:
-            z: (views, N, S) or (N, S) cosines.
-            labels: (N, C) in {0, 1}.
+            cosines: z (N, S), or (A, N, S) in A augmentations of the images, the first unchanged.
+            labels: Y (N, C) in {0, 1}.
             membership: M (C+1, S).
         """
-        z = np.asarray(z, dtype=np.float64)
-        z = z[None] if z.ndim == 2 else z
+        cosines = np.asarray(cosines, dtype=np.float64)
+        cosines = cosines[None] if cosines.ndim == 2 else cosines
         labels, membership = np.asarray(labels), np.asarray(membership, dtype=np.float64)
-        self.weights_ = equal_weights(membership)
-        self.auroc_ = support_auroc(z[0], labels, membership)
-        self.reasons_: list[dict[int, str]] = []
-        for c, equal in enumerate(self.weights_.copy()):
+        self.auroc_ = support_auroc(cosines[0], labels, membership)
+        self.weights_, self.reasons_ = np.zeros((len(membership) - 1, membership.shape[1])), []
+        for c, equal in enumerate(equal_weights(membership)):
             own, normal = (np.flatnonzero(membership[row]) for row in (c + 1, 0))
             signs = np.concatenate([own, normal])
-            w, note = self._choose(z[:, :, signs], labels[:, c], equal[signs], self.auroc_[c, own])
+            w, note = self._weigh(cosines[:, :, signs], labels[:, c], equal[signs], self.auroc_[c, own])
+            # a sign that weighs next to nothing beside its like is dropped; the heaviest one always stays
             for part in (slice(None, len(own)), slice(len(own), None)):
                 size = np.abs(w[part])
                 w[part] = np.where((size < self.config.drop_below * size.mean()) & (size < size.max()), 0, w[part])
             self.weights_[c, signs] = w / w[: len(own)].sum()
             self.reasons_.append(
-                {int(s): self._reason(w_s, self.auroc_[c, s], note) for s, w_s in zip(signs, w, strict=True)}
+                {int(s): _reason(w_s, self.auroc_[c, s], note) for s, w_s in zip(signs, w, strict=True)}
             )
         return self
 
-    def _choose(self, z: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray) -> tuple[np.ndarray, str]:
-        """Signed weights of own and normal signs, z (views, N, s), before small ones are dropped."""
+    def _weigh(
+        self, cosines: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray
+    ) -> tuple[np.ndarray, str]:
+        """Signed weights (s,) of own and normal signs from cosines (A, N, s), before small ones are dropped; why."""
         count, positives = len(auroc), int(y.sum())
         if self.config.rule == "all":
             return equal, "all signs are kept"
@@ -174,44 +189,27 @@ class SignSelector:
         if fewer < self.config.least_positives:
             side = "positive" if positives == fewer else "negative"
             return equal, f"all signs are kept: {fewer} {side}{'s' * (fewer != 1)} to judge by, too few"
-        side, views = np.sign(equal), len(z)
-        x, y = (z * side).reshape(-1, len(equal)), np.tile(y, views)
+        # normal signs come negated: every column is expected to be higher on positives
+        side, augmentations = np.sign(equal), len(cosines)
+        x, y = (cosines * side).reshape(-1, len(equal)), np.tile(y, augmentations)
         weights = discriminant_weights(x, y, np.abs(equal), positives, self.config.shrink, self.config.pull)
         if not weights[:count].any():
             return equal, "all signs are kept: none is higher on the positives"
         return weights * side, "weighed together on the support set"
 
-    def _reason(self, weight: float, auroc: float, note: str) -> str:
-        if weight:
-            return f"kept; {note}"
-        if np.isnan(auroc):
-            return f"dropped: as a normal sign it tells nothing from this category; {note}"
-        if auroc < 0.55:
-            return f"dropped: under-fitted, support AUROC {auroc:.2f} (shrunk); {note}"
-        return f"dropped: adds nothing beside the others (support AUROC {auroc:.2f}, shrunk); {note}"
-
-    def transform(self, z: np.ndarray) -> np.ndarray:
-        """Cosines (N, S) to margins g (N, C) with the selected weights."""
+    def transform(self, cosines: np.ndarray) -> np.ndarray:
+        """Cosines z (N, S) to margins g (N, C) with the selected weights."""
         if not hasattr(self, "weights_"):
-            raise NotFittedError("SignSelector: call fit(z, labels, membership) first")
-        return margins(z, self.weights_)
+            raise NotFittedError("SignSelector: call fit(cosines, labels, membership) first")
+        return margins(cosines, self.weights_)
 
 
-def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:
-    """(C,) the threshold of best F1 for each category, midway to the next lower score, or to 0.
-
-    [ours] It is shrunk towards 0.5 as if `prior` positives had asked for that, because the support
-    images also trained the scores: on them they look better separated than on new ones.
-
-    Args:
-        scores: (N, C) probabilities, of the support set only. labels: (N, C), a positive per category.
-        prior: weight of 0.5, in positives.
-    """
-    thresholds = np.full(scores.shape[1], 0.5)
-    for c in range(scores.shape[1]):
-        precision, recall, cut = precision_recall_curve(labels[:, c], scores[:, c])
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(np.argmax(f1[:-1]))
-        thresholds[c] = (cut[best] + scores[:, c].max(initial=0, where=scores[:, c] < cut[best])) / 2
-    positives = labels.sum(0)
-    return (positives * thresholds + prior * 0.5) / (positives + prior)
+def _reason(weight: float, auroc: float, note: str) -> str:
+    """Why a sign was kept or dropped, in words."""
+    if weight:
+        return f"kept; {note}"
+    if np.isnan(auroc):
+        return f"dropped: as a normal sign it tells nothing from this category; {note}"
+    if auroc < 0.55:
+        return f"dropped: under-fitted, support AUROC {auroc:.2f} (shrunk); {note}"
+    return f"dropped: adds nothing beside the others (support AUROC {auroc:.2f}, shrunk); {note}"

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..alignment.adapters import AdapterConfig
-from ..alignment.train import AlignmentConfig
+from ..alignment import AdapterConfig, AlignmentConfig
 from ..data import ImageTable, draw_support, load_folder, split_train_test
 from ..detector import SDMAD
 from ..errors import DataError, SDMADError
 from ..files import write_text
-from ..selection.image_evidence import EvidenceConfig
-from ..selection.sign_selector import SelectionConfig
+from ..selection import EvidenceConfig, SelectionConfig
 from ..signs.bank import SignBank, load_bank
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import ipywidgets
 import numpy as np
 from scipy.special import expit
 
-from ..alignment.adapters import installed
+from ..alignment import installed
 from ..clip.backbone import load_clip
 from ..data import read_image
-from ..selection.sign_selector import support_auroc
+from ..selection import support_auroc
 from .course import load_or_fit, load_or_project, samples, support_and_validation
 from .image_panels import BreakCase, EmbeddingCase, break_panel, embedding_panel
 from .plots import project

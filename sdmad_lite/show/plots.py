@@ -13,6 +13,7 @@ from textwrap import fill
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..detector import SelectedSign
 from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
 
@@ -156,20 +157,20 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def plot_signs(rows: Sequence[Mapping], category: str) -> Figure:
+def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
     """Signs of one category by weight; dropped ones are grey with their reason."""
     figure = new_figure(9, 0.42 * len(rows) + 1.1)
     axis = figure.subplots()
-    weights = [row["weight"] for row in rows]
-    axis.barh(range(len(rows)), weights, color=[BLUE if row["kept"] else GREY for row in rows])
+    weights = [row.weight for row in rows]
+    axis.barh(range(len(rows)), weights, color=[BLUE if row.kept else GREY for row in rows])
     for i, row in enumerate(rows):
-        if not row["kept"]:
+        if not row.kept:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axis.text(0.005, i, row["reason"].split(";")[0], va="center", fontsize=7, color="#444444", bbox=box)
+            axis.text(0.005, i, row.reason.split(";")[0], va="center", fontsize=7, color="#444444", bbox=box)
     axis.axvline(1 / len(rows), color=ORANGE, linestyle="--", linewidth=1)
-    axis.set_yticks(range(len(rows)), [row["text"] for row in rows], fontsize=8)
+    axis.set_yticks(range(len(rows)), [row.text for row in rows], fontsize=8)
     axis.invert_yaxis()
-    kept = sum(row["kept"] for row in rows)
+    kept = sum(row.kept for row in rows)
     axis.set(xlabel="weight (dashed: all signs equal)", title=f"{category}: {kept} of {len(rows)} signs kept")
     clean(axis)
     return figure

@@ -104,7 +104,10 @@ def write_json(path: Path, data: dict) -> None:
 
 def sign_table(experiment: Experiment) -> dict[str, list[dict]]:
     """For each category the first draw's signs, with the number of draws that kept each."""
-    tables = [detector.selected_signs() for detector in experiment.detectors]
+    tables = [
+        {category: [asdict(sign) for sign in signs] for category, signs in detector.selected_signs().items()}
+        for detector in experiment.detectors
+    ]
     for category, rows in tables[0].items():
         for row in rows:
             kept = [r["kept"] for table in tables for r in table[category] if r["text"] == row["text"]]

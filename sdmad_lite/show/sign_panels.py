@@ -21,7 +21,7 @@ from ..data import read_image
 from ..detector import SDMAD
 from ..errors import DataError
 from ..explain import sign_maps
-from ..selection.sign_selector import equal_weights
+from ..selection import equal_weights
 from ..signs.bank import SignBank
 from .panel import (
     LARGE,

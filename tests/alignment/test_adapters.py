@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from conftest import write_clip
 from torch import nn
 
-from sdmad_lite.alignment.activations import first_adapted, split_image_tower
-from sdmad_lite.alignment.adapters import (
+from sdmad_lite.alignment import (
     AdapterConfig,
+    AlignmentConfig,
     ShiftAdapter,
     build_adapters,
     installed,
+    split_image_tower,
 )
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment.activations import first_adapted
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.clip.towers import text_blocks, vision_blocks
 from sdmad_lite.detector import SDMAD

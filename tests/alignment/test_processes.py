@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdmad_lite.alignment.processes import Processes, own_device
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig, own_device
+from sdmad_lite.alignment.processes import Processes
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.files import is_main, world
@@ -78,6 +78,5 @@ def test_the_launcher_says_who_is_main(monkeypatch):
 def test_alone_nothing_is_sent():
     alone = Processes(torch.device("cpu"))
     part = torch.ones(3, 2, requires_grad=True)
-    assert alone.gathered(part, 3) is part and alone.from_main(lambda: b"x") == b"x"
+    assert alone.encode(lambda rows: part, part) is part and alone.from_main(lambda: b"x") == b"x"
     alone.average_gradients([part])
-    alone.wait()

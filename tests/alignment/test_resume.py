@@ -7,17 +7,16 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from sdmad_lite.alignment import checkpoint as checkpoint_module
-from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters
-from sdmad_lite.alignment.checkpoint import Checkpoints, CheckpointWarning, parsed
-from sdmad_lite.alignment.compute import RunConfig
-from sdmad_lite.alignment.train import AlignmentConfig, align
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, RunConfig, align, build_adapters
+from sdmad_lite.alignment.checkpoint import NAME, Checkpoint, CheckpointWarning
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
@@ -43,10 +42,12 @@ def fit_and_save(clip: str, bank, support, folder: str, out: str) -> None:
 
 
 def step_of(folder) -> int:
-    steps = (
-        [int(name.split("-")[1]) for name in os.listdir(folder) if name.startswith("step-")] if folder.exists() else []
-    )
-    return max(steps, default=0)
+    """Steps that the checkpoint holds, 0 where there is none."""
+    if not (folder / NAME).exists():
+        return 0
+    content = (folder / NAME).read_bytes()  # at once: the file may be replaced at any moment
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["sdmad_lite"])["step"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
@@ -89,7 +90,7 @@ class Stop(Exception):
     pass
 
 
-def run(clip, support, bank, checkpoints=None, until=None, seed=0, labels=None, seen=None, **settings):
+def run(clip, support, bank, folder=None, until=None, seed=0, labels=None, seen=None, **settings):
     """Stage 1 on the support set; stops with `Stop` after `until` steps, `seen` gets their numbers."""
 
     def watch(step):
@@ -100,11 +101,11 @@ def run(clip, support, bank, checkpoints=None, until=None, seed=0, labels=None, 
 
     config = AlignmentConfig(**{"steps": 12, "augmentations": 2, "batch_size": 5, **settings})
     adapters = build_adapters(clip, AdapterConfig(), seed)
-    member = torch.from_numpy(bank.membership())
     labels = support.labels if labels is None else labels
-    images, texts = support.images, bank.texts
-    aligned = align(clip, adapters, images, labels, texts, member, config, seed, watch=watch, checkpoints=checkpoints)
-    return [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale)], aligned
+    how = RunConfig(after_step=watch, checkpoint=folder, checkpoint_steps=1)
+    aligned = align(clip, adapters, support.images, labels, bank, config, seed, how)
+    tensors = [aligned.image_embeddings, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
+    return [*adapters.state_dict().values(), *tensors], aligned
 
 
 @pytest.fixture(scope="module")
@@ -118,61 +119,49 @@ def left(tiny_clip_name, support, bank, tmp_path_factory):
     """What a run leaves behind that stopped after step 7."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.raises(Stop):
-        run(load_clip(tiny_clip_name, device="cpu"), support, bank, Checkpoints(folder, steps=1), until=7)
+        run(load_clip(tiny_clip_name, device="cpu"), support, bank, folder, until=7)
     return folder
 
 
 @pytest.fixture
-def checkpoints(left, tmp_path) -> Checkpoints:
+def stopped(left, tmp_path) -> Path:
     """A copy of it, to damage."""
-    return Checkpoints(shutil.copytree(left, tmp_path / "checkpoints"), steps=1)
+    return shutil.copytree(left, tmp_path / "stopped")
 
 
 def same(one, two) -> bool:
     return one[1].history == two[1].history and all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
 
 
-def test_it_goes_on_from_the_last_checkpoint_and_repeats_nothing(tiny_clip, support, bank, whole, checkpoints):
-    assert step_of(checkpoints.folder) == 7 and len(os.listdir(checkpoints.folder)) == 2
+def test_it_goes_on_from_the_last_checkpoint_and_repeats_nothing(tiny_clip, support, bank, whole, stopped):
+    assert step_of(stopped) == 7 and os.listdir(stopped) == [NAME]
     steps = []
-    assert same(whole, run(tiny_clip, support, bank, checkpoints, seen=steps))
+    assert same(whole, run(tiny_clip, support, bank, stopped, seen=steps))
     assert steps == [8, 9, 10, 11, 12]
 
 
 def test_it_goes_on_without_mixing_and_with_all_images_in_a_step(tiny_clip, support, bank, tmp_path):
     settings = {"mixup": 0, "batch_size": 100, "steps": 5}
-    checkpoints = Checkpoints(tmp_path, steps=2)
     with pytest.raises(Stop):
-        run(tiny_clip, support, bank, checkpoints, until=3, **settings)
-    assert step_of(tmp_path) == 2
-    assert same(run(tiny_clip, support, bank, **settings), run(tiny_clip, support, bank, checkpoints, **settings))
+        run(tiny_clip, support, bank, tmp_path, until=3, **settings)
+    assert step_of(tmp_path) == 3
+    assert same(run(tiny_clip, support, bank, **settings), run(tiny_clip, support, bank, tmp_path, **settings))
 
 
 def test_a_checkpoint_is_due_by_steps_or_by_time(tmp_path):
-    assert [step for step in range(1, 10) if Checkpoints(tmp_path, steps=3).due(step)] == [3, 6, 9]
-    assert not Checkpoints(tmp_path, seconds=60).due(5) and Checkpoints(tmp_path, seconds=0).due(5)
+    assert [step for step in range(1, 10) if Checkpoint(tmp_path, {}, steps=3).due(step)] == [3, 6, 9]
+    assert not Checkpoint(tmp_path, {}, seconds=60).due(5) and Checkpoint(tmp_path, {}, seconds=0).due(5)
 
 
-@pytest.mark.parametrize("keep", [0, 100, -1], ids=["empty", "in the header", "one byte short"])
-def test_a_truncated_checkpoint_is_named_and_the_one_before_used(tiny_clip, support, bank, whole, checkpoints, keep):
-    newest = max(checkpoints.folder.iterdir())
-    newest.write_bytes(newest.read_bytes()[:keep])
-    with pytest.warns(CheckpointWarning, match=rf"{newest.name}: this checkpoint is broken .*the one before"):
-        resumed = run(tiny_clip, support, bank, checkpoints)
-    assert same(whole, resumed)
-
-
-def test_a_flipped_bit_is_noticed_and_nothing_goes_on_from_broken_files_only(tiny_clip, support, bank, checkpoints):
-    for file in checkpoints.folder.iterdir():
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-    with (
-        pytest.warns(CheckpointWarning) as warned,
-        pytest.raises(CheckpointError, match="all its checkpoints are broken"),
-    ):
-        run(tiny_clip, support, bank, checkpoints)
-    assert len(warned) == 2 and len(os.listdir(checkpoints.folder)) == 2  # left for whoever wants to look
+@pytest.mark.parametrize("damage", ["empty", "in the header", "one byte short", "a flipped bit"])
+def test_a_broken_checkpoint_is_named_and_left_for_whoever_wants_to_look(tiny_clip, support, bank, stopped, damage):
+    content = bytearray((stopped / NAME).read_bytes())
+    content[-1] ^= damage == "a flipped bit"
+    keep = {"empty": 0, "in the header": 100, "one byte short": -1}.get(damage, len(content))
+    (stopped / NAME).write_bytes(content[:keep])
+    with pytest.raises(CheckpointError, match=rf"{NAME}: this checkpoint is broken; delete it to begin anew"):
+        run(tiny_clip, support, bank, stopped)
+    assert (stopped / NAME).read_bytes() == content[:keep]
 
 
 OTHERS = {
@@ -186,8 +175,8 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("name", "change"), OTHERS.items(), ids=OTHERS)
-def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_clip, support, bank, tmp_path, checkpoints, name, change):
-    before = sorted(os.listdir(checkpoints.folder))
+def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_clip, support, bank, tmp_path, stopped, name, change):
+    before = (stopped / NAME).read_bytes()
     new = {"clip": tiny_clip, "support": support, "bank": bank, **change}
     if "labels" in change:
         new["labels"] = support.labels[::-1].copy()
@@ -201,34 +190,34 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(tiny_clip, support, bank
 
         new["clip"] = load_clip(write_clip(tmp_path / "clip", seed=5), device="cpu")
     with pytest.raises(CheckpointError, match=rf"differs in: {name}; give the same as then, or another folder"):
-        run(checkpoints=checkpoints, **new)
-    assert sorted(os.listdir(checkpoints.folder)) == before
+        run(folder=stopped, **new)
+    assert (stopped / NAME).read_bytes() == before
 
 
-def test_a_full_disk_is_told_and_stops_nothing(tiny_clip, support, bank, whole, checkpoints, monkeypatch):
-    kept = {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()}
+def test_a_full_disk_is_told_and_stops_nothing(tiny_clip, support, bank, whole, stopped, monkeypatch):
+    kept = (stopped / NAME).read_bytes()
 
-    def full(handle):
+    def full(tensors, path, header):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module.os, "fsync", full)
-        message = r"no checkpoint at step \d+ .*No space left.*earlier ones are kept and the training goes on"
+        patch.setattr("sdmad_lite.alignment.checkpoint.save_file", full)
+        message = r"no checkpoint was written .*No space left.*earlier one is kept and the training goes on"
         with pytest.warns(CheckpointWarning, match=message) as warned:
-            resumed = run(tiny_clip, support, bank, checkpoints)
+            resumed = run(tiny_clip, support, bank, stopped)
     assert len(warned) == 5 and same(whole, resumed)
-    assert {file.name: file.read_bytes() for file in checkpoints.folder.iterdir()} == kept
+    assert (stopped / NAME).read_bytes() == kept
 
 
 def test_a_place_where_nothing_can_be_written_is_refused_before_the_training(tiny_clip, bank, support, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OutputError, match=r"file: checkpoints cannot be written here.*choose another"):
+    with pytest.raises(OutputError, match=r"file.*cannot be written.*choose another"):
         SDMAD(bank, backbone=tiny_clip, alignment=LONG).fit_table(support, checkpoint=tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, bank, support, tmp_path):
-    (tmp_path / ".step-123.part").write_bytes(b"half")
+    (tmp_path / f".{NAME}.123").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     short = AlignmentConfig(steps=3, augmentations=2)
     SDMAD(bank, backbone=tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
@@ -236,9 +225,10 @@ def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, 
 
 
 def test_a_checkpoint_holds_no_pickle_and_can_be_read_by_anyone(left):
-    state, tensors = parsed(max(left.iterdir()).read_bytes())
+    with safe_open(left / NAME, "pt") as content:
+        state, names = json.loads(content.metadata()["sdmad_lite"]), set(content.keys())
     assert state["step"] == 7 and set(state["identity"]) >= set(OTHERS)
-    assert set(load_file(max(left.iterdir()))) == set(tensors) >= {"scale", "bias", "losses", "optimizer.0.exp_avg"}
+    assert names >= {"log_scale", "bias", "losses", "optimizer.0.exp_avg"}
 
 
 @pytest.mark.parametrize(

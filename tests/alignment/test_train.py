@@ -7,19 +7,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters, installed
-from sdmad_lite.alignment.augment import augment, embed_augmented, make_augmented, mixup
-from sdmad_lite.alignment.compute import Kept, RunConfig, compiled, piecewise
-from sdmad_lite.alignment.losses import (
-    category_margins,
+from sdmad_lite.alignment import (
+    AdapterConfig,
+    AlignmentConfig,
+    RunConfig,
+    align,
+    augment,
+    build_adapters,
     discrepancy_loss,
+    embed_augmented,
+    in_batches,
+    installed,
     inter_anomaly_loss,
     intra_anomaly_loss,
-    uniform_weights,
+    make_augmented,
+    mixup,
 )
-from sdmad_lite.alignment.train import AlignmentConfig, align
+from sdmad_lite.alignment.run import ActivationCache, compiled
 from sdmad_lite.clip.towers import text_blocks, vision_blocks
 from sdmad_lite.errors import SDMADError
+from sdmad_lite.selection import equal_weights, margins
+from sdmad_lite.signs.bank import parse_bank
 
 # two categories that share sign 1; sign 3 is normal
 MEMBERSHIP = torch.tensor([[0.0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]])
@@ -36,14 +44,14 @@ def test_margins_by_hand():
     """Cosines with the signs: 0.6, 0.8, -0.6, 0. Category 1: (0.6 + 0.8) / 2, category 2: (0.8 - 0.6) / 2."""
     u = torch.tensor([[0.6, 0.8]])
     v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.8, -0.6]])
-    got = category_margins(u, v, uniform_weights(MEMBERSHIP))
+    got = margins(u @ v.T, equal_weights(MEMBERSHIP))
     torch.testing.assert_close(got, torch.tensor([[0.7, 0.1]]))
 
 
 def test_margins_against_a_loop():
     u, v = unit(5, 8), unit(4, 8, seed=1)
     weights = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)) - 0.5
-    got = category_margins(u, v, weights)
+    got = margins(u @ v.T, weights)
     for n in range(5):
         for c in range(2):
             expected = sum(weights[c, s] * torch.dot(u[n], v[s]) for s in range(4))
@@ -52,7 +60,7 @@ def test_margins_against_a_loop():
 
 def test_uniform_weights_by_hand():
     expected = torch.tensor([[0.5, 0.5, 0, -1], [0, 0.5, 0.5, -1]])
-    assert torch.equal(uniform_weights(MEMBERSHIP), expected)
+    assert torch.equal(equal_weights(MEMBERSHIP), expected)
 
 
 # Inter-anomaly loss
@@ -214,6 +222,20 @@ def test_the_first_view_is_the_image_itself(tiny_clip, phantom_table):
 # Training
 
 TEXTS = ["enlarged cardiac silhouette", "engorged upper lobe vessels", "flattened diaphragm", "clear lung fields"]
+BANK = parse_bank(  # with MEMBERSHIP
+    {
+        "name": "stripes",
+        "modality": "patterns",
+        "categories": ["across", "down"],
+        "signs": [
+            {"text": TEXTS[0], "categories": ["across"]},
+            {"text": TEXTS[1], "categories": ["across", "down"]},
+            {"text": TEXTS[2], "categories": ["down"]},
+        ],
+        "normal_signs": [{"text": TEXTS[3]}],
+        "provenance": {"author": "a test", "kind": "person", "date": "2026-01-01", "reviewed": False},
+    }
+)
 
 
 @pytest.fixture(scope="session")
@@ -229,7 +251,7 @@ def patterns():
 def train(backbone, patterns, seed=0, lam=0.9, **settings):
     config = AlignmentConfig(**{"lr": 1e-2, "augmentations": 2, "mixup": 0, **settings})
     adapters = build_adapters(backbone, AdapterConfig(lam=lam), seed)
-    return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, seed)
+    return adapters, align(backbone, adapters, *patterns, BANK, config, seed)
 
 
 def test_the_loss_falls_and_the_support_set_is_separated(tiny_clip, patterns):
@@ -238,7 +260,10 @@ def test_the_loss_falls_and_the_support_set_is_separated(tiny_clip, patterns):
     loss = [step["inter-anomaly"] for step in aligned.history]
     assert len(loss) == 120
     assert np.mean(loss[-5:]) < 0.2 < 0.69 < np.mean(loss[:5])
-    logits = category_margins(aligned.u[0], aligned.v, uniform_weights(MEMBERSHIP)) * aligned.scale + aligned.bias
+    logits = (
+        margins(aligned.image_embeddings[0] @ aligned.sign_embeddings.T, equal_weights(MEMBERSHIP)) * aligned.scale
+        + aligned.bias
+    )
     np.testing.assert_array_equal((logits > 0).numpy(), patterns[1] == 1)
 
 
@@ -246,9 +271,9 @@ def test_the_returned_embeddings_are_those_of_the_adapted_model(tiny_clip, patte
     adapters, aligned = train(tiny_clip, patterns, steps=5)
     with installed(tiny_clip, adapters):
         u, v = tiny_clip.encode_images(patterns[0]), tiny_clip.encode_texts(TEXTS)
-    torch.testing.assert_close(aligned.u[0], u, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(aligned.v, v, rtol=1e-5, atol=1e-6)
-    assert aligned.u.shape == (2, 12, 16)
+    torch.testing.assert_close(aligned.image_embeddings[0], u, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(aligned.sign_embeddings, v, rtol=1e-5, atol=1e-6)
+    assert aligned.image_embeddings.shape == (2, 12, 16)
 
 
 def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns):
@@ -256,7 +281,13 @@ def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns)
     for seed in (3, 3, 4):
         adapters, aligned = train(tiny_clip, patterns, seed, steps=8)
         results.append(
-            [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale)]
+            [
+                *adapters.state_dict().values(),
+                aligned.image_embeddings,
+                aligned.sign_embeddings,
+                aligned.bias,
+                torch.tensor(aligned.scale),
+            ]
         )
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
@@ -290,9 +321,9 @@ def test_a_watcher_sees_every_step_and_the_adapted_model(tiny_clip, patterns):
 
     frozen = tiny_clip.encode_texts(TEXTS)
     config = AlignmentConfig(steps=3, augmentations=1)
-    aligned = align(tiny_clip, build_adapters(tiny_clip), *patterns, TEXTS, MEMBERSHIP, config, watch=watch)
+    aligned = align(tiny_clip, build_adapters(tiny_clip), *patterns, BANK, config, run=RunConfig(after_step=watch))
     assert [step for step, _ in seen] == [1, 2, 3]
-    torch.testing.assert_close(seen[-1][1], aligned.v)
+    torch.testing.assert_close(seen[-1][1], aligned.sign_embeddings)
     assert not torch.allclose(seen[0][1], frozen) and torch.equal(tiny_clip.encode_texts(TEXTS), frozen)
 
 
@@ -304,10 +335,10 @@ def test_embedded_views_are_those_of_the_frozen_model(tiny_clip, patterns):
 
 def test_no_steps_leave_the_frozen_model(tiny_clip, patterns):
     off = AdapterConfig(vision_share=0, text_share=0)
-    aligned = align(tiny_clip, build_adapters(tiny_clip, off), *patterns, TEXTS, MEMBERSHIP, AlignmentConfig(steps=0))
+    aligned = align(tiny_clip, build_adapters(tiny_clip, off), *patterns, BANK, AlignmentConfig(steps=0))
     assert aligned.history == []
-    assert torch.equal(aligned.u[0], tiny_clip.encode_images(patterns[0]))
-    assert torch.equal(aligned.v, tiny_clip.encode_texts(TEXTS))
+    assert torch.equal(aligned.image_embeddings[0], tiny_clip.encode_images(patterns[0]))
+    assert torch.equal(aligned.sign_embeddings, tiny_clip.encode_texts(TEXTS))
 
 
 @pytest.mark.parametrize("size", [1, 5, 1000])
@@ -320,25 +351,32 @@ def test_any_batch_size_trains(tiny_clip, patterns, size):
 
 
 def values(adapters, aligned):
-    return [*adapters.state_dict().values(), aligned.u, aligned.v, aligned.bias, torch.tensor(aligned.scale), aligned.h]
+    return [
+        *adapters.state_dict().values(),
+        aligned.image_embeddings,
+        aligned.sign_embeddings,
+        aligned.bias,
+        torch.tensor(aligned.scale),
+        aligned.activations,
+    ]
 
 
 def computed(backbone, patterns, run):
     adapters = build_adapters(backbone, AdapterConfig(), 0)
     config = AlignmentConfig(steps=6, augmentations=2)
-    return adapters, align(backbone, adapters, *patterns, TEXTS, MEMBERSHIP, config, run=run)
+    return adapters, align(backbone, adapters, *patterns, BANK, config, run=run)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 5])
-def test_encoding_in_pieces_changes_memory_only(tiny_clip, patterns, at_once):
+def test_encoding_in_batches_changes_memory_only(tiny_clip, patterns, at_once):
     """5 divides neither the 12 images nor the 4 signs."""
     whole, pieces = (computed(tiny_clip, patterns, RunConfig(at_once=n)) for n in (256, at_once))
     for one, two in zip(values(*whole), values(*pieces), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-4)  # Adam divides small gradients by themselves
-    torch.testing.assert_close(whole[1].u, pieces[1].u, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[1].image_embeddings, pieces[1].image_embeddings, rtol=0, atol=1e-5)
 
 
-def test_pieces_give_the_gradient_of_the_whole_and_hold_less():
+def test_batches_give_the_gradient_of_the_whole_and_hold_less():
     weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     rows, kept = torch.randn(10, 8, generator=torch.Generator().manual_seed(1)), []
 
@@ -349,7 +387,7 @@ def test_pieces_give_the_gradient_of_the_whole_and_hold_less():
     for at_once in (10, 3):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            out = piecewise(encode, rows, at_once)
+            out = in_batches(encode, rows, at_once)
         kept.append(sum(sizes))
         gradients.append(torch.autograd.grad(out.square().sum(), weight)[0])
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -358,9 +396,9 @@ def test_pieces_give_the_gradient_of_the_whole_and_hold_less():
 
 def test_bf16_steps_end_near_those_in_fp32(tiny_clip, patterns):
     fp32, bf16 = (computed(tiny_clip, patterns, RunConfig(precision=p))[1] for p in ("fp32", "bf16"))
-    assert bf16.u.dtype == bf16.v.dtype == torch.float32
-    assert not torch.equal(fp32.u, bf16.u)
-    torch.testing.assert_close(fp32.u, bf16.u, rtol=0, atol=0.1)
+    assert bf16.image_embeddings.dtype == bf16.sign_embeddings.dtype == torch.float32
+    assert not torch.equal(fp32.image_embeddings, bf16.image_embeddings)
+    torch.testing.assert_close(fp32.image_embeddings, bf16.image_embeddings, rtol=0, atol=0.1)
     for one, two in zip(fp32.history, bf16.history, strict=True):
         assert one["inter-anomaly"] == pytest.approx(two["inter-anomaly"], abs=0.03)
 
@@ -373,7 +411,7 @@ def test_auto_precision_changes_nothing_on_a_cpu(tiny_clip, patterns):
 def test_activations_too_large_for_the_device_wait_in_main_memory():
     first = torch.arange(12.0).view(3, 4)
     for limit in (0, 1e9):
-        kept = Kept(2, first, limit)
+        kept = ActivationCache(2, first, limit)
         kept.rows[0], kept.rows[1] = first, -first
         assert torch.equal(kept.take(torch.tensor([0, 1]), torch.tensor([2, 1])), torch.stack([first[2], -first[1]]))
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sdmad_lite.alignment import AlignmentConfig, RunConfig
 from sdmad_lite.alignment import train as alignment
-from sdmad_lite.alignment.compute import RunConfig
-from sdmad_lite.alignment.train import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError

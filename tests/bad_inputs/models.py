@@ -7,12 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdmad_lite.alignment.adapters import AdapterConfig
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.selection.image_evidence import EvidenceConfig
-from sdmad_lite.selection.sign_selector import SelectionConfig, SignSelector
+from sdmad_lite.selection import EvidenceConfig, SelectionConfig, SignSelector
 
 from .world import Case
 
@@ -220,7 +218,10 @@ CASES = [
     folder(
         "numbers that do not fit the bank",
         state(weights=lambda found: found[:1]),
-        "{path}/detector/detector.json: its numbers do not fit its sign bank; copy it again, or fit again",
+        (
+            "{path}/detector/detector.json: weights_ has shape (1, 6), its sign bank asks for (2, 6); copy it "
+            "again, or fit again"
+        ),
     ),
     folder(
         "numbers that are texts",
@@ -260,12 +261,18 @@ CASES = [
     folder(
         "an adapter of another shape",
         weights(lambda t: t.update(probe=torch.zeros(2, 3, dtype=torch.double))),
-        "{path}/detector/adapters.safetensors: image evidence of shape (2, 3) does not fit",
+        (
+            "{path}/detector/adapters.safetensors: image_weights_ has shape (2, 3), its sign bank asks for (2, 96); "
+            "copy it again, or fit again"
+        ),
     ),
     folder(
         "fewer sign embeddings than signs",
         weights(lambda t: t.update(text_features=t["text_features"][:2])),
-        "{path}/detector/adapters.safetensors: 2 sign embeddings for 6 signs; copy it again",
+        (
+            "{path}/detector/adapters.safetensors: sign_embeddings_ has shape (2, 16), its sign bank asks for (6, 16); "
+            "copy it again, or fit again"
+        ),
     ),
     folder(
         "a tensor missing",
@@ -339,6 +346,6 @@ CASES = [
     setting(
         "a selector before fit",
         lambda: SignSelector().transform(np.zeros((1, 2))),
-        "SignSelector: call fit(z, labels, membership) first",
+        "SignSelector: call fit(cosines, labels, membership) first",
     ),
 ]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.exceptions import NotFittedError
 
-from sdmad_lite.cli import main
+from sdmad_lite.__main__ import main
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.errors import SDMADError
 
@@ -104,7 +105,10 @@ class World:
         """Run a command; what it says as an error is raised."""
         err = io.StringIO()
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()) as out:
-            code = main([str(argument) for argument in arguments])
+            try:
+                code = main([str(argument) for argument in arguments])
+            except SystemExit as stop:  # by argparse
+                code = stop.code
         said = err.getvalue()
         if code != 2:
             raise AssertionError(f"exit code {code}, not 2: {said}")
@@ -120,7 +124,7 @@ class World:
         """The message of the error that a call raises, without what differs between machines."""
         try:
             act()
-        except (SDMADError, CommandError) as error:
+        except (SDMADError, NotFittedError, CommandError) as error:
             text = str(error).replace(str(self.path), "{path}").replace(self.backbone.name, "{clip}")
             return text.replace(self.server, "{server}") if self.server else text
         raise AssertionError("no error was raised")

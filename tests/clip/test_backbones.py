@@ -7,9 +7,7 @@ from safetensors.torch import load_file
 from tiny_models import KINDS, LENGTH, Models
 from torch import nn
 
-from sdmad_lite.alignment.activations import split_image_tower
-from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters, installed
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, build_adapters, installed, split_image_tower
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD

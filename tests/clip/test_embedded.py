@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from sdmad_lite.alignment.adapters import build_adapters
+from sdmad_lite.alignment import build_adapters
 from sdmad_lite.clip.backbone import EMBEDDED, load_clip
 from sdmad_lite.errors import BankError
 from sdmad_lite.signs.bank import load_bank, shipped_banks

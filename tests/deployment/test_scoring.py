@@ -18,8 +18,9 @@ from accelerate.state import AcceleratorState
 from conftest import CATEGORIES
 from PIL import Image
 from scipy.special import logit
+from sklearn.exceptions import NotFittedError
 
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.deployment import scoring
@@ -30,10 +31,9 @@ from sdmad_lite.errors import (
     CheckpointError,
     DataError,
     MissingExtraError,
-    NotFittedError,
     OutputError,
 )
-from sdmad_lite.selection.sign_selector import SelectionConfig
+from sdmad_lite.selection import SelectionConfig
 
 GOOD = 20
 

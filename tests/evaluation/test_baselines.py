@@ -15,7 +15,7 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.errors import DataError, SDMADError
 from sdmad_lite.evaluation.baselines import Query, Support, descend, prototypes
-from sdmad_lite.selection.sign_selector import equal_weights
+from sdmad_lite.selection import equal_weights
 
 MEMBERSHIP = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
 

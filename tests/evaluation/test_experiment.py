@@ -6,13 +6,13 @@ import torch
 from conftest import quick_baselines
 from sklearn.metrics import roc_auc_score
 
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.data import ImageTable
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Query
 from sdmad_lite.evaluation.episodes import draw_episodes
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, Settings, eligible, run_experiment
-from sdmad_lite.selection.sign_selector import equal_weights, margins
+from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.show import course
 
 

@@ -5,13 +5,19 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sdmad_lite.alignment.activations import pool_tokens, record_activations, split_image_tower
-from sdmad_lite.alignment.adapters import AdapterConfig, build_adapters, installed
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import (
+    AdapterConfig,
+    AlignmentConfig,
+    build_adapters,
+    installed,
+    pool_tokens,
+    record_activations,
+    split_image_tower,
+)
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError
-from sdmad_lite.selection.image_evidence import EvidenceConfig, logistic
+from sdmad_lite.selection import EvidenceConfig, logistic
 
 SHORT = AlignmentConfig(steps=4)
 
@@ -95,7 +101,7 @@ def test_scores_from_cosines_ask_for_the_evidence(tiny_clip, bank, support):
     detector = fit(tiny_clip, bank, support, 0.5)
     z, h = detector.features(support.images)
     np.testing.assert_allclose(detector.logits(z, h), detector.decision_function(support.images))
-    with pytest.raises(SDMADError, match="give h of `features` too"):
+    with pytest.raises(SDMADError, match="give the activations of `features` too"):
         detector.logits(z)
     signs = fit(tiny_clip, bank, support, 0)
     np.testing.assert_allclose(signs.logits(z), signs.logits(z, h))

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
 
-from sdmad_lite.errors import NotFittedError, SDMADError
-from sdmad_lite.selection.sign_selector import (
+from sdmad_lite.errors import SDMADError
+from sdmad_lite.selection import (
     TRAINING_FREE,
     SelectionConfig,
     SignSelector,

@@ -10,7 +10,7 @@ from conftest import CATEGORIES
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from sdmad_lite.errors import DataError
-from sdmad_lite.selection.sign_selector import SelectionConfig, SignSelector
+from sdmad_lite.selection import SelectionConfig, SignSelector
 from sdmad_lite.show import sign_panels
 from sdmad_lite.show.panel import panel_png
 from sdmad_lite.show.sign_panels import SignCase, sign_numbers, signs_kept, signs_kept_panel

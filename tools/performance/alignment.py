@@ -27,14 +27,20 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import drain, peak_memory, ratio, record, seconds, spread, take_turns
+from common import _drain, peak_memory, ratio, record, seconds, spread, take_turns
 
-from sdmad_lite.alignment.activations import split_image_tower
-from sdmad_lite.alignment.adapters import build_adapters, installed
-from sdmad_lite.alignment.compute import RunConfig, compiled
-from sdmad_lite.alignment.losses import category_margins, inter_anomaly_loss, uniform_weights
-from sdmad_lite.alignment.train import AlignmentConfig, align
+from sdmad_lite.alignment import (
+    AlignmentConfig,
+    RunConfig,
+    align,
+    build_adapters,
+    installed,
+    inter_anomaly_loss,
+    split_image_tower,
+)
+from sdmad_lite.alignment.run import compiled
 from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
+from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.signs.bank import load_bank
 
 STEPS = AlignmentConfig().steps
@@ -67,10 +73,10 @@ class Other:
         self.pixels = backbone.prepare(task.images[:batch]).to(self.device)
         self.labels = torch.as_tensor(task.labels[:batch], dtype=torch.float32, device=self.device)
         self.tokens = backbone.tokenize(task.texts)
-        self.weights = uniform_weights(task.membership).to(self.device)
+        self.weights = equal_weights(task.membership).to(self.device)
 
     def loss(self, u: torch.Tensor, v: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return inter_anomaly_loss(10 * category_margins(u.float(), v.float(), self.weights), labels)
+        return inter_anomaly_loss(10 * margins(u.float() @ v.float().T, self.weights), labels)
 
     def plain_text(self) -> torch.Tensor:
         return torch.nn.functional.normalize(self.backbone.model.encode_text(self.tokens), dim=-1)
@@ -153,11 +159,11 @@ def epochs(backbone: Backbone, task: Task, rounds: int, images: int, views: int)
     def watch(step: int) -> None:
         nonlocal clock, first
         if step == 1:
-            drain()
+            _drain()
             first = perf_counter()
         if step % in_epoch:
             return
-        drain()
+        _drain()
         took = perf_counter() - clock
         if step > in_epoch:  # the first epoch warms up
             times["ours"].append(took)
@@ -169,7 +175,7 @@ def epochs(backbone: Backbone, task: Task, rounds: int, images: int, views: int)
 
     adapters = build_adapters(backbone)
     align(backbone, adapters, task.images, task.labels, task.texts, task.membership, config, watch=watch)
-    drain()
+    _drain()
     step = float(np.median(times["ours"])) / in_epoch
     once = first - started - step + perf_counter() - clock  # before the first step, and after the last
     epochs_of_a_run = STEPS / in_epoch
@@ -236,7 +242,7 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
             ticks = []
 
             def watch(number: int, ticks=ticks) -> None:
-                drain()
+                _drain()
                 ticks.append(perf_counter())
 
             config, adapters = AlignmentConfig(steps=steps, augmentations=views), build_adapters(backbone)

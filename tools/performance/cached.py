@@ -20,9 +20,9 @@ import torch
 from common import record, seconds, spread
 from scipy.special import expit
 
-from sdmad_lite.alignment.train import AlignmentConfig
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
-from sdmad_lite.selection.sign_selector import SignSelector, best_f1_thresholds
+from sdmad_lite.selection import SignSelector, best_f1_thresholds
 from sdmad_lite.show.image_panels import EmbeddingCase, embedding_explorer
 from sdmad_lite.show.panel import panel_png
 from sdmad_lite.show.plots import project

@@ -12,14 +12,11 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from sdmad_lite.alignment.activations import split_image_tower
-from sdmad_lite.alignment.adapters import installed
-from sdmad_lite.alignment.augment import augment, make_augmented
-from sdmad_lite.alignment.losses import category_margins, inter_anomaly_loss
+from sdmad_lite.alignment import augment, installed, inter_anomaly_loss, make_augmented, split_image_tower
 from sdmad_lite.clip.towers import block_width, vision_blocks
 from sdmad_lite.data import read_image
 from sdmad_lite.evaluation.baselines import LinearProbe, Predictor, Query, Support, Temperature, descend, seeded
-from sdmad_lite.selection.image_evidence import logistic
+from sdmad_lite.selection import logistic, margins
 
 
 def thumbnails(images: Sequence, size: int, color: bool = False) -> Tensor:
@@ -116,7 +113,7 @@ class VisualAdapter:
         def logits(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             run(x)  # leaves its tokens in the adapters
             tokens = torch.stack([F.normalize(a.tokens[:, prefix:], dim=-1) for a in adapters.values()])
-            margin = category_margins(tokens, v, weights)  # (layers, N, patches, C)
+            margin = margins(tokens @ v.T, weights)  # (layers, N, patches, C)
             kept = margin.topk(max(1, round(self.top * margin.shape[2])), dim=2).values
             return temperature(kept.mean((0, 2)))
 

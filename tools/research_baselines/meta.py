@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdmad_lite.alignment.losses import inter_anomaly_loss
+from sdmad_lite.alignment import inter_anomaly_loss
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import Predictor, Query, Support, Temperature, descend, prototypes, seeded

@@ -1,7 +1,7 @@
-"""How training is computed: precision, compiled layers, pieces that fit into memory. What is computed stays the same.
+"""How stage 1 is run: precision, memory, compiled layers. What is computed stays the same.
 
-On a CPU the defaults change no bit of a result. On an accelerator the steps of stage 1 run in bfloat16 where the
-device can; what is kept (activations, final embeddings) is computed in the model's own precision, as scoring does.
+On a CPU the defaults change no bit of a result. On an accelerator the steps run in bfloat16 where the device can; what
+is kept (activations, final embeddings) is computed in the model's own precision, as scoring does.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recompute
 
 from ..clip.towers import find_blocks
 from ..errors import SDMADError
@@ -33,14 +34,21 @@ class RunConfig:
     compile: bool = False
     """Compile the adapted layers: pays in long runs on a GPU; the first step then takes a minute or more."""
     at_once: int = 256
-    """Images or signs encoded together with gradients. More are encoded in pieces of this size, and once more on
+    """Images or signs encoded together with gradients. More are encoded in batches of this size, and once more on
     the way back, so that memory does not grow with the bank or with `batch_size`; fewer on a small GPU."""
     cache_gib: float = 8.0
     """Activations kept below the first adapter stay on the device up to this size; larger ones in main memory."""
+    checkpoint: str | Path | None = None
+    """Folder of the checkpoint that a stopped run goes on from; none is written when left out."""
     checkpoint_seconds: float = 60.0
-    """With checkpoints: write one when this long has passed since the last."""
+    """Write one when this long has passed since the last."""
     checkpoint_steps: int | None = None
-    """With checkpoints: also write one after every so many steps."""
+    """And after every so many steps."""
+    progress: bool = False
+    """Whether to show a bar."""
+    after_step: Callable[[int], None] | None = None
+    """Called after each step with its number, from 1, while the adapters stand in the backbone (gradients are on).
+    Steps that a checkpoint holds already are not called again."""
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -61,12 +69,29 @@ class RunConfig:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16(device))
 
 
-def piecewise(encode: Callable[[Tensor], Tensor], rows: Tensor, at_once: int) -> Tensor:
-    """encode(rows), with the memory of `at_once` rows: what lies between is computed again for the gradients."""
-    if len(rows) <= at_once:
-        return encode(rows)
-    pieces = [checkpoint(encode, piece, use_reentrant=False, preserve_rng_state=False) for piece in rows.split(at_once)]
-    return torch.cat(pieces)
+def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 64) -> Tensor:
+    """function(rows), `size` rows at a time; with gradients on, what lies between is computed again on the way back."""
+    batches = rows.split(size)
+    if len(batches) == 1:
+        return function(rows)
+    if not torch.is_grad_enabled():
+        return torch.cat([function(batch) for batch in batches])
+    again = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([recompute(function, batch, **again) for batch in batches])
+
+
+class ActivationCache:
+    """Activations (A, N, ...) computed once: on the device if they fit into `limit` bytes, else in main memory."""
+
+    def __init__(self, augmentations: int, first: Tensor, limit: float):
+        """Make room for `augmentations` times rows like those of `first` (N, ...)."""
+        fits = augmentations * first.numel() * first.element_size() <= limit
+        self.device = first.device
+        self.rows = first.new_empty(augmentations, *first.shape, device=self.device if fits else "cpu")
+
+    def take(self, augmentation: Tensor, row: Tensor) -> Tensor:
+        """(n, ...) by number of augmentation and of row, on the device."""
+        return self.rows[augmentation.to(self.rows.device), row.to(self.rows.device)].to(self.device)
 
 
 @contextmanager
@@ -83,17 +108,3 @@ def compiled(backbone: Backbone, adapters: nn.ModuleDict, enabled: bool) -> Iter
     finally:
         for block in blocks:
             block._compiled_call_impl = None  # torch has no public way back
-
-
-class Kept:
-    """Rows (views, N, ...) computed once: on the device if they fit into `limit` bytes, else in main memory."""
-
-    def __init__(self, views: int, first: Tensor, limit: float):
-        """Make room for `views` times rows like those of `first` (N, ...)."""
-        size = views * first.numel() * first.element_size()
-        self.rows = torch.empty(views, *first.shape, dtype=first.dtype, device=first.device if size <= limit else "cpu")
-        self.device = first.device
-
-    def take(self, view: Tensor, row: Tensor) -> Tensor:
-        """(n, ...) rows by number of view and of row, on the device."""
-        return self.rows[view.to(self.rows.device), row.to(self.rows.device)].to(self.device)

@@ -1,0 +1,68 @@
+"""From margins to decisions: scale and bias of each category, and its threshold. [ours]
+
+Stage 2 changes which signs speak, not how sure stage 1 was: `Calibration` brings the new margins to where the logits of
+stage 1 were. Thresholds are those of best F1 on the support set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve
+
+
+def class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(2, C): mean of values (N, C) over each category's positives, and over its negatives."""
+    return np.array([[v[y == value].mean() for v, y in zip(values.T, labels.T, strict=True)] for value in (1, 0)])
+
+
+class Calibration:
+    """Scale and bias of each category that bring its class means to wanted ones; scikit-learn's shape.
+
+    Args:
+        fallback_scale: of a category whose positives lie no higher than its negatives; its middle comes to 0.
+
+    After `fit`: scale_ (C,) and bias_ (C,).
+    """
+
+    def __init__(self, fallback_scale: float = 10.0):
+        self.fallback_scale = fallback_scale
+
+    def fit(self, margins: np.ndarray, labels: np.ndarray, logits: np.ndarray | None = None) -> Calibration:
+        """Find the scale and the bias.
+
+        Args:
+            margins: g (N, C). labels: Y (N, C) in {0, 1}, both values in each column.
+            logits: (N, C) whose class means are wanted; when left out, positives are to lie at 1 and negatives at -1.
+        """
+        found = class_means(margins, labels)
+        wanted = np.array([[1.0], [-1.0]]) if logits is None else class_means(logits, labels)
+        gap = found[0] - found[1]
+        usable = (gap > 1e-6) & (wanted[0] > wanted[1])
+        self.scale_ = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), self.fallback_scale)
+        self.bias_ = np.where(usable, wanted.mean(0), 0) - self.scale_ * found.mean(0)
+        return self
+
+    def transform(self, margins: np.ndarray) -> np.ndarray:
+        """Margins g (N, C) to logits (N, C)."""
+        return self.scale_ * margins + self.bias_
+
+
+def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:
+    """(C,) the threshold of best F1 for each category, midway to the next lower score, or to 0.
+
+    [ours] It is shrunk towards 0.5 as if `prior` positives had asked for that, because the support
+    images also trained the scores: on them they look better separated than on new ones.
+
+    Args:
+        scores: (N, C) probabilities, of the support set only. labels: (N, C), a positive per category.
+        prior: weight of 0.5, in positives.
+    """
+    thresholds = np.full(scores.shape[1], 0.5)
+    for c in range(scores.shape[1]):
+        precision, recall, steps = precision_recall_curve(labels[:, c], scores[:, c])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best = int(np.argmax(f1[:-1]))
+        lower = scores[:, c].max(initial=0, where=scores[:, c] < steps[best])
+        thresholds[c] = (steps[best] + lower) / 2
+    positives = labels.sum(0)
+    return (positives * thresholds + prior * 0.5) / (positives + prior)
