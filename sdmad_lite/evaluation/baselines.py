@@ -103,8 +103,7 @@ Predictor = Callable[[Query], np.ndarray]
 class Method(Protocol):
     """A baseline: called with a support set it returns a predictor."""
 
-    what: ClassVar[str]
-    """In a few words, for tables."""
+    what: ClassVar[str]  # in a few words, for tables
 
     def __call__(self, support: Support) -> Predictor: ...
 
@@ -191,10 +190,8 @@ class ZeroShotNames:
     """
 
     what: ClassVar[str] = "frozen model, category names"
-    template: str = "{}"
-    """Prompt, with {} for the name, e.g. "a chest radiograph with {}"."""
-    normal: str = "normal"
-    """What stands in the prompt for a normal image."""
+    template: str = "{}"  # prompt, with {} for the name, e.g. "a chest radiograph with {}"
+    normal: str = "normal"  # what stands in the prompt for a normal image
 
     def __call__(self, support: Support) -> Predictor:
         names = (self.normal, *support.bank.categories)
@@ -253,8 +250,7 @@ class TextProbe:
     what: ClassVar[str] = "linear probe that starts at the sign texts"
     steps: int = 200
     lr: float = 3e-2
-    pull: float = 0.01
-    """Weight of the relative squared distance to the start, divided by the mean number of positives."""
+    pull: float = 0.01  # weight of the relative squared distance to the start, divided by the mean number of positives
 
     def __call__(self, support: Support) -> Predictor:
         start = support.weights @ support.v  # (C, D)
@@ -276,10 +272,8 @@ class TipAdapter:
     """
 
     what: ClassVar[str] = "cache of support features with trained keys"
-    alpha: float = 10.0
-    """Weight of the cache beside the margin."""
-    beta: float = 5.5
-    """Sharpness of the affinity."""
+    alpha: float = 10.0  # weight of the cache beside the margin
+    beta: float = 5.5  # sharpness of the affinity
     steps: int = 100
     lr: float = 1e-3
 
@@ -303,8 +297,7 @@ class ClipAdapter:
     """
 
     what: ClassVar[str] = "residual adapter on image features"
-    ratio: float = 0.6
-    """The adapter's share of the feature; 0.2 in the paper, 0.6 was better on validation draws."""
+    ratio: float = 0.6  # the adapter's share of the feature; 0.2 in the paper, 0.6 was better on validation draws
     reduction: int = 4
     steps: int = 150
     lr: float = 1e-2

@@ -28,16 +28,11 @@ class Episodes(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
-    """Of this file format."""
-    name: str
-    """Of the data set."""
-    seed: int
-    """Draw d was drawn with seed + d."""
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    """`table_hash` of the training table."""
-    draws: dict[int, tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]]
-    """K -> for each draw the rows of the table."""
+    version: Literal[1] = 1  # of this file format
+    name: str  # of the data set
+    seed: int  # draw d was drawn with seed + d
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # `table_hash` of the training table
+    draws: dict[int, tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]]  # K -> for each draw the rows of the table
 
     @model_validator(mode="after")
     def _consistent(self) -> Episodes:

@@ -47,8 +47,7 @@ class Settings:
 
     alignment: AlignmentConfig | None = None
     selection: SelectionConfig | None = None
-    baselines: Mapping[str, Method] = field(default_factory=lambda: ON_FEATURES)
-    """What to compare with, by name."""
+    baselines: Mapping[str, Method] = field(default_factory=lambda: ON_FEATURES)  # what to compare with, by name
     support: Sequence[np.ndarray] | None = None
     """Rows of the training table for each draw, such as those of `Episodes`; else `draw_support` draws them."""
 
@@ -61,19 +60,14 @@ class Experiment:
     test: ImageTable
     shots: int
     seeds: list[int]
-    methods: dict[str, str]
-    """Name -> in a few words."""
+    methods: dict[str, str]  # name -> in a few words
     results: dict[str, list[Evaluation]]
-    subgroups: dict[str, list[Evaluation]]
-    """"column=value" -> results of BOTH_STAGES on the images with it."""
-    scores: dict[str, list[np.ndarray]]
-    """(T, C), probabilities for BOTH_STAGES and NO_TRAINING."""
+    subgroups: dict[str, list[Evaluation]]  # "column=value" -> results of BOTH_STAGES on the images with it
+    scores: dict[str, list[np.ndarray]]  # (T, C), probabilities for BOTH_STAGES and NO_TRAINING
     detectors: list[SDMAD]
-    training_free: list[SDMAD]
-    """The same without stage 1."""
+    training_free: list[SDMAD]  # the same without stage 1
     predictors: dict[str, list[Predictor]]
-    support: list[np.ndarray]
-    """Rows of the training table."""
+    support: list[np.ndarray]  # rows of the training table
 
     def mean(self, method: str = BOTH_STAGES) -> Interval:
         """`over_draws` of one method."""

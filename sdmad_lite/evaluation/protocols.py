@@ -1,8 +1,7 @@
 """Three protocols that score the same predictions, and the statistics over support draws and over patients.
 
-[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This file and
-`sealed`, which calls it, are the only ones that see the labels of a test set. All functions work from scores
-alone, whoever made them.
+[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This file and `sealed`, which calls
+it, are the only ones that see the labels of a test set. All functions work from scores alone, whoever made them.
 """
 
 from __future__ import annotations
@@ -14,15 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 from scipy.stats import t as student_t
-from sklearn import config_context
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    hamming_loss,
-    label_ranking_loss,
-    roc_auc_score,
-)
+from sklearn import config_context, metrics
 from tqdm import tqdm
 
 from ..errors import DataError
@@ -149,51 +140,45 @@ def evaluate(
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     _check(scores, labels, categories, thresholds)
     has, normal = labels == 1, labels.sum(1) == 0
-    detection, discrimination, multilabel = {}, {}, {}
-    for c, name in enumerate(categories):
-        detection[name] = _score(scores[:, c], has[:, c], has[:, c] | normal)
-        discrimination[name] = _score(scores[:, c], has[:, c], ~normal)
-        multilabel[name] = _score(scores[:, c], has[:, c])
-        if thresholds is not None:
-            multilabel[name] = replace(multilabel[name], f1=_f1(has[:, c], scores[:, c] >= thresholds[c]))
-    macro = replace(_macro(multilabel), ranking_loss=_ranking_loss(scores, labels))
+    # Each protocol ranks, for each category, the images with it among these (N, C).
+    among = has | normal[:, None], np.tile(~normal[:, None], has.shape[1]), np.ones_like(has)
+    detection, discrimination, multilabel = (
+        {name: _score(scores[:, c], has[:, c], rows[:, c]) for c, name in enumerate(categories)} for rows in among
+    )
     if thresholds is not None:
-        decided = scores >= np.asarray(thresholds)[None]
-        exact, hamming = float(accuracy_score(labels, decided)), float(hamming_loss(labels, decided))
-        macro = replace(macro, f1_micro=_f1(labels.ravel(), decided.ravel()), exact_match=exact, hamming_loss=hamming)
+        for c, (name, score) in enumerate(multilabel.items()):
+            multilabel[name] = replace(score, f1=_f1(has[:, c], scores[:, c] >= thresholds[c]))
+    anywhere = _score(scores.max(1), ~normal, np.ones_like(normal))
     return Evaluation(
-        detection=Protocol(detection, _macro(detection), any_anomaly=_score(scores.max(1), ~normal)),
+        detection=Protocol(detection, _macro(detection), any_anomaly=anywhere),
         discrimination=Protocol(discrimination, _macro(discrimination)),
-        multilabel=Protocol(multilabel, macro),
+        multilabel=Protocol(multilabel, replace(_macro(multilabel), **_across(scores, labels, thresholds))),
     )
 
 
 def _check(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], thresholds: np.ndarray | None) -> None:
-    if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != len(categories):
-        raise DataError(
-            f"scores {scores.shape}, labels {labels.shape} and {len(categories)} categories: give both as (N, C)"
-        )
+    count = len(categories)
+    if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != count:
+        raise DataError(f"scores {scores.shape}, labels {labels.shape} and {count} categories: give both as (N, C)")
     if not np.isfinite(scores).all():
         raise DataError(f"scores: row {np.argwhere(~np.isfinite(scores))[0][0]} is not finite; give numbers")
     if not np.isin(labels, (0, 1)).all():
         raise DataError("labels: only 0 and 1 are allowed")
-    if thresholds is not None and np.shape(thresholds) != (len(categories),):
-        raise DataError(
-            f"thresholds: shape {np.shape(thresholds)}, expected one for each of {len(categories)} categories"
-        )
+    if thresholds is not None and np.shape(thresholds) != (count,):
+        raise DataError(f"thresholds: shape {np.shape(thresholds)}, expected one for each of {count} categories")
 
 
-def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray | slice = slice(None)) -> Score:
+def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray) -> Score:
     """Rank the images in `among` by their score (N,)."""
     y, s = positive[among], score[among]
     auroc = ap = None
     if 0 < y.sum() < len(y):
-        auroc, ap = float(roc_auc_score(y, s)), float(average_precision_score(y, s))
+        auroc, ap = float(metrics.roc_auc_score(y, s)), float(metrics.average_precision_score(y, s))
     return Score(positives=int(y.sum()), negatives=int((~y).sum()), auroc=auroc, ap=ap)
 
 
 def _f1(truth: np.ndarray, decision: np.ndarray) -> float | None:
-    return float(f1_score(truth, decision, zero_division=0)) if truth.any() else None
+    return float(metrics.f1_score(truth, decision, zero_division=0)) if truth.any() else None
 
 
 def _macro(scores: dict[str, Score]) -> Macro:
@@ -211,10 +196,18 @@ def _macro(scores: dict[str, Score]) -> Macro:
     )
 
 
-def _ranking_loss(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """None where no image has one category and lacks another: there is nothing to rank."""
-    has = labels.sum(1)
-    return float(label_ranking_loss(labels, scores)) if ((has > 0) & (has < labels.shape[1])).any() else None
+def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> dict[str, Any]:
+    """The figures of `Macro` that look at all categories of an image together."""
+    found: dict[str, Any] = {}
+    # An image can be ranked if it has one category and lacks another.
+    if ((labels.sum(1) > 0) & (labels.sum(1) < labels.shape[1])).any():
+        found["ranking_loss"] = float(metrics.label_ranking_loss(labels, scores))
+    if thresholds is not None:
+        decided = scores >= np.asarray(thresholds)[None]
+        found["f1_micro"] = _f1(labels.ravel(), decided.ravel())
+        found["exact_match"] = float(metrics.accuracy_score(labels, decided))
+        found["hamming_loss"] = float(metrics.hamming_loss(labels, decided))
+    return found
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -26,11 +26,9 @@ from .protocols import Evaluation, evaluate
 class Opened:
     """What a sealed test set gave out, by the keys of the predictors."""
 
-    scores: dict[Hashable, np.ndarray]
-    """(T, C)."""
+    scores: dict[Hashable, np.ndarray]  # (T, C)
     results: dict[Hashable, Evaluation]
-    subgroups: dict[Hashable, dict[str, Evaluation]]
-    """"column=value" -> `evaluate` on the images with it."""
+    subgroups: dict[Hashable, dict[str, Evaluation]]  # "column=value" -> `evaluate` on the images with it
 
 
 class SealedTest:
@@ -68,8 +66,7 @@ class SealedTest:
             grouped: keys to score also within each of the `groups`.
 
         Raises:
-            SDMADError: it was opened before. It counts as opened from the first call on, even if a
-                predictor fails: that one has seen the images.
+            SDMADError: it was opened before, even if a predictor failed then: that one has seen the images.
             DataError: thresholds or groups for an unknown key, or scores that do not fit.
         """
         thresholds = thresholds or {}
