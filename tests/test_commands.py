@@ -277,7 +277,7 @@ def test_signs_check_returns_1_after_an_error(ask, tmp_path):
     signs = [*BANK["signs"][:3], {"text": "no small dense spot", "categories": ["Nodule"]}]
     path = World(tmp_path, None, None).bank(signs=signs)
     found = ask("signs", "check", path, code=1)["findings"]
-    assert any(f["rule"] == "negation" and f["line"] and f["suggestion"] for f in found if f["severity"] == "error")
+    assert any(f["rule"] == "negation" and f["place"] and f["suggestion"] for f in found if f["severity"] == "error")
     few = World(tmp_path, None, None).bank()  # two signs of a category are a warning
     assert ask("signs", "check", few)["warnings"] > 0
     ask("signs", "check", few, "--strict", code=1)

@@ -13,36 +13,30 @@ A sign may belong to several categories [paper: categories share signs, their co
 
 from __future__ import annotations
 
-import re
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import date
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from ..errors import BankError
 from ..files import write_text
-from .located import JSONProblem, decode, read
+from .findings import key, short, structure
 
 BANKS = Path(__file__).parent / "banks"
+MAX_BYTES = 5_000_000
+"""Of a bank's file."""
+PARTS = {"signs": "sign", "normal_signs": "normal sign"}
+"""List of a bank to what one of its entries is called."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
-
-
-def _key(text: str) -> str:
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
-
-
-def _duplicate(names: list[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if _key(name) in seen:
-            return name
-        seen.add(_key(name))
-    return None
 
 
 class Sign(_Strict):
@@ -58,25 +52,9 @@ class Sign(_Strict):
     @field_validator("text")
     @classmethod
     def _not_empty(cls, text: str) -> str:
-        if not _key(text):
+        if not key(text):
             raise ValueError("is empty: write what is visible in the image, or remove the sign")
         return text
-
-
-class Generation(_Strict):
-    """How a language model was asked; together with `model` and `prompt` enough to ask again."""
-
-    server: str
-    """Host and port, never a key or a path."""
-    answer_form: str
-    """What held the answer in form: "json_schema", "json_object" or "text" (JSON found in free text)."""
-    temperature: float | None = None
-    """None where the server refused the parameter."""
-    seed: int | None = None
-    requests: int
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    software: str
 
 
 class Provenance(_Strict):
@@ -89,7 +67,8 @@ class Provenance(_Strict):
     reviewer: str | None = None
     model: str | None = None
     prompt: str | None = None
-    generation: Generation | None = None
+    generation: dict[str, str | int | float | None] | None = None
+    """How the model was asked: server, form of the answers, settings, requests, tokens, software."""
     note: str | None = None
 
 
@@ -110,35 +89,9 @@ class SignBank(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SignBank:
-        if not self.categories:
-            raise ValueError("categories is empty: name at least one anomaly category")
-        if not self.normal_signs:
-            raise ValueError("normal_signs is empty: scores are measured against normal signs, write at least one")
-        for category in self.categories:
-            if _key(category) in ("", "normal"):
-                raise ValueError(f"category {category!r} cannot be used: name an anomaly (normal has normal_signs)")
-        if twice := _duplicate(list(self.categories)):
-            raise ValueError(f"category {twice!r} is listed twice: remove one")
-        if twice := _duplicate([s.text for s in self.signs + self.normal_signs]):
-            raise ValueError(f"sign {twice!r} is listed twice: keep one and name all its categories there")
-        if twice := _duplicate([s.id for s in self.signs + self.normal_signs if s.id is not None]):
-            raise ValueError(f"sign id {twice!r} is used twice: give each sign its own")
-        for number, sign in enumerate(self.signs, 1):
-            if not sign.categories:
-                raise ValueError(f"sign {number} {sign.text!r} names no category: add one or remove the sign")
-            for category in sign.categories:
-                if category not in self.categories:
-                    raise ValueError(
-                        f"sign {number} {sign.text!r} names the unknown category {category!r}: "
-                        f"use one of {', '.join(self.categories)}"
-                    )
-        for sign in self.normal_signs:
-            if sign.categories:
-                raise ValueError(f"normal sign {sign.text!r} names categories: leave them out or move it to signs")
-        owned = {c for sign in self.signs for c in sign.categories}
-        for category in self.categories:
-            if category not in owned:
-                raise ValueError(f"category {category!r} has no sign: write at least one, or remove the category")
+        signs, normal = (placed(part, enumerate(getattr(self, part))) for part in PARTS)
+        if found := list(islice(structure(self.categories, signs, normal), 10)):
+            raise ValueError("; ".join(f"{f.place} {f.message}; {f.suggestion}".strip() for f in found))
         return self
 
     @property
@@ -167,12 +120,9 @@ class SignBank(_Strict):
         """The same bank for some of its categories, in the order given."""
         for category in categories:
             self.signs_of(category)  # raises on an unknown name
-        signs = tuple(
-            sign.model_copy(update={"categories": tuple(c for c in sign.categories if c in categories)})
-            for sign in self.signs
-            if set(sign.categories) & set(categories)
-        )
-        return parse_bank({**self.model_dump(), "categories": categories, "signs": [s.model_dump() for s in signs]})
+        owners = [[c for c in sign.categories if c in categories] for sign in self.signs]
+        signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True) if own]
+        return parse_bank({**self.model_dump(), "categories": categories, "signs": signs})
 
     def with_wrong_signs(self, fraction: float, seed: int = 0) -> SignBank:
         """A dirty copy: signs of other categories are added until `fraction` of each list is wrong.
@@ -197,34 +147,69 @@ class SignBank(_Strict):
         return write_text(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
+def placed(part: str, signs: Iterable[tuple[int, Sign]]) -> dict[str, Sign]:
+    """Numbered signs of one of the two lists (from 0), by their place in words."""
+    return {f"{PARTS[part]} {number + 1} {short(sign.text)}": sign for number, sign in signs}
+
+
+def problems(error: ValidationError, data: Any) -> Iterator[tuple[str, str]]:
+    """Place and message of each problem that pydantic found; a sign is named by its number and its text."""
+    for item in error.errors(include_url=False):
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; correct its spelling or remove it"
+        place, where = "", [str(part) for part in item["loc"]]
+        if len(where) > 1 and where[0] in PARTS:
+            part, number, where = where[0], int(where[1]), where[2:]
+            sign = data[part][number]
+            text = sign.get("text") if isinstance(sign, dict) else None
+            place = f"{PARTS[part]} {number + 1}" + (f" {short(text)}" if text else "")
+        yield ": ".join(filter(None, (place, ".".join(where)))), message
+
+
 def parse_bank(data: object, source: str = "sign bank") -> SignBank:
     """Validate a bank given as plain data. Raises BankError that names the entry and the remedy."""
     try:
         return SignBank.model_validate(data)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            message = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "extra_forbidden":
-                message = "unknown key; correct its spelling or remove it"
-            problems.append(f"{where}: {message}" if where else message)
-        raise BankError(f"{source}: " + "; ".join(problems)) from None
+        found = (f"{place}: {message}" if place else message for place, message in problems(error, data))
+        raise BankError(f"{source}: " + "; ".join(found)) from None
 
 
-def bank_path(name_or_path: str | Path) -> Path:
-    """The file of a shipped bank given by name, or the path itself."""
-    shipped = BANKS / f"{name_or_path}.json"
-    return shipped if str(name_or_path) in shipped_banks() else Path(name_or_path)
+def strict_json(text: str | bytes) -> object:
+    """Parse JSON in UTF-8. Refused, where the standard library is silent: repeated keys (the last would win), NaN.
+
+    Raises:
+        ValueError: says what is wrong, and in which line and column where it is the syntax.
+    """
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is no value of JSON")
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        if len(record := dict(pairs)) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"the key {short(twice)} stands twice in one object")
+        return record
+
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_bank(name_or_path: str | Path) -> tuple[Path, bytes]:
-    """Path and content of a bank's file. Raises BankError where there is none that can be read."""
-    path = bank_path(name_or_path)
+    """Path and content of a bank's file, shipped or not. Raises BankError where there is none that can be read."""
+    path = BANKS / f"{name_or_path}.json" if str(name_or_path) in shipped_banks() else Path(name_or_path)
     try:
-        return path, read(path)
+        with open(path, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES // 1_000_000} MB")
     except (OSError, ValueError) as error:  # ValueError: too large, or no possible path
         raise _unreadable(path, error) from None
+    return path, data
 
 
 def load_bank(name_or_path: str | Path) -> SignBank:
@@ -235,10 +220,8 @@ def load_bank(name_or_path: str | Path) -> SignBank:
     """
     path, data = read_bank(name_or_path)
     try:
-        content = decode(data.decode("utf-8-sig"))
-    except JSONProblem as error:
-        raise _unreadable(path, f"line {error.line}: {error}") from None
-    except UnicodeDecodeError as error:
+        content = strict_json(data)
+    except ValueError as error:
         raise _unreadable(path, error) from None
     return parse_bank(content, source=str(path))
 

@@ -1,7 +1,8 @@
-"""Questions to a language model whose answers are checked, asked for again with the reason, and kept.
+"""Questions to a language model on any OpenAI-compatible server (hosted services, vLLM, Ollama, llama.cpp).
 
-`Chat.ask` is for one question: the answer comes from the cache, or from the server within a bounded number of tries.
-A cache entry is a JSON file named after the hash of model, server, prompt and settings; a damaged one is replaced.
+The `openai` client speaks the protocol and asks again where a server is busy. What it leaves open stands here: a server
+that knows no JSON schema is asked for less, a response is read only up to a size and a time, and an answer is checked,
+asked for again with the reason, and kept on disk. The key is sent to the server and shown nowhere.
 """
 
 from __future__ import annotations
@@ -9,155 +10,202 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from ..errors import GenerationError, OutputError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
+
+from ..errors import GenerationError, needs
 from ..files import write_text
-from .located import JSONProblem, decode, read
-from .server import FORMS, MAX_TOKENS, AnswerProblem, Lost, Server, Tally, count
+from .bank import strict_json
+from .generate import NO_SERVER, BadAnswer, Settings
 
-PAUSE = 0.5  # seconds before the second try, doubled for each further one
+openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
+FORMS = ("json_schema", "json_object", "text")
+MAX_ANSWER, MAX_TOKENS = 1_000_000, 2000  # bytes of a response, tokens of an answer
 T = TypeVar("T")
 
 
-def cache_folder() -> Path:
-    """Where answers are kept: below XDG_CACHE_HOME, LOCALAPPDATA or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache") / "sdmad_lite" / "answers"
+def _of_choice(*path: str) -> Any:
+    return Field(None, validation_alias=AliasPath("choices", 0, *path))
 
 
-@dataclass
+class _Response(BaseModel):
+    """What is read of a response; servers leave out much of the rest."""
+
+    content: str | list[dict[str, Any]] | None = _of_choice("message", "content")
+    refusal: str | None = _of_choice("message", "refusal")
+    finish: str | None = _of_choice("finish_reason")
+    usage: dict[str, Any] | None = None
+
+
+class Answer(BaseModel):
+    """A good answer, as it is kept in a file named after the hash of its request."""
+
+    request: dict[str, Any]
+    content: str
+    form: str = Field(pattern="^(json_schema|json_object|text)$")
+    date: date
+    spent: dict[str, int]  # "requests"; "prompt_tokens" and "completion_tokens" where the server counts them
+    cached: bool = Field(default=False, exclude=True)
+
+
 class Chat:
-    """Questions to one server.
+    """Questions to one server; `host` is its name and port, `form` what it takes of FORMS, `answers` those used."""
 
-    Attributes:
-        retries: how often a lost or malformed answer is asked for again.
-        cache: folder of earlier answers, or None.
-        now: requests and tokens of this run.
-        all: requests and tokens of the answers used, earlier runs included.
-        latest: date of the newest answer.
-    """
+    def __init__(self, settings: Settings, cache: Path | None):
+        self.settings, self.cache, self.form = settings, cache, FORMS[0]
+        self.answers: list[Answer] = []
+        self.host = urlsplit(str(settings.base_url)).netloc
+        self.client = openai.OpenAI(
+            base_url=str(settings.base_url),
+            api_key=settings.api_key or "none",
+            timeout=settings.timeout,
+            max_retries=settings.retries,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+        )
 
-    server: Server
-    retries: int
-    cache: Path | None
-    now: Tally = field(default_factory=Tally)
-    all: Tally = field(default_factory=Tally)
-    latest: date = date.min
-
-    def __post_init__(self):
-        if self.cache is not None:
-            try:
-                self.cache.mkdir(parents=True, exist_ok=True)
-            except (OSError, ValueError) as error:
-                raise OutputError(f"cache {self.cache}: cannot be made ({error}); give another, or None") from None
+    def spent(self, of: Iterable[bool] = (True, False)) -> Counter[str]:
+        """Requests and tokens of the answers that came from the cache, of those that did not, or of all."""
+        return sum((Counter(answer.spent) for answer in self.answers if answer.cached in of), Counter())
 
     def ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> T:
-        """The checked answer to a prompt.
+        """The checked answer to a prompt, from the cache or from the server.
 
         Args:
             subject: what is asked for, named in messages.
             schema: JSON schema of the answer.
-            check: turns the parsed answer into the result, or raises AnswerProblem.
+            check: turns the parsed answer into the result, or raises BadAnswer.
 
         Raises:
-            GenerationError: no usable answer after `retries` more tries, or a refusal that asking again cannot mend.
-            OutputError: the cache cannot be written.
+            GenerationError: no answer, or none that passes the check.
         """
-        entry, request = self._place(prompt, schema)
-        kept = self._kept(entry, request, check) if entry else None
-        if kept is not None:
-            return kept[0]
-        spent, told, reason = Tally(), "", ""
-        for attempt in range(self.retries + 1):
-            try:
-                content = self._complete(prompt + told, schema, spent)
-                value = check(found_json(content))
-            except AnswerProblem as problem:
-                reason = self.server.clean(problem, 400)
-                told = f"\n\nYour last answer could not be used: {reason}. Answer again, with JSON only."
-            except Lost as lost:
-                reason = self.server.clean(lost)
-                if attempt < self.retries:
-                    time.sleep(PAUSE * 2**attempt * random.uniform(0.75, 1) if lost.wait is None else lost.wait)
-            except GenerationError as error:
-                raise GenerationError(f"{subject}: {error}") from None
-            else:
-                self._used(spent, date.today())
-                if entry:
-                    self._keep(entry, request, content, spent)
-                return value
-        raise GenerationError(
-            f"{subject}: {self.server.host} with the model {self.server.model!r} gave no usable answer in "
-            f"{self.retries + 1} tries (the last: {reason}); raise timeout or retries, or take another model. "
-            "Nothing was written"
-        )
-
-    def _complete(self, prompt: str, schema: dict, spent: Tally) -> str:
-        one = Tally()
-        try:
-            return self.server.complete(prompt, schema, one)
-        finally:
-            spent.add(one)
-            self.now.add(one)
-
-    def _used(self, spent: Tally, when: date) -> None:
-        self.all.add(spent)
-        self.latest = max(self.latest, when)
-
-    def _place(self, prompt: str, schema: dict) -> tuple[Path | None, dict]:
-        server = self.server
-        request = {"server": server.host, "model": server.model, "prompt": prompt, "schema": schema}
-        request |= {"temperature": server.temperature, "seed": server.seed, "max_tokens": MAX_TOKENS}
+        chosen = self.settings
+        request = {"server": self.host, "prompt": prompt, "schema": schema, "max_tokens": MAX_TOKENS}
+        request |= chosen.model_dump(include={"model", "temperature", "seed"})
         name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        return self.cache and self.cache / f"{name}.json", request
+        place = self.cache and self.cache / f"{name}.json"
+        if place and (answer := _kept(place, request, check)):
+            self.form = FORMS[max(FORMS.index(answer.form), FORMS.index(self.form))]
+            self.answers.append(answer)
+            return check(found_json(answer.content))
+        spent: Counter[str] = Counter()
+        question, reason, todo = prompt, "", "raise timeout or retries, or take another model"
+        for _ in range(chosen.retries + 1):
+            try:
+                content = self._complete(question, schema, spent)
+                value = check(found_json(content))
+            except BadAnswer as problem:
+                reason = self._clean(problem)
+                question = f"{prompt}\n\nYour last answer could not be used: {reason}. Answer again, with JSON only."
+            except openai.APIStatusError as error:  # the client has asked again where that may help
+                reason = self._clean(error.message)
+                if error.status_code < 500 and error.status_code != 429:
+                    todo = "check api_key, model and base_url (it often ends in /v1)"
+                break
+            except openai.APITimeoutError:
+                reason = f"it was not whole within {chosen.timeout:g} seconds"
+                break
+            except openai.APIConnectionError as error:
+                reason, todo = f"no answer: {self._clean(error.__cause__ or error)}", NO_SERVER
+                break
+            else:
+                answer = Answer(request=request, content=content, form=self.form, date=date.today(), spent=spent)
+                self.answers.append(answer)
+                if place:
+                    write_text(place, answer.model_dump_json(indent=1) + "\n")
+                return value
+        what = f"{self.host} with the model {chosen.model!r} gave no usable answer ({reason})"
+        raise GenerationError(f"{subject}: {what}; {todo}. Nothing was written")
 
-    def _keep(self, entry: Path, request: dict, content: str, spent: Tally) -> None:
-        numbers = [spent.requests, spent.prompt_tokens, spent.completion_tokens]
-        how = {"form": self.server.form, "left_out": sorted(self.server.left_out), "date": date.today().isoformat()}
-        write_text(
-            entry, json.dumps({"request": request, "content": content, "spent": numbers, **how}, indent=1) + "\n"
-        )
+    def _complete(self, question: str, schema: dict, spent: Counter[str]) -> str:
+        """The text of one answer; a server that refuses a form is asked for less, and at last without any option."""
+        while True:
+            options: dict[str, Any] = {
+                "model": self.settings.model,
+                "messages": [{"role": "user", "content": question}],
+            }
+            if self.form != "text":
+                settings = {"temperature": self.settings.temperature, "seed": self.settings.seed}
+                options |= {name: value for name, value in settings.items() if value is not None}
+                options |= {"max_tokens": MAX_TOKENS, "response_format": {"type": self.form}}
+            if self.form == "json_schema":
+                options["response_format"]["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
+            try:
+                return self._text(self._body(options, spent), spent)
+            except openai.APIStatusError as error:
+                spent["requests"] += 1
+                # some servers break (500) on a form that they do not know
+                if error.status_code not in (400, 415, 422, 500, 501) or self.form == "text":
+                    raise
+                self.form = FORMS[FORMS.index(self.form) + 1]
 
-    def _kept(self, entry: Path, request: dict, check: Callable[[object], T]) -> tuple[T] | None:
-        """The answer of an earlier run; None where there is none that can be used."""
+    def _body(self, options: dict, spent: Counter[str]) -> bytes:
+        """The bytes of one response, read only up to a size and a time."""
+        body = bytearray()
+        with self.client.chat.completions.with_streaming_response.create(**options) as response:
+            spent["requests"] += 1 + response.retries_taken
+            deadline = time.monotonic() + self.settings.timeout
+            try:
+                for chunk in response.iter_bytes():
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise BadAnswer(f"it has more than {MAX_ANSWER // 1000} kB")
+                    if time.monotonic() > deadline:
+                        raise BadAnswer(f"it was not whole within {self.settings.timeout:g} seconds")
+            except httpx2.TransportError as error:
+                raise BadAnswer(f"the connection broke ({error})") from None
+        return bytes(body)
+
+    def _text(self, body: bytes, spent: Counter[str]) -> str:
+        """What the model says in a response."""
         try:
-            kept = decode(read(entry).decode("utf-8"))
-            if kept["request"] != request:
-                return None
-            value, when, form = check(found_json(kept["content"])), date.fromisoformat(kept["date"]), kept["form"]
-            requests, *tokens = map(count, kept["spent"])
-            spent, left_out, step = Tally(requests or 0, 0, *tokens), set(kept["left_out"]), FORMS.index(form)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None  # missing or damaged: it is asked for again, and replaced
-        self.now.add(Tally(cached=1))
-        self._used(spent, when)
-        self.server.form = FORMS[max(step, FORMS.index(self.server.form))]
-        self.server.left_out |= left_out
-        return (value,)
+            said = _Response.model_validate_json(body)
+        except ValidationError as error:
+            raise BadAnswer(f"the response is not of the protocol ({error.errors()[0]['msg']})") from None
+        counts = {name: (said.usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")}
+        spent.update({name: count for name, count in counts.items() if isinstance(count, int) and 0 <= count < 10**9})
+        parts = said.content if isinstance(said.content, list) else [{"text": said.content or ""}]
+        text = "".join(str(part.get("text", "")) for part in parts)
+        if len(self.settings.api_key) >= 8 and self.settings.api_key in f"{text} {said.refusal}":
+            raise BadAnswer("it repeats the key")
+        if said.finish == "length":
+            raise BadAnswer("it was cut off because it was too long; write fewer and shorter signs")
+        if said.refusal or said.finish == "content_filter":
+            raise BadAnswer(f"the model declined ({said.refusal or 'content filter'})")
+        return text
+
+    def _clean(self, message: object) -> str:
+        """A message from outside, fit to be shown: one line, short, without the key."""
+        text = str(message)
+        for secret in {self.settings.api_key, os.environ.get("OPENAI_API_KEY", "")}:
+            text = text.replace(secret, "***") if len(secret) >= 4 else text
+        text = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
+        return text if len(text) <= 400 else f"{text[:400]}..."
+
+
+def _kept(place: Path, request: dict, check: Callable[[object], object]) -> Answer | None:
+    """The answer of an earlier run; None where there is none, or one that is damaged: it is asked for again."""
+    try:
+        answer = Answer.model_validate_json(place.read_bytes())
+        check(found_json(answer.content))
+    except (OSError, ValueError):
+        return None
+    return answer.model_copy(update={"cached": True}) if answer.request == request else None
 
 
 def found_json(content: str) -> object:
-    """The JSON object of an answer: all of it, or what stands in a code fence or between the outer braces.
-
-    Raises:
-        AnswerProblem: there is none.
-    """
-    text = re.sub(r"\A\s*<think>.*?</think>", "", content, flags=re.DOTALL).strip()
-    fences = re.findall(r"```(?:json)?\s*\n(.*?)```", text, re.DOTALL)[:5]
-    outer = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
-    problem = "it holds no JSON object"
-    for candidate in (text, *fences, outer):
-        try:
-            if isinstance(value := decode(candidate), dict):
-                return value
-        except JSONProblem as error:
-            problem = f"it is no valid JSON ({error})" if "{" in candidate else problem
-    raise AnswerProblem(problem)
+    """The JSON object of an answer, alone or in other text, after what the model thought aloud."""
+    text = re.sub(r"\A\s*<think>.*?</think>", "", content, flags=re.DOTALL)
+    if "{" not in text:
+        raise BadAnswer("it holds no JSON object")
+    try:
+        return strict_json(text[text.index("{") : text.rfind("}") + 1])
+    except ValueError as error:
+        raise BadAnswer(f"it is no valid JSON ({error})") from None

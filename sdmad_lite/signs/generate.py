@@ -1,8 +1,8 @@
 """A sign bank written by a language model [paper: a large language model writes the signs of each category].
 
-    generated = generate_signs(["Effusion", "Nodule"], "chest radiograph", model="llama3.1",
-                               base_url="http://localhost:11434/v1")
-    generated.bank.save("my_signs.json")
+    made = generate_signs(["Effusion", "Nodule"], "chest radiograph", model="llama3.1",
+                          base_url="http://localhost:11434/v1")
+    made.bank.save("my_signs.json")
 
 One question for each category and one for the normal signs [ours: a lost answer costs little, and each is kept on
 disk]. Categories share signs [paper]: the model may say for which other categories a sign speaks, and signs that two
@@ -12,22 +12,88 @@ measured, cleaned or left out, and never executed or used as a path. No expert h
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
 from tqdm import tqdm
 
 from .. import __version__
 from ..errors import GenerationError
-from .bank import SignBank, _key, parse_bank
-from .lint import Finding, check_bank
-from .prompts import Check, Said, category_prompt, merge, normal_prompt, schema
-from .wording import similar
+from .bank import Provenance, Sign, SignBank, parse_bank
+from .findings import Finding, key, short, structure
+from .lint import FEW, FEW_NORMAL, check_bank, check_length, doubts, names_category, similar
 
-MAX_CATEGORIES, MAX_SIGNS = 100, 20
+if TYPE_CHECKING:
+    from .chat import Chat
+
+PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+HOSTED = "https://api.openai.com/v1"
+MAX_TEXT = 200  # characters of a sign
+
+NO_SERVER = (
+    "start a local one: `ollama serve` and `ollama pull MODEL` (base_url http://localhost:11434/v1), "
+    "`llama-server -m MODEL.gguf --port 8080` (http://localhost:8080/v1), "
+    "or `vllm serve MODEL` (http://localhost:8000/v1). The shipped banks need no server: see shipped_banks()"
+)
+
+
+class BadAnswer(ValueError):
+    """What is wrong with an answer, in words that the model can act on."""
+
+
+def _plain(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("Input should be plain text")
+    return text
+
+
+Line = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
+Name = Annotated[Line, Field(min_length=1)]
+Price = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """What is asked for, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    categories: dict[Name, Line] = Field(min_length=1, max_length=100)  # to a description, or to ""
+    modality: Name  # what the images are
+    model: Name  # on the server
+    base_url: HttpUrl
+    api_key: str = Field("", pattern=r"^[!-~]*$")
+    name: Name = "generated"  # of the bank
+    color: bool = False  # whether colour carries meaning in the images
+    signs_per_category: int = Field(6, ge=1, le=20)
+    normal_signs: int = Field(6, ge=1, le=20)
+    language: Name = "English"  # of the signs; for others the rules on words are left out
+    temperature: float = Field(0.2, ge=0, le=2)  # of the sampling; a server may ignore or refuse it
+    seed: int | None = Field(0, ge=0, lt=2**31)  # likewise
+    timeout: float = Field(120.0, gt=0, le=86_400)  # seconds for one answer
+    retries: int = Field(2, ge=0, le=10)  # how often a lost or malformed answer is asked for again
+    prices: tuple[Price, Price] | None = None  # of a million prompt and completion tokens, in any currency
+
+    @field_validator("categories")
+    @classmethod
+    def _anomalies(cls, named: dict[str, str]) -> dict[str, str]:
+        for found in structure([*named], {}, {}):
+            if found.rule == "category":
+                raise ValueError(f"{found.place} {found.message}; {found.suggestion}")
+        return named
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_a_key(cls, url: HttpUrl) -> HttpUrl:
+        if url.username or url.password or url.query:
+            raise ValueError("give host and path alone, such as http://localhost:11434/v1, and the key in api_key")
+        return url
 
 
 @dataclass(frozen=True)
@@ -77,147 +143,198 @@ def generate_signs(
     model: str,
     base_url: str | None = None,
     api_key: str | None = None,
-    name: str = "generated",
-    color: bool = False,
-    signs_per_category: int = 6,
-    normal_signs: int = 6,
-    language: str = "English",
-    temperature: float = 0.2,
-    seed: int | None = 0,
     cache: str | Path | None = "default",
-    timeout: float = 120.0,
-    retries: int = 2,
-    prices: tuple[float, float] | None = None,
     progress: bool = False,
+    **settings: Any,
 ) -> Generated:
     """Ask a language model for a sign bank.
 
     Args:
         categories: names of the anomalies, at most 100; or names to a description ("DR": "diabetic retinopathy").
         modality: what the images are, such as "frontal chest radiograph".
-        model: name of the model on the server.
+        model: its name on the server.
         base_url: address of any OpenAI-compatible server; OPENAI_BASE_URL or the hosted service when left out.
         api_key: sent to the server alone. Without base_url it may come from OPENAI_API_KEY.
-        name, color: of the bank.
-        signs_per_category, normal_signs: how many to ask for, 1 to 20.
-        language: of the signs. The linter's rules on words are for English and are left out for others.
-        temperature, seed: of the sampling, 0 to 2; a server may ignore or refuse them, which the bank records.
         cache: folder of answers; "default" is below the user's cache folder, None keeps nothing.
-        timeout: seconds for one answer.
-        retries: how often a lost or malformed answer is asked for again, 0 to 10.
-        prices: of a million prompt tokens and a million completion tokens, in any currency.
         progress: show a bar.
+        settings: further fields of `Settings`, such as name="mine", signs_per_category=4 or temperature=0.0.
 
     Raises:
         GenerationError: an argument is wrong, no server answers, or an answer stays unusable; names which.
         OutputError: the cache cannot be written.
+        MissingExtraError: the package openai is not installed.
     """
-    from .chat import Chat, cache_folder
-    from .server import Server
+    from .chat import Chat  # late: openai is an extra
 
-    named = _named(categories)
-    _texts(modality=modality, model=model, name=name, language=language)
-    _whole("signs_per_category", signs_per_category, 1, MAX_SIGNS)
-    _whole("normal_signs", normal_signs, 1, MAX_SIGNS)
-    _whole("retries", retries, 0, 10)
-    if seed is not None:
-        _whole("seed", seed, 0, 2**31 - 1)
-    _number("temperature", temperature, 0, 2)
-    _number("timeout", timeout, 1e-3, 86_400)
-    for price in prices or ():
-        _number("prices", price, 0, 1e9)
-    folder = None if cache is None else cache_folder() if cache == "default" else Path(cache)
-    start = time.monotonic()
-    said: list[Said] = []
+    asked, start = _settings(categories, modality, model, base_url, api_key, settings), time.monotonic()
+    named = asked.categories
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmad_lite" / "answers"
+    chat = Chat(asked, home if cache == "default" else Path(cache) if cache else None)
+    said: dict[str | None, list[Sign]] = {}
     dropped: list[str] = []
-    with Server(model, base_url, api_key, temperature, seed, timeout) as server:
-        chat = Chat(server, retries, folder)
-        with tqdm(total=len(named) + 1, desc="signs", disable=not progress, leave=False) as bar:
-            for category in named:
-                prompt = category_prompt(category, named, modality, signs_per_category, language)
-                check = Check(category, list(named), signs_per_category, language)
-                said += chat.ask(f"category {category!r}", prompt, schema([c for c in named if c != category]), check)
-                dropped += check.dropped
-                bar.update()
-            check = Check(None, list(named), normal_signs, language)
-            prompt = normal_prompt(named, modality, normal_signs, language)
-            normal = chat.ask("normal signs", prompt, schema(None), check)
-            dropped += check.dropped
-            bar.update()
-    signs, merged = merge(said, list(named))
-    kept_normal = [n for n in normal if not any(similar(n.text, sign.text) for sign in signs)]
-    dropped += [f"normal: {n.text!r} is also the sign of an anomaly" for n in normal if n not in kept_normal]
-    settings = {"temperature": temperature, "seed": seed}
-    bank = parse_bank(
-        {
-            "name": name,
-            "modality": modality,
-            "color": color,
-            "categories": list(named),
-            "signs": [sign._asdict() for sign in signs],
-            "normal_signs": [{"text": sign.text} for sign in kept_normal],
-            "provenance": {
-                "author": "sdmad_lite.generate",
-                "kind": "language model",
-                "model": model,
-                "date": chat.latest,
-                "reviewed": False,
-                "prompt": category_prompt("{category}", named, modality, signs_per_category, language)
-                + "\n\n"
-                + normal_prompt(named, modality, normal_signs, language),
-                "generation": {
-                    "server": server.host,
-                    "answer_form": server.form,
-                    **{key: value for key, value in settings.items() if key not in server.left_out},
-                    "requests": chat.all.requests,
-                    "prompt_tokens": chat.all.prompt_tokens,
-                    "completion_tokens": chat.all.completion_tokens,
-                    "software": f"sdmad_lite {__version__}",
-                },
-                "note": "Not reviewed by an expert; not for clinical use.",
-            },
-        },
-        source=f"the answers of {server.host}",
+    with chat.client, tqdm([*named, None], desc="signs", disable=not progress, leave=False) as subjects:
+        for category in subjects:
+            subject = f"category {category!r}" if category else "normal signs"
+            count = asked.signs_per_category if category else asked.normal_signs
+            prompt = sign_prompt(category, named, asked.modality, count, asked.language)
+            check = partial(usable_signs, category=category, categories=named, count=count, language=asked.language)
+            said[category], left_out = chat.ask(subject, prompt, _schema(category, named), check)
+            dropped += [f"{category or 'normal'}: {why}" for why in left_out]
+    normal = said.pop(None)
+    signs, merged = merge([sign for own in said.values() for sign in own])
+    crossed = [sign for sign in normal if any(similar(sign.text, other.text) for other in signs)]
+    dropped += [f"normal: {sign.text!r} is also the sign of an anomaly" for sign in crossed]
+    bank = _bank(asked, chat, signs, [sign for sign in normal if sign not in crossed])
+    spent = chat.spent(of=[False])
+    tokens = spent.get("prompt_tokens"), spent.get("completion_tokens")
+    cost = asked.prices and sum((n or 0) * price for n, price in zip(tokens, asked.prices, strict=True)) / 1e6
+    cached = sum(answer.cached for answer in chat.answers)
+    usage = Usage(spent["requests"], cached, *tokens, time.monotonic() - start, cost)
+    return Generated(bank, usage, chat.form, tuple(merged), tuple(dropped), tuple(check_bank(bank)))
+
+
+def _settings(categories, modality, model, base_url: str | None, api_key: str | None, more: dict) -> Settings:
+    """The arguments, checked before anything is sent."""
+    given = {"modality": modality, "model": model, **more}
+    given["categories"] = dict(categories) if isinstance(categories, Mapping) else categories
+    if isinstance(categories, Sequence) and not isinstance(categories, str):
+        given["categories"] = dict.fromkeys(categories, "")
+        if len(given["categories"]) < len(categories):
+            raise GenerationError("categories: a name stands twice; remove one")
+    # a key of the environment goes only where the environment, or the default, says
+    given["api_key"] = api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", ""))
+    given["base_url"] = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if given["api_key"] else "")
+    if not given["base_url"]:
+        raise GenerationError("api.openai.com: a key is needed; set OPENAI_API_KEY, or give a base_url: " + NO_SERVER)
+    try:
+        return Settings(**given)
+    except ValidationError as error:  # never with the input: it may be a key
+        problem = error.errors()[0]
+        where, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
+        raise GenerationError(f"{where}: {message}") from None
+
+
+def sign_prompt(
+    category: str | None, named: Mapping[str, str], modality: str, count: int, language: str = "English"
+) -> str:
+    """The question for the signs of one category, or of a normal image (None).
+
+    All categories are named, with what they mean, so that the model can say which share a sign.
+    """
+    described = {name: f"{name} ({what})" if what else name for name, what in named.items()}
+    listed = "\n".join(f"- {name}" for name in described.values()) if category else ", ".join(named)
+    asked = {"category": described.get(category or "", category), "modality": modality, "listed": listed}
+    text = PROMPTS["category" if category else "normal"]
+    return text.format(count=count, language=language, rules=PROMPTS["rules"], **asked)
+
+
+def _schema(category: str | None, named: Mapping[str, str]) -> dict:
+    """JSON schema of an answer; under "also" stand other categories, if there are any."""
+    others = [name for name in named if name != category] if category else []
+    properties: dict[str, dict] = {"text": {"type": "string"}}
+    if others:
+        properties["also"] = {"type": "array", "items": {"type": "string", "enum": others}}
+    closed = {"type": "object", "additionalProperties": False}
+    sign = closed | {"properties": properties, "required": [*properties]}
+    return closed | {"properties": {"signs": {"type": "array", "items": sign}}, "required": ["signs"]}
+
+
+def usable_signs(
+    answer: object, category: str | None, categories: Iterable[str], count: int, language: str = "English"
+) -> tuple[list[Sign], list[str]]:
+    """What can be used of the JSON of an answer: the signs, and why others are left out.
+
+    Args:
+        answer: data from outside; it is measured before it is read.
+        category: whose signs were asked for, None for normal signs.
+        categories: of the bank.
+        count: how many signs were asked for; more are left out, four times as many are refused.
+        language: the rules on words are applied to English alone.
+
+    Raises:
+        BadAnswer: fewer signs can be used than a bank needs; says why.
+    """
+    entries = answer.get("signs") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        raise BadAnswer('it has no list "signs"')
+    if len(entries) > 4 * count + 10:
+        raise BadAnswer(f"it has {len(entries)} signs, {count} were asked for")
+    signs: list[Sign] = []
+    left_out: list[str] = []
+    for entry in entries:
+        text = entry.get("text") if isinstance(entry, dict) else None
+        fault = _fault(text, category, categories if language.casefold() == "english" else None)
+        text = " ".join(str(text).split()).rstrip(".;,: ")
+        if not fault and any(similar(text, other.text) for other in signs):
+            fault = "says the same as another sign"
+        if fault or len(signs) == count:
+            left_out.append(f"{short(text)} {fault or f'is more than the {count} signs asked for'}")
+            continue
+        also = entry.get("also") if category else None
+        named = {key(name) for name in also if isinstance(name, str)} if isinstance(also, list) else set()
+        own = tuple(name for name in categories if name == category or key(name) in named)
+        signs.append(Sign(text=text, categories=own))
+    if len(signs) < (least := min(FEW if category else FEW_NORMAL, count)):
+        why = "; ".join(left_out[:5]) or "write more"
+        raise BadAnswer(f"{len(signs)} of {len(entries)} signs can be used, at least {least} are needed: {why}")
+    return signs, left_out
+
+
+def _fault(text: object, category: str | None, categories: Iterable[str] | None) -> str | None:
+    """Why a sign of an answer is left out; `categories` where the rules on words apply."""
+    if not isinstance(text, str):
+        return "is no sign with a text"
+    if len(text) > MAX_TEXT:
+        return f"has {len(text)} characters"
+    if not key(text):
+        return "is empty"
+    found = [*doubts(text), *check_length(text)]
+    grave = {"encoding", "too-long"}
+    if category and categories is not None:
+        grave |= {"negation", "wordy"} | {one.rule for one in found if one.severity == "error"}
+        if named := next((name for name in categories if names_category(text, name) == "whole"), None):
+            return f"names the category {named!r}"
+    return next((one.message for one in found if one.rule in grave), None)
+
+
+def merge(said: Iterable[Sign]) -> tuple[list[Sign], list[str]]:
+    """Signs that say the same become one, with the categories of all; the first wording stays.
+
+    Returns:
+        The signs, and each union in words.
+    """
+    signs: list[Sign] = []
+    unions: list[str] = []
+    for sign in said:
+        twin = next((n for n, other in enumerate(signs) if similar(sign.text, other.text)), None)
+        if twin is None:
+            signs.append(sign)
+            continue
+        both = tuple(dict.fromkeys(signs[twin].categories + sign.categories))
+        unions.append(f"{sign.text!r} with {signs[twin].text!r}: {', '.join(both)}")
+        signs[twin] = Sign(text=signs[twin].text, categories=both)
+    return signs, unions
+
+
+def _bank(asked: Settings, chat: Chat, signs: list[Sign], normal: list[Sign]) -> SignBank:
+    """The bank, with all that is needed to ask again."""
+    counts = {"{category}": asked.signs_per_category, None: asked.normal_signs}
+    prompts = [sign_prompt(c, asked.categories, asked.modality, n, asked.language) for c, n in counts.items()]
+    spent, tokens = chat.spent(), ("prompt_tokens", "completion_tokens")
+    generation: dict[str, Any] = {"server": chat.host, "answer_form": chat.form, "requests": spent["requests"]}
+    generation |= {name: spent.get(name) for name in tokens} | {"software": f"sdmad_lite {__version__}"}
+    if chat.form != "text":  # which is asked for without settings
+        generation |= {"temperature": asked.temperature, "seed": asked.seed}
+    provenance = Provenance(
+        author="sdmad_lite.generate",
+        kind="language model",
+        model=asked.model,
+        date=max(answer.date for answer in chat.answers),
+        reviewed=False,
+        prompt="\n\n".join(prompts),
+        generation=generation,
+        note="Not reviewed by an expert; not for clinical use.",
     )
-    now = chat.now
-    cost = prices and ((now.prompt_tokens or 0) * prices[0] + (now.completion_tokens or 0) * prices[1]) / 1e6
-    usage = Usage(now.requests, now.cached, now.prompt_tokens, now.completion_tokens, time.monotonic() - start, cost)
-    return Generated(bank, usage, server.form, tuple(merged), tuple(dropped), tuple(check_bank(bank)))
-
-
-def _named(categories: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
-    """Names to descriptions, checked before anything is sent."""
-    if isinstance(categories, str) or not categories or len(categories) > MAX_CATEGORIES:
-        raise GenerationError(f"categories is {str(categories)[:60]!r}: give a list of 1 to {MAX_CATEGORIES} names")
-    named = dict(categories) if isinstance(categories, Mapping) else dict.fromkeys(categories, "")
-    if len(named) < len(categories):
-        raise GenerationError("categories: a name stands twice; remove one")
-    seen = set()
-    for category, description in named.items():
-        if not isinstance(category, str) or _key(category) in ("", "normal") or category != category.strip():
-            raise GenerationError(f"categories: {category!r} cannot be a category; name an anomaly")
-        if _key(category) in seen:
-            raise GenerationError(f"categories: {category!r} stands twice but for case or spaces; remove one")
-        seen.add(_key(category))
-        for text in (category, description):
-            if not isinstance(text, str) or len(text) > 200 or not text.isprintable():
-                raise GenerationError(
-                    f"categories: {str(text)[:60]!r} is no plain text of up to 200 characters; shorten it"
-                )
-    return named
-
-
-def _texts(**arguments: str) -> None:
-    for argument, value in arguments.items():
-        if not isinstance(value, str) or not value.strip() or len(value) > 200 or not value.isprintable():
-            raise GenerationError(f"{argument} is {str(value)[:60]!r}: give a plain text of up to 200 characters")
-
-
-def _whole(argument: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise GenerationError(f"{argument} is {value!r}: give a whole number from {low} to {high}")
-
-
-def _number(argument: str, value: object, low: float, high: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (isfinite(value) and low <= value <= high):
-        raise GenerationError(f"{argument} is {value!r}: give a number from {low:g} to {high:g}")
+    parts = {"signs": [s.model_dump() for s in signs], "normal_signs": [s.model_dump() for s in normal]}
+    about = asked.model_dump(include={"name", "modality", "color"}) | {"categories": [*asked.categories]}
+    return parse_bank(about | parts | {"provenance": provenance}, f"the answers of {chat.host}")

@@ -1,106 +1,49 @@
-"""What is wrong or doubtful in a sign bank, each with its line and a suggestion. [ours]
+"""What is wrong or doubtful in a sign bank, each with its place and a suggestion. [ours]
 
     for finding in check_bank("my_signs.json"):
         print(finding)
 
 An error is what `load_bank` refuses or what spoils the score of a category; a warning is worth a look; a note is
-for information. A file that `load_bank` refuses is read as far as it goes, and all of its problems are listed.
+for information. A bank that `load_bank` refuses is read as far as it goes, and all of its problems are listed.
 A sign may carry `"accept": {"rule": "reason"}`: what it breaks knowingly becomes a note that tells the reason.
+The rules on words are data, in lint.toml; docs/signs.md says how often they are right.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import SequenceMatcher
+from functools import lru_cache
+from itertools import chain, combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from .bank import SignBank, read_bank
-from .bank_rules import (
-    MAX_TEXT,
-    Entry,
-    Remark,
-    check_categories,
-    check_length,
-    check_lists,
-    check_pairs,
-    check_sign,
-    check_text_tower,
-    short,
-)
-from .located import Record, Row, Text, decode_mended, line_at
-from .wording import encoding
+from ..errors import BankError
+from .bank import PARTS, Sign, SignBank, placed, problems, read_bank, strict_json
+from .findings import DATA, RULES, Finding, finding, key, short, structure
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
-RULES = {
-    "json": ("error", "the file is no strict JSON: a comma too many or missing, a repeated key, NaN, not UTF-8"),
-    "form": ("error", "an entry is missing, unknown or of the wrong type"),
-    "category": ("error", "a category is empty, called normal, or twice in the list but for case or spaces"),
-    "unknown-category": ("error", "a sign names no category, or one that is not in the list"),
-    "no-sign": ("error", "a category has no sign, or the bank no normal sign"),
-    "duplicate": ("error", "a sign stands twice but for case, spaces or hyphens"),
-    "near-duplicate": (
-        "warning",
-        "two signs say the same but for order, spelling, a synonym or a small word",
-    ),
-    "also-normal": (
-        "error",
-        "a sign stands among the normal signs, too (a warning where it is only similar)",
-    ),
-    "negation": ("error", 'a sign says what is not there, "no effusion" (a warning where normal anatomy is missing)'),
-    "not-visible": ("error", "a symptom, history, a laboratory value or treatment"),
-    "other-category": (
-        "error",
-        "a sign names a category not its own (a warning for the main word alone)",
-    ),
-    "own-category": ("note", "a sign names its own category and so adds little to the name"),
-    "too-long": ("error", "more tokens than the text tower reads (CLIP: 77)"),
-    "wordy": ("warning", "more than 15 words"),
-    "vague": ("warning", 'fits almost any image: "abnormal finding", "opacity" alone'),
-    "hedge": ("warning", '"may show", "possible", "often"'),
-    "joined": ("warning", "several findings in one sign"),
-    "change-over-time": ("warning", "needs an earlier image"),
-    "encoding": ("warning", "control characters, a wrong character set, markup, code or an address"),
-    "spacing": ("warning", "spaces at an end or several in a row"),
-    "style": ("note", "a capital, a full stop or capitals where the other signs have none"),
-    "no-own-sign": ("warning", "all signs of a category are shared"),
-    "same-signs": ("warning", "two categories have the very same signs: no score can tell them apart"),
-    "few-signs": ("warning", "fewer than 3 signs of a category, or fewer than 2 normal signs"),
-    "uneven": ("warning", "the longest list of a category is more than 3 times the shortest"),
-    "text-tower": ("note", "the text tower given hardly tells two signs apart (cosine above 0.97)"),
-    "accept": ("warning", "an accepted rule is unknown, or the sign does not break it"),
-    "unreviewed": ("note", "a language model wrote the bank and no expert has read it"),
-}
-"""Rule to its severity and what it catches."""
 FORM = {"json", "form", "category", "unknown-category", "no-sign", "duplicate", "accept"}
 """Rules that no sign may accept: the bank would not load, or not mean what it says."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One remark of the linter; `line` counts from 1 and is None for a bank that is no file."""
-
-    line: int | None
-    sign: str | None
-    rule: str
-    message: str
-    suggestion: str
-    severity: str
-    file: str | None = None
-
-    def __str__(self) -> str:
-        place = f"{self.file or 'sign bank'}:" + (f"{self.line}:" if self.line else "")
-        sign = f"{short(self.sign)} " if self.sign is not None else ""
-        return f"{place} {self.rule}: {sign}{self.message}; {self.suggestion}"
+OF_NORMAL = {"encoding", "spacing", "style"}
+"""Rules on words that hold for normal signs too; those may negate."""
+FEW, FEW_NORMAL, UNEVEN, SAME_COSINE = 3, 2, 3, 0.97
+CONTEXT = 77
+"""Tokens that the text tower of CLIP reads, the start and end tokens among them."""
+MAX_TEXT, MAX_SIGNS = 1000, 1000
+"""Longer texts are only called too long; of more signs no pairs are compared."""
 
 
 def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) -> list[Finding]:
-    """All findings on a bank, in the order of the file.
+    """All findings on a bank: on the bank as a whole, then sign by sign, then on its lists.
 
     Args:
         bank: name of a shipped bank, path of a JSON file (valid or not), or a bank in memory.
@@ -111,109 +54,259 @@ def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) ->
         BankError: the file is missing, cannot be read, or is larger than 5 MB.
     """
     if isinstance(bank, SignBank):
-        remarks, file = _remarks(bank.model_dump_json(indent=2, exclude_none=True), backbone), None
-        remarks = [r._replace(message=re.sub(r" in line \d+$", "", r.message)) for r in remarks]
-    else:
-        path, data = read_bank(bank)
-        remarks, file = [], str(path)
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            remarks.append(Remark("json", line, f"byte {error.start} is not UTF-8", "save the file as UTF-8"))
-            text = data.decode("utf-8", errors="replace")
-        remarks += _remarks(text, backbone)
-    return [
-        Finding(r.line if file else None, r.sign, r.rule, r.message, r.suggestion, r.severity or RULES[r.rule][0], file)
-        for r in sorted(remarks, key=lambda r: r.line)
-    ]
+        return list(_findings(bank.model_dump(mode="json", exclude_none=True), backbone))
+    path, content = read_bank(bank)
+    try:
+        data = strict_json(content)
+    except ValueError as error:
+        return [replace(finding("json", f"cannot be read ({error})"), file=str(path))]
+    return [replace(found, file=str(path)) for found in _findings(data, backbone)]
 
 
-def _remarks(text: str, backbone: Backbone | None) -> list[Remark]:
-    repeated: list[tuple[str, int]] = []
-    data, slips = decode_mended(text, repeated)
-    found = [Remark("json", *slip) for slip in slips]
-    found += [
-        Remark("json", line, f"the key {short(key)} stands twice in one object", "keep one") for key, line in repeated
-    ]
-    if isinstance(data, Record):
-        form, beyond = _form(data)
-        found += form + list(_content(data, backbone))
-        if beyond and all((r.severity or RULES[r.rule][0]) != "error" for r in found):
-            found.append(Remark("form", data.line, beyond, "correct it"))
-    elif not found or data is not None:
-        found.append(Remark("form", 1, "the file holds no JSON object", "see docs/signs.md for the form of a bank"))
-    return found
-
-
-def _form(data: Record) -> tuple[list[Remark], str]:
-    """Remarks on missing, unknown and wrong entries; what the bank's own check says beyond them."""
-    found, beyond = [], []
+def _findings(data: Any, backbone: Backbone | None) -> Iterator[Finding]:
+    """Findings on what can be read of a bank given as plain data."""
+    if not isinstance(data, dict):
+        yield finding("form", "the file holds no JSON object (docs/signs.md shows the form of a bank)")
+        return
     try:
         SignBank.model_validate(data)
-    except ValidationError as error:
-        for item in error.errors():
-            message, name = item["msg"].removeprefix("Value error, "), short(".".join(map(str, item["loc"])))
-            if not item["loc"]:
-                beyond.append(message)
-                continue
-            says, todo = f"{name}: {message}", "correct it"
-            if item["type"] == "extra_forbidden":
-                says, todo = f"unknown key {name}", "correct its spelling or remove it"
-            elif item["type"] == "missing":
-                says, todo = f"{name} is missing", "add it"
-            found.append(Remark("form", line_at(data, item["loc"]), says, todo))
-    return found, "; ".join(beyond)
-
-
-def _content(data: Record, backbone: Backbone | None) -> Iterator[Remark]:
-    """Remarks on what can be read of the lists."""
-    listed = data.get("categories")
-    categories = [name for name in listed if isinstance(name, Text)] if isinstance(listed, Row) else []
-    if listed == []:
-        yield Remark("category", data.line_of("categories"), "categories is empty", "name at least one anomaly")
-    yield from check_categories(categories)
-    signs, normal = ([Entry(r, categories) for r in _records(data.get(key))] for key in ("signs", "normal_signs"))
-    capitals = 2 * sum(entry.text[:1].isupper() for entry in signs) > len(signs)
-    of_sign: dict[int, list[Remark]] = {id(entry): [] for entry in signs + normal}
-    for entry in signs:
-        of_sign[id(entry)] += check_sign(entry, categories, capitals)
-    for entry in normal:
-        of_sign[id(entry)] += [entry.says(d.rule, d.message, d.suggestion) for d in encoding(entry.text[:MAX_TEXT])]
-        if entry.own or entry.unknown:
-            of_sign[id(entry)].append(entry.says("form", "is normal and names categories", "leave them out"))
-    for entry in signs + normal:
-        of_sign[id(entry)] += check_length(entry, backbone)
-    by_place = {(entry.line, entry.text): id(entry) for entry in signs + normal}
-    together = list(check_pairs(signs, normal))
-    together += check_text_tower(signs + normal, backbone) if backbone is not None else []
-    for remark in together:
-        place = by_place.get((remark.line, remark.sign))
-        of_sign.setdefault(place, []).append(remark)
-    yield from of_sign.pop(None, [])
-    for entry in signs + normal:
-        yield from _accepted(entry, of_sign[id(entry)])
-    yield from check_lists(data, categories, signs, normal)
+    except ValidationError as error:  # what has no place is said by `structure` below
+        yield from (finding("form", message, place) for place, message in problems(error, data) if place)
+    named = data.get("categories")
+    categories = [name.strip() for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    signs, normal = (placed(part, _readable(data.get(part))) for part in PARTS)
+    both = signs | normal
+    # a sign may accept what is found on it, so findings are gathered by their place
+    by_place: dict[str, list[Finding]] = defaultdict(list)
+    capitals = 2 * sum(sign.text[:1].isupper() for sign in signs.values()) > len(signs)
+    for found in chain(
+        structure(categories, signs, normal),
+        *(check_sign(place, sign, categories, capitals) for place, sign in signs.items()),
+        *((f for f in doubts(sign.text, place) if f.rule in OF_NORMAL) for place, sign in normal.items()),
+        *(check_length(sign.text, place, backbone) for place, sign in both.items()),
+        check_pairs(signs, normal),
+        check_text_tower(both, backbone) if backbone else (),
+    ):
+        by_place[found.place].append(found)
+    yield from chain(*(found for place, found in by_place.items() if place not in both))
+    for place, sign in both.items():
+        yield from _accepted(place, sign.accept or {}, by_place[place])
+    yield from check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
     origin = data.get("provenance")
-    if isinstance(origin, Record) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
-        message = "a language model wrote the bank and no expert has read it"
-        yield Remark("unreviewed", origin.line_of("reviewed"), message, "have it read before you report results")
+    if isinstance(origin, dict) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
+        yield finding("unreviewed", "a language model wrote the bank and no expert has read it")
 
 
-def _accepted(entry: Entry, remarks: list[Remark]) -> Iterator[Remark]:
-    """The remarks on one sign; those that it accepts become notes, and acceptances without effect are told."""
-    broken = {remark.rule for remark in remarks} - FORM
-    for remark in remarks:
-        if remark.rule in broken and remark.rule in entry.accept:
-            reason = f"accepted: {entry.accept[remark.rule]}"
-            yield remark._replace(severity="note", suggestion=reason)
-        else:
-            yield remark
-    for rule in entry.accept:
-        if rule not in broken:
-            why = "is not broken by this sign, or cannot be accepted" if rule in RULES else "does not exist"
-            yield entry.says("accept", f"accepts the rule {short(rule)}, which {why}", "remove it")
+def _readable(rows: object) -> Iterator[tuple[int, Sign]]:
+    """Number, from 0, and sign of the entries of a list that are one; the form of the others is told already."""
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        try:
+            yield number, Sign.model_validate(row)
+        except ValidationError:
+            pass
 
 
-def _records(rows: object) -> list[Record]:
-    return [row for row in rows if isinstance(row, Record)] if isinstance(rows, Row) else []
+def _accepted(place: str, accept: Mapping[str, str], found: list[Finding]) -> Iterator[Finding]:
+    """The findings on one sign; those that it accepts become notes, and acceptances without effect are told."""
+    broken = {one.rule for one in found} - FORM
+    for one in found:
+        accepted = one.rule in broken and one.rule in accept
+        yield replace(one, severity="note", suggestion=f"accepted: {accept[one.rule]}") if accepted else one
+    for rule in (rule for rule in accept if rule not in broken):
+        why = "is not broken by this sign, or cannot be accepted" if rule in RULES else "does not exist"
+        yield finding("accept", f"accepts the rule {short(rule)}, which {why}", place)
+
+
+# One sign
+
+
+def _pattern(words: Sequence[str], regex: str = "", whole: bool = False) -> re.Pattern:
+    listed = rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)" if words else ""
+    parts = rf"^(?:\W|{listed})*$" if whole else listed, regex
+    return re.compile("|".join(part for part in parts if part), re.IGNORECASE)
+
+
+_TEXTS = [
+    (row, _pattern(row.get("words", ()), row.get("regex", ""), row.get("whole", False)), _pattern(row.get("mild", ())))
+    for row in DATA["texts"]
+]
+
+
+def doubts(text: str, place: str = "") -> Iterator[Finding]:
+    """What the rules on words say of one sign, each rule once."""
+    told = set()
+    for row, pattern, mild in _TEXTS:
+        rule = row["rule"]
+        if rule in told or not (found := pattern.search(text)):
+            continue
+        told.add(rule)
+        # what is missing comes after the word that negates, but for "vessel markings absent"
+        after = 0 if found[0].lower() == "absent" else found.end()
+        milder = "mild" in row and mild.search(text, after)
+        yield finding(rule, row["message"].format(found=short(found[0])), place, "warning" if milder else None)
+    strange = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Cn")})
+    if strange:
+        yield finding("encoding", f"holds {', '.join(strange[:3])}", place)
+
+
+def check_sign(place: str, sign: Sign, categories: Sequence[str], capitals: bool) -> Iterator[Finding]:
+    """Words and category names in the sign of an anomaly; `capitals` where most signs begin with one."""
+    if len(sign.text) > MAX_TEXT:
+        return
+    yield from (found := list(doubts(sign.text, place)))
+    if sign.text[:1].isupper() and sign.text[1:2].islower() and not capitals:
+        yield finding("style", "begins with a capital, unlike most signs", place)
+    if any(one.rule == "negation" for one in found):
+        return
+    for category in categories:
+        named = names_category(sign.text, category)
+        if named and category in sign.categories:
+            yield finding("own-category", f"names its own category {short(category)}", place)
+        elif named:
+            severity = "error" if named == "whole" else "warning"
+            yield finding("other-category", f"names the category {short(category)}", place, severity)
+
+
+def check_length(text: str, place: str = "", backbone: Backbone | None = None) -> Iterator[Finding]:
+    """More tokens than the text tower reads."""
+    if backbone is not None:
+        fits, limit = _fits(text, backbone), backbone.tokenizer.context_length
+    else:
+        # a piece of the byte-level vocabulary holds at least one byte, so that a short text need not be counted
+        fits, limit = len(text.encode("utf-8", errors="replace")) + 2 <= CONTEXT, CONTEXT
+        fits = fits or (len(text) <= MAX_TEXT and len(_clip_tokenizer().encode(text)) + 2 <= CONTEXT)
+    if not fits:
+        yield finding("too-long", f"has more tokens than the {limit} that the text tower reads", place)
+
+
+def _fits(text: str, backbone: Backbone) -> bool:
+    try:
+        return backbone.tokenize([text]) is not None
+    except BankError:
+        return False
+
+
+@lru_cache
+def _clip_tokenizer():
+    from open_clip.tokenizer import SimpleTokenizer  # late: it is heavy
+
+    return SimpleTokenizer()
+
+
+# Signs beside each other
+
+
+def check_pairs(signs: dict[str, Sign], normal: dict[str, Sign]) -> Iterator[Finding]:
+    """Signs that say the same in other words; those that are the same are told by `structure`."""
+    unique: dict[str, tuple[str, str]] = {}
+    for place, sign in (signs | normal).items():
+        if len(sign.text) <= MAX_TEXT:
+            unique.setdefault(key(sign.text), (place, sign.text))
+    if len(unique) > MAX_SIGNS:
+        yield finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
+        return
+    for (place, text), (other_place, other) in combinations(unique.values(), 2):
+        if similar(text, other):
+            crossed = place in signs and other_place in normal
+            rule = "also-normal" if crossed else "near-duplicate"
+            yield finding(rule, f"says the same as {place}", other_place, "warning")
+
+
+def check_text_tower(signs: dict[str, Sign], backbone: Backbone) -> Iterator[Finding]:
+    """Pairs that the given model hardly tells apart."""
+    fits = [(place, sign.text) for place, sign in signs.items() if _fits(sign.text, backbone)]
+    if not 2 <= len(fits) <= MAX_SIGNS:
+        return
+    vectors = backbone.encode_texts([text for _, text in fits])  # (S, D), unit length
+    cosine = (vectors @ vectors.T).tolist()
+    for (i, (place, text)), (j, (other_place, other)) in combinations(enumerate(fits), 2):
+        if cosine[i][j] > SAME_COSINE and key(text) != key(other):
+            yield finding("text-tower", f"has cosine {cosine[i][j]:.3f} with {place}", other_place)
+
+
+def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal: int) -> Iterator[Finding]:
+    """Categories with few signs, with none of their own, or with lists of very different length."""
+    if 0 < normal < FEW_NORMAL:
+        yield finding("few-signs", f"there is {normal} normal sign")
+    lists = {c: frozenset(s for s, own in enumerate(owners) if c in own) for c in categories}
+    lists = {category: own for category, own in lists.items() if own}
+    first: dict[frozenset[int], str] = {}
+    for category, own in lists.items():
+        place = f"category {short(category)}"
+        if len(own) < FEW:
+            yield finding("few-signs", f"has {len(own)} signs", place)
+        if (twin := first.setdefault(own, category)) != category:
+            yield finding("same-signs", f"has the very signs of {short(twin)}", place)
+        elif all(len({*owners[s]} & {*lists}) > 1 for s in own):
+            yield finding("no-own-sign", "shares all of its signs", place)
+    most, least = (max(lists.values(), key=len, default=()), min(lists.values(), key=len, default=()))
+    if len(most) > UNEVEN * len(least):
+        long, few = (short(next(c for c, own in lists.items() if own is part)) for part in (most, least))
+        yield finding("uneven", f"{long} has {len(most)} signs and {few} has {len(least)}")
+
+
+# Do two texts say the same? Does one name a category?
+
+
+def stems(text: str) -> list[str]:
+    """Words without plural endings, accents and the ae or oe of British spelling."""
+    words = []
+    for word in re.findall(r"[^\W_]+", text.casefold()):
+        word = unicodedata.normalize("NFKD", word).replace("ae", "e").replace("oe", "e")
+        word = re.sub(r"(?:ies|y)$", "i", word)
+        words.append(re.sub(r"(?:es|(?<!s)s|e|is)$", "", word) if len(word) > 3 else word)
+    return words
+
+
+_ALIKE = {word: group[0] for group in map(stems, DATA["same"]["synonyms"].split("|")) for word in group}
+_OPPOSITE = {frozenset(_ALIKE.get(w, w) for w in stems(pair)) for pair in DATA["same"]["opposites"].split("|")}
+_SMALL = set(DATA["same"]["small_words"].split())
+_BROAD = set(stems(DATA["categories"]["broad"]))
+
+
+@lru_cache(4096)
+def _content(text: str) -> frozenset[str]:
+    return frozenset(_ALIKE.get(stem, stem) for stem in stems(text) if stem not in _SMALL)
+
+
+def similar(one: str, other: str) -> bool:
+    """Whether two signs are the same but for order, number, spelling, a synonym or one small word.
+
+    At least two thirds of the words agree and no words are opposites (left and right, large and small).
+    Misspelt words agree by their letters.
+    """
+    a, b = _content(one), _content(other)
+    if not a or not b:
+        return key(one) == key(other)
+    only_a, only_b = a - b, b - a
+    if not a & b or 2 * len(a & b) < max(len(a), len(b)) - 1:  # the quick way out of most pairs
+        return False
+    if any(frozenset((x, y)) in _OPPOSITE for x in only_a for y in only_b):
+        return False
+    for x in sorted(only_a):  # a slip of the keyboard
+        twin = next((y for y in sorted(only_b) if len(x) > 4 and SequenceMatcher(None, x, y).ratio() >= 0.85), None)
+        if twin is not None:
+            only_a, only_b = only_a - {x}, only_b - {twin}
+    common = len(a) - len(only_a)
+    if min(len(a), len(b)) == 1:
+        return not only_a and not only_b
+    return common / (common + len(only_a) + len(only_b)) >= 2 / 3
+
+
+def names_category(text: str, category: str) -> str | None:
+    """ "whole" where the text holds the category's name, "part" where it holds its main word, else None.
+
+    "Nodule/Mass" is named by either word. A short name in capitals, such as MS, is looked for as written.
+    """
+    found, part = stems(text), None
+    for name in re.split(r"[/;(),]| or | and ", category.replace("_", " ")):
+        words = stems(name)
+        if words and name.strip().isupper() and len(name.strip()) <= 5:
+            if re.search(rf"\b{re.escape(name.strip())}\b", text):
+                return "whole"
+        elif words and any(found[i : i + len(words)] == words for i in range(len(found))):
+            if len(words) > 1 or words[0] not in _BROAD:
+                return "whole"
+        elif len(words) > 1 and words[-1] in found and words[-1] not in _BROAD:
+            part = "part"
+    return part

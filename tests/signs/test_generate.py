@@ -1,5 +1,6 @@
 """Banks by a language model, against a real server of the protocol on loopback: good, slow, cut off and hostile."""
 
+import gzip
 import json
 import re
 import socket
@@ -12,13 +13,10 @@ from pathlib import Path
 import pytest
 
 from sdmad_lite.errors import GenerationError, OutputError, SDMADError
-from sdmad_lite.signs import chat, server
-from sdmad_lite.signs.bank import load_bank, parse_bank
+from sdmad_lite.signs import check_bank, generate_signs, load_bank, parse_bank
+from sdmad_lite.signs.bank import Sign
 from sdmad_lite.signs.chat import found_json
-from sdmad_lite.signs.generate import generate_signs
-from sdmad_lite.signs.lint import check_bank
-from sdmad_lite.signs.prompts import Said, merge
-from sdmad_lite.signs.server import AnswerProblem
+from sdmad_lite.signs.generate import BadAnswer, merge
 
 KEY = "sk-secret-0123456789"
 CHEST = ["Effusion", "Edema"]
@@ -105,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
 def script(monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(chat, "PAUSE", 0.01)
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # the client waits between tries
     with Script() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -141,9 +140,9 @@ def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
     assert (origin.kind, origin.model, origin.reviewed) == ("language model", "m", False)
     assert "Write 3 signs of the category {category}" in origin.prompt and "normal image" in origin.prompt
     how = origin.generation
-    assert (how.temperature, how.seed, how.answer_form) == (0.5, 7, "json_schema")
-    assert how.server == f"127.0.0.1:{script.server_port}" and how.software.startswith("sdmad_lite ")
-    assert (how.requests, how.prompt_tokens, how.completion_tokens) == (3, 300, 30)
+    assert (how["temperature"], how["seed"], how["answer_form"]) == (0.5, 7, "json_schema")
+    assert how["server"] == f"127.0.0.1:{script.server_port}" and how["software"].startswith("sdmad_lite ")
+    assert (how["requests"], how["prompt_tokens"], how["completion_tokens"]) == (3, 300, 30)
     usage = made.usage
     assert (usage.requests, usage.cached, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 300, 30)
     assert usage.cost == pytest.approx((300 * 2 + 30 * 10) / 1e6) and usage.seconds > 0
@@ -181,28 +180,21 @@ def test_a_server_without_json_schema_is_asked_for_a_json_object_then_for_text(s
     made = generate(script)
     kinds = [r.get("response_format", {}).get("type", "text") for r in script.requests]
     assert kinds == ["json_schema", "json_object", "text", "text", "text"]
-    assert made.form == made.bank.provenance.generation.answer_form == "text"
+    assert made.form == made.bank.provenance.generation["answer_form"] == "text"
     assert made.usage.requests == 5 and "answers as text" in str(made)
 
 
 def test_settings_that_a_server_refuses_are_left_out_and_recorded(script):
-    def picky(request):
-        for name in ("max_tokens", "temperature", "seed"):
-            if name in request:
-                return refusal(400, f"Unsupported parameter: '{name}'")
-        return good(request)
-
-    script.steps = [picky]
+    script.steps = [lambda r: refusal(400, "Unsupported parameter: 'seed'") if "seed" in r else good(r)]
     how = generate(script).bank.provenance.generation
-    assert (how.temperature, how.seed, how.answer_form, how.requests) == (None, None, "json_schema", 6)
-    assert script.requests[-1]["max_completion_tokens"] == server.MAX_TOKENS
+    assert (how.get("temperature"), how.get("seed"), how["answer_form"], how["requests"]) == (None, None, "text", 5)
+    assert set(script.requests[-1]) == {"model", "messages"}
 
 
-def test_a_server_that_breaks_on_a_schema_is_asked_for_text(script):
-    script.steps = [lambda r: refusal(500, "Internal error") if "response_format" in r else good(r)]
-    made = generate(script, retries=2)
-    assert made.form == "text" and made.usage.requests == 5
-    assert script.requests[0]["stream"] is False
+def test_a_server_that_breaks_on_a_schema_is_asked_for_less(script):
+    script.steps = [lambda r: refusal(500, "Internal error") if "json_schema" in str(r) else good(r)]
+    made = generate(script, retries=1)
+    assert made.form == "json_object" and len(script.requests) == 5  # the client asks again once, then we ask for less
 
 
 def test_content_in_parts_is_put_together(script):
@@ -228,8 +220,8 @@ def test_json_is_found_in_free_text(script, wrap):
 
 
 def test_no_json_in_an_answer_is_said():
-    for content in ("I am sorry", "[1, 2]", "", "{]"):
-        with pytest.raises(AnswerProblem, match="JSON"):
+    for content in ("I am sorry", "[1, 2]", "", "{]", "} {"):
+        with pytest.raises(BadAnswer, match="JSON"):
             found_json(content)
 
 
@@ -245,30 +237,31 @@ BAD = {
     "wrong types": (completion('{"signs": [1, null, {"text": 5}, {"text": ["a"]}]}'), "is no sign with a text"),
     "repeated key": (completion('{"signs": [], "signs": []}'), "stands twice"),
     "NaN": (completion('{"signs": NaN}'), "NaN"),
-    "empty": (completion(""), "empty"),
-    "null": (completion(None), "empty"),
+    "empty": (completion(""), "no JSON object"),
+    "null": (completion(None), "no JSON object"),
     "declined": (completion(None, refusal="I will not"), "declined"),
     "filtered": (completion("x", finish="content_filter"), "declined"),
     "cut off by length": (completion('{"signs": [{"te', finish="length"), "cut off"),
     "cut connection": (None, "connection broke"),
     "no protocol": (b"<html>welcome</html>", "not of the protocol"),
-    "no choices": (b'{"choices": []}', "not of the protocol"),
+    "no choices": (b'{"choices": []}', "no JSON object"),
     "an array": (b"[]", "not of the protocol"),
     "not UTF-8": (b'{"choices": "\xff\xfe"}', "not of the protocol"),
-    "nested JSON bomb": (b'{"choices": ' + b"[" * 200_000, "nested too deeply"),
-    "nested bomb in the content": (completion("[" * 100_000), "nested too deeply|JSON"),
+    "nested JSON bomb": (b'{"choices": ' + b"[" * 200_000, "not of the protocol"),
+    "nested bomb in the content": (completion('{"signs":' + "[" * 100_000 + "}"), "nested too deeply"),
     "number bomb": (b'{"choices": ' + b"9" * 100_000 + b"}", "not of the protocol"),
-    "busy": (refusal(429, "slow down", Retry_After="0.01"), "status 429: slow down"),
-    "busy until a date": (refusal(429, "slow down", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "status 429"),
-    "broken server": (refusal(500, "oh no"), "status 500: oh no"),
-    "restarting": ((503, b"not json", {}), "status 503"),
+    "busy": (refusal(429, "slow down", Retry_After="0.01"), "429 - slow down"),
+    "busy until a date": (refusal(429, "slow down", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "429 - slow down"),
+    "broken server": (refusal(500, "oh no"), "500 - oh no"),
+    "restarting": ((503, b"not json", {}), "code: 503"),
     "thousands of signs": (completion(json.dumps({"signs": [{"text": "x y", "also": []}] * 5000})), "5000 signs"),
     "huge": (completion("x" * 1_100_000), "more than 1000 kB"),
-    "compressed": ((200, b"\x1f\x8b\x08", {"Content_Encoding": "gzip"}), "compressed"),
+    "broken compression": ((200, b"\x1f\x8b\x08", {"Content_Encoding": "gzip"}), "not of the protocol"),
+    "compressed bomb": ((200, gzip.compress(b" " * 50_000_000), {"Content_Encoding": "gzip"}), "more than 1000 kB"),
     "repeats the key": (completion(json.dumps({"signs": [{"text": KEY, "also": []}] * 3})), "repeats the key"),
     "only negations": (
         completion(json.dumps({"signs": [{"text": f"no {x} seen", "also": []} for x in ("air", "fluid", "line")]})),
-        "negates",
+        "a negation",
     ),
     "only symptoms": (
         completion(json.dumps({"signs": [{"text": t, "also": []} for t in ("fever", "dry cough", "chest pain")]})),
@@ -291,9 +284,11 @@ def test_a_bad_answer_is_asked_for_again_and_then_refused_by_name(script, answer
     with pytest.raises(GenerationError) as refused:
         generate(script, retries=1, cache=tmp_path)
     message = str(refused.value)
-    assert message.startswith(f"category 'Effusion': 127.0.0.1:{script.server_port} with the model 'm'")
-    assert "2 tries" in message and re.search(reason, message) and len(message) < 900
-    assert len(script.requests) == 2 and list(tmp_path.iterdir()) == []
+    assert message.startswith(f"category 'Effusion': 127.0.0.1:{script.server_port} with the model 'm' gave no usable")
+    assert re.search(reason, message) and len(message) < 900 and list(tmp_path.iterdir()) == []
+    assert len(script.requests) == (
+        6 if "500 - oh no" == reason else 2
+    )  # what a server breaks on (500) is left out, too
     assert KEY not in message + "".join(traceback.format_exception(refused.value))
 
 
@@ -301,16 +296,16 @@ def test_the_reason_is_told_to_the_model(script):
     script.steps = [BAD["only symptoms"][0], good]
     generate(script)
     first, second = (r["messages"][0]["content"] for r in script.requests[:2])
-    assert second.startswith(first) and "'fever' is a symptom" in second and "could not be used" in second
+    assert second.startswith(first) and "'fever' says 'fever', a symptom" in second and "could not be used" in second
 
 
 def test_a_slow_answer_is_given_up(script):
     def slow(request):
-        time.sleep(0.25)
+        threading.Event().wait(0.25)
         return good(request)
 
     script.steps = [slow]
-    with pytest.raises(GenerationError, match=r"no answer within 0\.1 seconds"):
+    with pytest.raises(GenerationError, match=r"not whole within 0\.1 seconds"):
         generate(script, timeout=0.1, retries=0)
 
 
@@ -319,22 +314,15 @@ def test_an_answer_in_drops_is_given_up(script):
         def body():
             for _ in range(20):
                 yield b" "
-                time.sleep(0.03)
+                threading.Event().wait(0.03)
 
         return 200, body(), {}
 
     script.steps = [drops]
     start = time.monotonic()
-    with pytest.raises(GenerationError, match=r"no whole answer within 0\.15 seconds"):
+    with pytest.raises(GenerationError, match=r"not whole within 0\.15 seconds"):
         generate(script, timeout=0.15, retries=0)
     assert time.monotonic() - start < 0.5
-
-
-def test_retry_after_is_waited_for_but_not_for_ever(monkeypatch):
-    assert server._retry_after("0.2") == 0.2 and server._retry_after("86400") == server.MAX_WAIT
-    assert server._retry_after("-5") == 0 and server._retry_after("inf") == server.MAX_WAIT
-    assert [server._retry_after(v) for v in (None, "", "nan", "soon")] == [None] * 4
-    assert server._retry_after("Wed, 21 Oct 2065 07:28:00 GMT") == server.MAX_WAIT
 
 
 # Refusals that asking again cannot mend
@@ -343,32 +331,27 @@ def test_retry_after_is_waited_for_but_not_for_ever(monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "named"),
     [
-        (
-            refusal(401, f"Incorrect API key provided: {KEY}"),
-            r"status 401: Incorrect API key provided: \*\*\*.*api_key",
-        ),
-        (refusal(403, "not yours"), "status 403: not yours.*api_key"),
-        (refusal(404, "model 'm' not found"), "model 'm' not found.*check model and base_url"),
-        (refusal(418, "tea\x1b[31m\nonly" + "!" * 9999), r"tea \[31m only!+\.\.\.\); check"),
-        ((307, b"", {"Location": "http://127.0.0.1:9/v1"}), "status 307.*address that it points to"),
+        (refusal(401, f"Incorrect API key provided: {KEY}"), r"401 - Incorrect API key provided: \*\*\*"),
+        (refusal(403, "not yours"), "403 - not yours"),
+        (refusal(404, "model 'm' not found"), "model 'm' not found"),
+        (refusal(418, "tea\x1b[31m\nonly" + "!" * 9999), r"tea \[31m only!+\.\.\.\)"),
+        ((307, b"", {"Location": "http://127.0.0.1:9/v1"}), "307"),
     ],
     ids=["key", "rights", "model", "odd", "redirect"],
 )
 def test_a_refusal_is_not_repeated(script, answer, named):
     script.steps = [answer]
-    with pytest.raises(
-        GenerationError, match=f"category 'Effusion': 127.0.0.1:{script.server_port} refuses"
-    ) as refused:
+    with pytest.raises(GenerationError, match=r"'Effusion': .*check api_key, model and base_url") as refused:
         generate(script)
     assert re.search(named, str(refused.value)) and len(script.requests) == 1
-    assert KEY not in "".join(traceback.format_exception(refused.value)) and len(str(refused.value)) < 600
+    assert KEY not in "".join(traceback.format_exception(refused.value)) and len(str(refused.value)) < 700
 
 
 def test_no_server_says_how_to_start_one(script):
     with socket.socket() as taken:  # bound and not listening
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        with pytest.raises(GenerationError, match=r"no server answers at 127\.0\.0\.1:") as refused:
+        with pytest.raises(GenerationError, match=r"127\.0\.0\.1:\d+ .*no answer: ") as refused:
             generate(script, base_url=url)
     for word in (
         "ollama serve",
@@ -417,7 +400,11 @@ def test_hostile_signs_are_left_out_and_named(script, tmp_path, monkeypatch):
     script.steps = [completion(json.dumps({"signs": texts})), good]
     made = generate(script, signs_per_category=6)
     assert made.bank.signs_of("Effusion") == [s["text"] for s in SIGNS["Effusion"]]
-    assert len(made.dropped) == len(hostile) and all(line.startswith("Effusion: ") for line in made.dropped)
+    assert (
+        len(made.dropped) == len(hostile)
+        and "owned" not in made.bank.model_dump_json()
+        and all(line.startswith("Effusion: ") for line in made.dropped)
+    )
     assert all(line.isprintable() and len(line) < 250 for line in made.dropped)
     assert list(tmp_path.iterdir()) == []
 
@@ -438,13 +425,9 @@ def test_a_sign_that_is_also_normal_is_kept_once(script):
 
 
 def test_merge_joins_what_is_the_same_and_keeps_opposites():
-    said = [
-        Said("enlarged heart shadow", ("A",)),
-        Said("large cardiac silhouette", ("B",)),
-        Said("small heart", ("B",)),
-    ]
-    said += [Said("left lung dark", ("A",)), Said("right lung dark", ("B",))]
-    signs, unions = merge(said, ["A", "B"])
+    said = {"enlarged heart shadow": "A", "large cardiac silhouette": "B", "small heart": "B"}
+    said |= {"left lung dark": "A", "right lung dark": "B"}
+    signs, unions = merge([Sign(text=text, categories=(category,)) for text, category in said.items()])
     assert [s.text for s in signs] == ["enlarged heart shadow", "small heart", "left lung dark", "right lung dark"]
     assert signs[0].categories == ("A", "B") and len(unions) == 1
 
@@ -485,7 +468,7 @@ def test_a_run_that_failed_goes_on_where_it_was(script, tmp_path):
         lambda text: text.replace('"model": "m"', '"model": "another"'),
         lambda text: text.replace('"form": "json_schema"', '"form": "spell"'),
         lambda text: re.sub(r'"date": "[\d-]+"', '"date": "soon"', text),
-        lambda text: re.sub(r'"spent": \[[^]]*\]', '"spent": "much"', text),
+        lambda text: re.sub(r'"requests": \d+', '"requests": "much"', text),
         lambda text: "[" * 100_000,
     ],
 )
@@ -501,28 +484,22 @@ def test_a_damaged_entry_is_asked_for_again(script, tmp_path, damage):
 
 
 def test_the_cache_keeps_what_the_server_refused(script, tmp_path):
-    script.steps = [refusal(400, "no response_format"), refusal(400, "seed?"), good]
+    script.steps = [refusal(400, "no response_format"), good]
     first = generate(script, cache=tmp_path)
     again = generate(script, cache=tmp_path)
-    assert again.bank == first.bank and again.bank.provenance.generation.seed is None
-    assert again.form == first.form == "json_object"
+    assert again.bank == first.bank and again.form == first.form == "json_object"
 
 
 def test_the_default_cache_is_below_the_users_cache_folder(script, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     generate(script, cache="default")
     assert len(list((tmp_path / "sdmad_lite" / "answers").glob("*.json"))) == 3
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert chat.cache_folder() == tmp_path / ".cache" / "sdmad_lite" / "answers"
 
 
-def test_a_cache_that_cannot_be_written_is_said_before_anything_is_asked(script, tmp_path):
+def test_a_cache_that_cannot_be_written_is_said(script, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(OutputError, match=r"cache .*taken: cannot be made"):
+    with pytest.raises(OutputError, match=r"taken.*: cannot be written"):
         generate(script, cache=tmp_path / "taken")
-    assert script.requests == []
 
 
 # Arguments
@@ -531,30 +508,31 @@ def test_a_cache_that_cannot_be_written_is_said_before_anything_is_asked(script,
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"categories": "Effusion"}, "categories is 'Effusion'"),
-        ({"categories": []}, "categories is"),
-        ({"categories": [f"c{i}" for i in range(101)]}, "1 to 100"),
-        ({"categories": ["Mass", "mass"]}, "'mass' stands twice"),
+        ({"categories": "Effusion"}, "categories: .*dictionary"),
+        ({"categories": []}, "categories: .*at least 1 item"),
+        ({"categories": [f"c{i}" for i in range(101)]}, "categories: .*at most 100 items"),
+        ({"categories": ["Mass", "mass"]}, "category 'mass' is listed twice"),
         ({"categories": ["Mass", "Mass"]}, "stands twice"),
-        ({"categories": ["Normal"]}, "'Normal' cannot be a category"),
-        ({"categories": [3]}, "3 cannot be a category"),
-        ({"categories": ["a\nb"]}, "no plain text"),
-        ({"categories": {"DR": "x" * 300}}, "no plain text"),
-        ({"model": ""}, "model is ''"),
-        ({"language": 3}, "language is '3'"),
-        ({"signs_per_category": 0}, "signs_per_category is 0"),
-        ({"normal_signs": 99}, "normal_signs is 99"),
-        ({"retries": 11}, "retries is 11"),
-        ({"retries": True}, "retries is True"),
-        ({"seed": -1}, "seed is -1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"timeout": 0}, "timeout is 0"),
-        ({"prices": (1.0, -1.0)}, r"prices is -1\.0"),
-        ({"base_url": "localhost:11434"}, "base_url: it is no address"),
-        ({"base_url": "file:///etc/passwd"}, "base_url: it is no address"),
-        ({"base_url": "http://me:secret@host/v1"}, "base_url: it is no address"),
-        ({"base_url": "http://host:99999/v1"}, "base_url: it is no address"),
-        ({"api_key": "sk-\nbroken-key"}, "cannot be (asked|sent)"),
+        ({"categories": ["Normal"]}, "category 'Normal' cannot be used"),
+        ({"categories": [3]}, "categories: .*string"),
+        ({"categories": ["a\nb"]}, "categories: .*plain text"),
+        ({"categories": {"DR": "x" * 300}}, "categories: .*at most 200 characters"),
+        ({"model": ""}, "model: .*at least 1"),
+        ({"language": 3}, "language: .*string"),
+        ({"signs_per_category": 0}, "signs_per_category: .*greater than or equal to 1"),
+        ({"normal_signs": 99}, "normal_signs: .*less than or equal to 20"),
+        ({"retries": 11}, "retries: "),
+        ({"retries": True}, "retries: .*integer"),
+        ({"seed": -1}, "seed: "),
+        ({"temperature": float("nan")}, "temperature: .*finite"),
+        ({"timeout": 0}, "timeout: .*greater than 0"),
+        ({"prices": (1.0, -1.0)}, "prices: .*greater than or equal to 0"),
+        ({"prizes": (1.0, 1.0)}, "prizes: .*not permitted"),
+        ({"base_url": "localhost:11434"}, "base_url: .*scheme should be 'http' or 'https'"),
+        ({"base_url": "file:///etc/passwd"}, "base_url: .*scheme should be 'http' or 'https'"),
+        ({"base_url": "http://me:secret@host/v1"}, "base_url: .*the key in api_key"),
+        ({"base_url": "http://host:99999/v1"}, "base_url: .*invalid port number"),
+        ({"api_key": "sk-\nsecret-key"}, "api_key: "),
     ],
 )
 def test_a_wrong_argument_is_named_and_nothing_is_sent(script, change, named):
@@ -569,7 +547,7 @@ def test_errors_are_of_the_projects_kind():
 
 def test_the_example_of_the_docs_runs(script, tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[2] / "docs" / "signs.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(from sdmad_lite.signs.generate .*?)```", text, re.DOTALL)[1]
+    example = re.search(r"```python\n(from sdmad_lite import generate_signs.*?)```", text, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     exec(example.replace("http://localhost:11434/v1", script.url), {})
