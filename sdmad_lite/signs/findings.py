@@ -61,6 +61,7 @@ def structure(categories: Sequence[str], signs: Mapping[str, Sign], normal: Mapp
     """What keeps the parts of a bank from fitting together: `load_bank` refuses it. Signs are given by their place."""
     if not categories:
         yield finding("category", "categories is empty")
+        return
     known: dict[str, str] = {}  # key -> name as it stands in the list
     for name in categories:
         if key(name) in ("", "normal"):
@@ -75,7 +76,8 @@ def structure(categories: Sequence[str], signs: Mapping[str, Sign], normal: Mapp
             near = get_close_matches(key(name), known, 1, 0.7) if len(name) < 200 else []
             hint = f"did you mean {short(known[near[0]])}?" if near else f"known are {', '.join(categories)}"
             yield finding("unknown-category", f"names the unknown category {short(name)} ({hint})", place)
-    yield from (finding("form", "is normal and names categories", place) for place, s in normal.items() if s.categories)
+    for place in (place for place, sign in normal.items() if sign.categories):
+        yield finding("form", "is a normal sign and names categories", place)
     yield from _twice(signs, normal)
     owned = {name for sign in signs.values() for name in sign.categories}
     yield from (finding("no-sign", "has no sign", f"category {short(c)}") for c in categories if c not in owned)
@@ -91,5 +93,5 @@ def _twice(signs: Mapping[str, Sign], normal: Mapping[str, Sign]) -> Iterator[Fi
         if (one := first.setdefault(key(sign.text), place)) != place:
             yield finding("also-normal" if one in signs and place in normal else "duplicate", f"is {one} again", place)
         if sign.id is not None and key(sign.id) in ids:
-            yield finding("duplicate", f"has the id {short(sign.id)} of another sign", place)
+            yield finding("form", f"has the id {short(sign.id)} of another sign", place)
         ids.add(key(sign.id or ""))

@@ -92,7 +92,7 @@ class Settings(BaseModel):
     @classmethod
     def _without_a_key(cls, url: HttpUrl) -> HttpUrl:
         if url.username or url.password or url.query:
-            raise ValueError("give host and path alone, such as http://localhost:11434/v1, and the key in api_key")
+            raise ValueError("Input should hold no user and no query; the key goes into api_key")
         return url
 
 
@@ -211,7 +211,8 @@ def _settings(categories, modality, model, base_url: str | None, api_key: str | 
     except ValidationError as error:  # never with the input: it may be a key
         problem = error.errors()[0]
         where, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
-        raise GenerationError(f"{where}: {message}") from None
+        todo = "; give host and path, such as http://localhost:11434/v1" if where == "base_url" else ""
+        raise GenerationError(f"{where}: {message}{todo}") from None
 
 
 def sign_prompt(

@@ -61,8 +61,8 @@ CASES = [
         "an empty file",
         "",
         (
-            "{path}/bank.json: cannot be read as a sign bank (line 1: Expecting value in column 1); g"
-            "ive a JSON file, or one of {banks}"
+            "{path}/bank.json: cannot be read as a sign bank (Expecting value: line 1 column 1 (char 0)); "
+            "give a JSON file, or one of {banks}"
         ),
     ),
     file(
@@ -74,24 +74,24 @@ CASES = [
         "a comma too many",
         '{"name": "mine",}',
         (
-            "{path}/bank.json: cannot be read as a sign bank (line 1: Expecting property name enclose"
-            "d in double quotes in column 17); give a JSON file, or one of {banks}"
+            "{path}/bank.json: cannot be read as a sign bank (Expecting property name enclosed in double "
+            "quotes: line 1 column 17 (char 16)); give a JSON file, or one of {banks}"
         ),
     ),
     file(
         "a key twice",
         '{"name": "mine", "name": "yours"}',
         (
-            "{path}/bank.json: cannot be read as a sign bank (line 1: the key 'name' stands twice in "
-            "one object); give a JSON file, or one of {banks}"
+            "{path}/bank.json: cannot be read as a sign bank (the key 'name' stands twice in one object); "
+            "give a JSON file, or one of {banks}"
         ),
     ),
     file(
         "nesting without end",
         "[" * 100_000,
         (
-            "{path}/bank.json: cannot be read as a sign bank (line 1: it is nested too deeply); give "
-            "a JSON file, or one of {banks}"
+            "{path}/bank.json: cannot be read as a sign bank (it is nested too deeply); give a JSON file, "
+            "or one of {banks}"
         ),
     ),
     file(
@@ -110,60 +110,76 @@ CASES = [
         colour=False,
     ),
     entries("no modality", "{path}/bank.json: modality: Field required", modality=None),
-    entries("no category", "{path}/bank.json: categories is empty: name at least one anomaly category", categories=[]),
+    entries(
+        "no category",
+        ("{path}/bank.json: categories is empty; name each anomaly once, and not the normal (it has normal_signs)"),
+        categories=[],
+    ),
     entries(
         "a category called normal",
-        ("{path}/bank.json: category 'Normal' cannot be used: name an anomaly (normal has normal_signs)"),
+        (
+            "{path}/bank.json: category 'Normal' cannot be used; name each anomaly once, and not the normal "
+            "(it has normal_signs); category 'Normal' has no sign; write 3 to 7 signs"
+        ),
         categories=["Effusion", "Nodule", "Normal"],
     ),
     entries(
         "a category twice",
-        "{path}/bank.json: category 'effusion' is listed twice: remove one",
+        (
+            "{path}/bank.json: category 'effusion' is listed twice; name each anomaly once, and not the "
+            "normal (it has normal_signs); category 'effusion' has no sign; write 3 to 7 signs"
+        ),
         categories=["Effusion", "Nodule", "effusion"],
     ),
     entries(
         "a category without a sign",
-        ("{path}/bank.json: category 'Hernia' has no sign: write at least one, or remove the category"),
+        ("{path}/bank.json: category 'Hernia' has no sign; write 3 to 7 signs"),
         categories=["Effusion", "Nodule", "Hernia"],
     ),
     entries(
         "no normal sign",
-        ("{path}/bank.json: normal_signs is empty: scores are measured against normal signs, write at least one"),
+        ("{path}/bank.json: normal_signs is empty, and scores are measured against normal signs; write 3 to 7 signs"),
         normal_signs=[],
     ),
     entries(
         "a normal sign with a category",
-        ("{path}/bank.json: normal sign 'clear lungs' names categories: leave them out or move it to signs"),
+        ("{path}/bank.json: normal sign 1 'clear lungs' is a normal sign and names categories; correct it"),
         normal_signs=[sign("clear lungs", "Nodule")],
     ),
     entries(
         "an empty sign",
-        ("{path}/bank.json: signs.4.text: is empty: write what is visible in the image, or remove the sign"),
+        ("{path}/bank.json: sign 5 ' ': text: is empty: write what is visible in the image, or remove the sign"),
         signs=signs(sign(" ", "Nodule")),
     ),
     entries(
         "a sign twice",
-        ("{path}/bank.json: sign 'Small dense spot' is listed twice: keep one and name all its categories there"),
+        (
+            "{path}/bank.json: sign 5 'Small dense spot' is sign 4 'small dense spot' again; keep one, with "
+            "all its categories"
+        ),
         signs=signs(sign("Small dense spot", "Effusion")),
     ),
     entries(
         "a sign's id twice",
-        "{path}/bank.json: sign id 'x' is used twice: give each sign its own",
+        "{path}/bank.json: sign 6 'b' has the id 'x' of another sign; correct it",
         signs=signs(sign("a", "Nodule", id="x"), sign("b", "Nodule", id="x")),
     ),
     entries(
         "a sign of an unknown category",
-        ("{path}/bank.json: sign 5 'a spot' names the unknown category 'Nodul': use one of Effusion, Nodule"),
+        (
+            "{path}/bank.json: sign 5 'a spot' names the unknown category 'Nodul' (did you mean 'Nodule'?); "
+            "correct it, or remove the sign"
+        ),
         signs=signs(sign("a spot", "Nodul")),
     ),
     entries(
         "a sign without a category",
-        "{path}/bank.json: sign 5 'a spot' names no category: add one or remove the sign",
+        "{path}/bank.json: sign 5 'a spot' names no category; correct it, or remove the sign",
         signs=signs(sign("a spot")),
     ),
     entries(
         "a number for a text",
-        "{path}/bank.json: signs.4.text: Input should be a valid string",
+        "{path}/bank.json: sign 5 '7': text: Input should be a valid string",
         signs=signs(sign(7, "Nodule")),
     ),
     entries(

@@ -149,75 +149,81 @@ CASES = [
     asked(
         "a key that is refused",
         refuses(401, "bad key"),
-        "category 'Effusion': {server} refuses (status 401: bad key); give a valid api_key",
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 401 - bad "
+            "key); check api_key, model and base_url (it often ends in /v1). Nothing was written"
+        ),
     ),
     asked(
         "a model that the server has not",
         refuses(404, "no model m"),
         (
-            "category 'Effusion': {server} refuses (status 404: no model m); check model and base_url"
-            " (it often ends in /v1)"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 404 - no "
+            "model m); check api_key, model and base_url (it often ends in /v1). Nothing was written"
         ),
     ),
     asked(
         "a server that fails",
         refuses(500, "out of memory"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
-            "ast: status 500: out of memory); raise timeout or retries, or take another model. Nothin"
-            "g was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 500 - out "
+            "of memory); raise timeout or retries, or take another model. Nothing was written"
         ),
     ),
     asked(
         "a page in place of an answer",
         lambda handler: reply(handler, 200, b"<html>", kind="text/html"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
-            "ast: the response is not of the protocol (JSONProblem: Expecting value in column 1)); ra"
-            "ise timeout or retries, or take another model. Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (the response is not of "
+            "the protocol (Invalid JSON: expected value at line 1 column 1)); raise timeout or retries, or "
+            "take another model. Nothing was written"
         ),
     ),
     asked(
         "an answer that is cut off",
         says('{"signs": [', "length"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
-            "ast: it was cut off because it was too long; write fewer and shorter signs); raise timeo"
-            "ut or retries, or take another model. Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (it was cut off because "
+            "it was too long; write fewer and shorter signs); raise timeout or retries, or take another "
+            "model. Nothing was written"
         ),
     ),
     asked(
         "prose in place of JSON",
         says("I am sorry, I cannot help with that."),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
-            "ast: it holds no JSON object); raise timeout or retries, or take another model. Nothing "
-            "was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (it holds no JSON "
+            "object); raise timeout or retries, or take another model. Nothing was written"
         ),
     ),
     asked(
         "no sign",
         says('{"signs": []}'),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer in 1 tries (the l"
-            "ast: 0 of 0 signs can be used, at least 3 are needed: write more); raise timeout or retr"
-            "ies, or take another model. Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (0 of 0 signs can be "
+            "used, at least 3 are needed: write more); raise timeout or retries, or take another model. "
+            "Nothing was written"
         ),
     ),
     asked(
         "an address that is none",
         says("{}"),
         (
-            "base_url: it is no address of a server; give http:// or https://, host and path, such as"
-            " http://localhost:11434/v1, and the key in api_key"
+            "base_url: Input should be a valid URL, relative URL without a base; give host and path, such "
+            "as http://localhost:11434/v1"
         ),
         base_url="localhost",
     ),
-    asked("no category", says("{}"), "categories is '[]': give a list of 1 to 100 names", categories=()),
+    asked(
+        "no category",
+        says("{}"),
+        "categories: Dictionary should have at least 1 item after validation, not 0",
+        categories=(),
+    ),
     asked(
         "too many signs",
         says("{}"),
-        "signs_per_category is 1000: give a whole number from 1 to 20",
+        "signs_per_category: Input should be less than or equal to 20",
         signs_per_category=1000,
     ),
 ]

@@ -193,7 +193,7 @@ BAD = {
     "sign without category": (_set("signs", 3, "categories", to=[]), "'large round opacity' names no category"),
     "normal sign with category": (
         _set("normal_signs", 0, "categories", to=["Mass"]),
-        "'clear lungs' is normal and",
+        "'clear lungs' is a normal sign and",
     ),
     "no normal signs": (_set("normal_signs", to=[]), "normal_signs is empty"),
     "missing field": (_drop("modality"), "modality: Field required"),

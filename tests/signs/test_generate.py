@@ -530,7 +530,7 @@ def test_a_cache_that_cannot_be_written_is_said(script, tmp_path):
         ({"prizes": (1.0, 1.0)}, "prizes: .*not permitted"),
         ({"base_url": "localhost:11434"}, "base_url: .*scheme should be 'http' or 'https'"),
         ({"base_url": "file:///etc/passwd"}, "base_url: .*scheme should be 'http' or 'https'"),
-        ({"base_url": "http://me:secret@host/v1"}, "base_url: .*the key in api_key"),
+        ({"base_url": "http://me:secret@host/v1"}, "base_url: .*the key goes into api_key"),
         ({"base_url": "http://host:99999/v1"}, "base_url: .*invalid port number"),
         ({"api_key": "sk-\nsecret-key"}, "api_key: "),
     ],
