@@ -1,4 +1,4 @@
-"""Fundus photographs: ODIR-5K (labels of two eyes, told apart by keywords) and RFMiD (45 columns)."""
+"""Fundus photographs: ODIR-5K (labels of two eyes, parted by keywords) and RFMiD (45 columns)."""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ class Site:
     noise: float
     blur: float  # weight of the neighbouring pixels
     field: float  # radius
-    cut: float  # how often the field is cut at top and bottom
+    cropped: float  # how often the field ends early at top and bottom
 
 
 SITES = {
@@ -302,11 +302,11 @@ SITES = {
 
 
 def draw_field(size: int, site: Site, rng: np.random.Generator) -> np.ndarray:
-    """The visible field (H, W): a circle, sometimes cut at top and bottom."""
+    """The visible field (H, W): a circle, sometimes cropped at top and bottom."""
     x, y, _ = _grid(size)
     cx, cy, radius, chance = *rng.normal(0, 0.01, 2), site.field + rng.normal(0, 0.01), rng.random()
     edge = radius - np.sqrt((x - cx) ** 2 + (y - cy) ** 2)
-    if chance < site.cut:
+    if chance < site.cropped:
         edge = np.minimum(edge, radius - 0.14 - np.abs(y - cy))
     return soft(edge, 0.006)
 

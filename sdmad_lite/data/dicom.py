@@ -113,36 +113,34 @@ def with_dicom_meta(table: ImageTable) -> ImageTable:
 
 def _check_header(path: Path, header) -> None:
     """Everything that can be refused before pixels are read."""
-    if header.file_meta.get("TransferSyntaxUID") is None:
-        raise DataError(f"{path}: the DICOM header names no transfer syntax; export the file again")
-    if header.get("Rows") is None or header.get("Columns") is None:
-        raise DataError(f"{path}: holds no image ({header.get('Modality') or 'no rows, no columns'}); remove it")
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
-    if frames > 1:
-        raise DataError(f"{path}: has {frames} frames; export the frame or slice to use as a file of its own")
-    if not 0 < header.Rows * header.Columns <= MAX_PIXELS:
-        raise DataError(f"{path}: declares {header.Rows} x {header.Columns} pixels; at most {MAX_PIXELS:,} are read")
-    kind = header.get("PhotometricInterpretation")
-    if kind not in KINDS.get(samples, ()):
-        raise DataError(f"{path}: photometric interpretation {kind!r} with {samples} samples is not read; convert it")
+    rows, columns, kind = (header.get(name) for name in ("Rows", "Columns", "PhotometricInterpretation"))
+    problem = ""
+    if header.file_meta.get("TransferSyntaxUID") is None:
+        problem = "the DICOM header names no transfer syntax; export the file again"
+    elif rows is None or columns is None:
+        problem = f"holds no image ({header.get('Modality') or 'no rows, no columns'}); remove it"
+    elif frames > 1:
+        problem = f"has {frames} frames; export the frame or slice to use as a file of its own"
+    elif not 0 < rows * columns <= MAX_PIXELS:
+        problem = f"declares {rows} x {columns} pixels; at most {MAX_PIXELS:,} are read"
+    elif kind not in KINDS.get(samples, ()):
+        problem = f"photometric interpretation {kind!r} with {samples} samples is not read; convert it"
+    if problem:
+        raise DataError(f"{path}: {problem}")
 
 
 def _decoded(path: Path, header) -> np.ndarray:
     """Stored values, (H, W) or (H, W, 3) with YBR already RGB."""
-    pixels, syntax = needs("pydicom.pixels", "dicom"), header.file_meta.TransferSyntaxUID
-    remedy = "unpack the file (gdcmconv --raw) or install decoders (pip install pylibjpeg pylibjpeg-libjpeg)"
+    syntax = header.file_meta.TransferSyntaxUID
     try:
-        available = pixels.get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise DataError(f"{path}: transfer syntax {syntax.name} ({syntax}) cannot be decoded here; {remedy}")
-    try:
-        stored = pixels.pixel_array(header)
+        stored = needs("pydicom.pixels", "dicom").pixel_array(header)
     except Exception as error:  # damaged streams make decoders raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()  # the decoder's own line
-        hint = f"it may be damaged: copy it again, or {remedy}" if syntax.is_compressed else "copy it again"
-        raise DataError(f"{path}: its pixels cannot be decoded ({syntax.name}: {reason}); {hint}") from None
+        hint = "copy the file again if it is damaged"
+        if syntax.is_compressed:
+            hint += ", or unpack it (gdcmconv --raw), or install decoders (pip install pylibjpeg pylibjpeg-libjpeg)"
+        raise DataError(f"{path}: its pixels cannot be decoded ({syntax.name}, {syntax}: {reason}); {hint}") from None
     if stored.shape[:2] != (header.Rows, header.Columns):
         raise DataError(f"{path}: its pixels have shape {stored.shape}, not what the header says; export it again")
     return stored

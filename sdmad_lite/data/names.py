@@ -47,7 +47,7 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Seq
     else:
         found = [normal] if normal in names else [name for name in names if plain(name) == plain(normal)]
         if not found:
-            raise DataError(f"{where}: no class is called {normal!r}; the classes are {', '.join(names)}")
+            raise DataError(f"{where}: no class is named {normal!r}; the classes are {', '.join(names)}")
     if len(found) > 1:
         raise DataError(f"{where}: {' and '.join(found)} may both mean normal; say which with normal=, join the others")
     return found[0] if found else None

@@ -179,7 +179,10 @@ CASES = [
     scan(
         "too few pixels",
         dicom(PixelData=b"\0" * 100),
-        ("{path}/scan.dcm: its pixels cannot be decoded (Explicit VR Little Endian: {reason}); copy it again"),
+        (
+            "{path}/scan.dcm: its pixels cannot be decoded (Explicit VR Little Endian, 1.2.840.10008.1.2.1: {reason}); "
+            "copy the file again if it is damaged"
+        ),
     ),
     scan(
         "more pixels than anybody has",
@@ -195,9 +198,9 @@ CASES = [
         "a compression without decoder",
         dicom(syntax=JPEGLSLossless, PixelData=encapsulate([b"\0" * 10])),
         (
-            "{path}/scan.dcm: transfer syntax JPEG-LS Lossless Image Compression (1.2.840.10008.1.2.4"
-            ".80) cannot be decoded here; unpack the file (gdcmconv --raw) or install decoders (pip install "
-            "pylibjpeg pylibjpeg-libjpeg)"
+            "{path}/scan.dcm: its pixels cannot be decoded (JPEG-LS Lossless Image Compression, "
+            "1.2.840.10008.1.2.4.80: {reason}); copy the file again if it is damaged, or unpack it (gdcmconv --raw), or install decoders (pip "
+            "install pylibjpeg pylibjpeg-libjpeg)"
         ),
     ),
     scan(

@@ -294,7 +294,7 @@ CASES = [
     classes(
         "a normal class that is not there",
         lambda path: None,
-        "{path}/data: no class is called 'fine'; the classes are Effusion, Nodule, normal",
+        "{path}/data: no class is named 'fine'; the classes are Effusion, Nodule, normal",
         normal="fine",
     ),
     classes(

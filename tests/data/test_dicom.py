@@ -252,7 +252,7 @@ REFUSED = {
     "a report": (lambda: dicom(Modality="SR"), r"holds no image \(SR\)"),
     "no rows": (patched("Rows", 0), "declares 0 x 64 pixels"),
     "huge": (lambda: dicom(RAMP, Rows=65535, Columns=65535), "declares 65535 x 65535 pixels; at most 100,000,000"),
-    "more pixels than there are": (patched("Rows", 128), "its pixels cannot be decoded .*copy it again"),
+    "more pixels than there are": (patched("Rows", 128), "its pixels cannot be decoded .*copy the file again"),
     "no transfer syntax": (lambda: dicom(RAMP), "names no transfer syntax"),
     "unknown photometry": (patched("PhotometricInterpretation", "HSV"), "photometric interpretation 'HSV'"),
     "colour in one sample": (patched("PhotometricInterpretation", "RGB"), "'RGB' with 1 samples"),
@@ -270,9 +270,9 @@ def test_a_bad_dicom_file_is_refused_by_name(tmp_path, make, named):
         whole = path.read_bytes()
         at = whole.index(b"\x02\x00\x10\x00UI")  # (0002,0010)
         length = struct.unpack("<H", whole[at + 6 : at + 8])[0]
-        cut = whole[:at] + whole[at + 8 + length :]
-        group = struct.unpack("<I", cut[140:144])[0] - 8 - length
-        path.write_bytes(cut[:140] + struct.pack("<I", group) + cut[144:])
+        rest = whole[:at] + whole[at + 8 + length :]
+        group = struct.unpack("<I", rest[140:144])[0] - 8 - length
+        path.write_bytes(rest[:140] + struct.pack("<I", group) + rest[144:])
     with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
         read_image(path)
 
@@ -282,13 +282,13 @@ def test_a_compression_that_needs_more_is_named_with_the_remedy(tmp_path, syntax
     monkeypatch.setattr(pydicom.pixels.decoders.base.Decoder, "is_available", False)
     made = dicom(RAMP, bits=12)
     made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"\xff\xd8\xff\xd9"]), syntax
-    with pytest.raises(DataError, match=rf"scan\.dcm: transfer syntax JPEG.*{syntax}.*gdcmconv.*pip install pylibjpeg"):
+    with pytest.raises(DataError, match=rf"scan\.dcm: .*decoded \(JPEG.*{syntax}.*gdcmconv.*pip install pylibjpeg"):
         read_image(save(made, tmp_path / "scan.dcm"))
 
 
 def test_video_and_damaged_streams_are_refused(tmp_path):
     made = dicom(RAMP)
-    for syntax, named in (("1.2.840.10008.1.2.4.102", "MPEG-4"), (JPEG2000Lossless, "JPEG 2000.*may be damaged")):
+    for syntax, named in (("1.2.840.10008.1.2.4.102", "MPEG-4"), (JPEG2000Lossless, "JPEG 2000.*copy the file again")):
         made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"no stream at all"]), syntax
         with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
             read_image(save(made, tmp_path / "scan.dcm"))
@@ -327,11 +327,11 @@ def test_a_file_cut_off_or_damaged_anywhere_is_refused_or_read(tmp_path):
     """Never another error than our own, whatever byte is wrong."""
     path = save(dicom(RAMP[:16, :16], bits=12, WindowCenter=100, WindowWidth=200), tmp_path / "scan.dcm")
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    cuts = [whole[:n] for n in range(1, len(whole), 29)]
+    parts = [whole[:n] for n in range(1, len(whole), 29)]
     flips = []
     for at in rng.integers(132, len(whole) - 512, 150):
         flips.append(whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :])
-    for content in cuts + flips:
+    for content in parts + flips:
         path.write_bytes(content)
         try:
             assert read_image(path).mode == "L"

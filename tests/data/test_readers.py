@@ -135,7 +135,7 @@ def test_copies_across_the_split_are_refused_or_dropped(tmp_path):
 WRONG = {
     "no normal": ({"Mass/a.png": 1, "Edema/a.png": 2}, {}, "no class folder is recognised as normal; .* Edema, Mass"),
     "two normals": ({**CLASSES, "healthy/a.png": 9}, {}, "healthy and normal may both mean normal"),
-    "no such normal": (CLASSES, {"normal": "fine"}, "no class is called 'fine'; the classes are Mass"),
+    "no such normal": (CLASSES, {"normal": "fine"}, "no class is named 'fine'; the classes are Mass"),
     "normal alone": ({"normal/a.png": 1}, {}, "the only class is 'normal'"),
     "misspelt": ({**CLASSES, "Mas/a.png": 9}, {"categories": ["Mass", "Pleural effusion"]}, "'Mas' .* mean 'Mass'"),
     "unknown": ({**CLASSES, "Gout/a.png": 9}, {"categories": ["Mass", "Pleural effusion"]}, "'Gout' .* known are Mass"),
@@ -418,13 +418,13 @@ def test_an_array_that_declares_more_than_it_has_is_refused(tmp_path):
 def test_a_damaged_npz_is_refused_or_read(tmp_path, compressed):
     path, rng, refused = npz(tmp_path / "set.npz", arrays([[0], [1]]), compressed), np.random.default_rng(0), 0
     whole = path.read_bytes()
-    cuts = [whole[:n] for n in range(0, len(whole), 61)]
+    parts = [whole[:n] for n in range(0, len(whole), 61)]
     flips = [whole[:at] + bytes([rng.integers(256)]) + whole[at + 1 :] for at in rng.integers(0, len(whole), 150)]
-    for content in cuts + flips:
+    for content in parts + flips:
         path.write_bytes(content)
         try:
             assert len(load_data(path, names=["normal", "Mass"])) <= 4
         except DataError as error:
             refused += 1
             assert "set.npz" in str(error)
-    assert refused > len(cuts)
+    assert refused > len(parts)

@@ -201,15 +201,15 @@ def test_an_unknown_modality_is_named(tmp_path):
 # True to the record
 
 
-class Told:
-    """A source of chance of which the first three draws, the record, are told."""
+class Stated:
+    """A source of chance of which the first three draws, the record, are stated."""
 
     def __init__(self, seed, age, sex, site):
-        self.rng, self.told = np.random.default_rng(seed), [age, sex, site]
+        self.rng, self.stated = np.random.default_rng(seed), [age, sex, site]
 
     def __getattr__(self, name):
         draw = getattr(self.rng, name)
-        return (lambda *args: (draw(*args), self.told.pop(0))[1]) if self.told else draw
+        return (lambda *args: (draw(*args), self.stated.pop(0))[1]) if self.stated else draw
 
 
 def test_switched_off_effects_change_neither_the_patients_nor_their_signs(kind):
@@ -229,8 +229,8 @@ def test_an_attribute_leaves_its_trace_in_the_image_only_where_its_effect_is_on(
     others = [name for name in ATTRIBUTES if name != attribute]
     for effects, traces in ((ATTRIBUTES, True), ([attribute], True), (others, False), ([], False)):
         for seed in range(3):
-            patients = [kind.sample_patient(Told(seed, **told), "P0", effects) for told in pairs]
-            assert [record(patient)[1:] for patient in patients] == [tuple(told.values()) for told in pairs]
+            patients = [kind.sample_patient(Stated(seed, **stated), "P0", effects) for stated in pairs]
+            assert [record(patient)[1:] for patient in patients] == [tuple(stated.values()) for stated in pairs]
             a, b = (draw_phantom(seed, patient=patient, size=64, modality=kind.name) for patient in patients)
             assert distance(a, b).mean() > 1.5 if traces else np.array_equal(a.image, b.image)
             assert traces or a.patient.anatomy == b.patient.anatomy
@@ -321,8 +321,8 @@ def test_a_written_set_loads_with_its_signs_and_masks(kind, samples):
         stored, loss = np.asarray(Image.open(table.images[i])), 6 if bank.color else 0  # colour is JPEG
         assert stored.shape == phantom.image.shape and np.abs(stored - phantom.image.astype(float)).mean() <= loss
         assert [bool(y) for y in table.labels[i]] == [c in phantom.categories for c in bank.categories]
-        told = [table.meta[column][i] for column in ("patient_id", "age", "sex", "site")]
-        assert told == [str(value) for value in record(phantom.patient)]
+        stated = [table.meta[column][i] for column in ("patient_id", "age", "sex", "site")]
+        assert stated == [str(value) for value in record(phantom.patient)]
         assert table.meta["signs"][i].split() == list(phantom.signs)
         masks = load_masks(table, i)
         assert list(masks) == list(phantom.masks)
