@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from sdmad_lite.show.plots import BLUE, PALETTE, clean, new_figure
+from sdmad_lite.show.plots import BLUE, PALETTE, finish, new_figure
 
 
 def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], label: str, title: str = "") -> Figure:
@@ -31,7 +31,7 @@ def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], lab
     axis.set(xlabel="shots per category, K", ylabel=f"{label}, mean over support draws")
     axis.set_title(title, fontsize=10)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    clean(axis)
+    finish(axis)
     return figure
 
 
@@ -50,6 +50,6 @@ def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles:
         axis.minorticks_off()
         axis.set(xlabel="shots per category, K", ylabel="gain in macro mAP")
         axis.set_title(title, fontsize=10)
-        clean(axis)
+        finish(axis)
     axis.legend(title="sign bank", fontsize=8, frameon=False)
     return figure

@@ -16,8 +16,8 @@ from ..data import read_image
 from ..detector import SDMAD
 from ..errors import DataError
 from ..explain import CategoryExplanation
-from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, counter, number_of, panel_axes, slider
-from .plots import BLUE, GREY, ORANGE, PALETTE, RED, clean, detected, draw_image, logit_parts
+from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
+from .plots import BLUE, GREY, ORANGE, PALETTE, RED, draw_image, finish, logit_parts
 
 NEIGHBOURS = 10
 
@@ -43,12 +43,8 @@ class EmbeddingCase:
 
     def __post_init__(self):
         count = len(self.images)
-        arrays = {"labels": (self.labels, (count, len(self.categories)))}
-        arrays["cosines"] = self.cosines, (count, len(self.texts))
-        arrays |= {f"layouts, {name}, before": (pair[0], (count, 2)) for name, pair in self.layouts.items()}
-        arrays |= {f"layouts, {name}, after": (pair[1], (count, 2)) for name, pair in self.layouts.items()}
-        arrays |= {f"attributes, {name}": (values, (count,)) for name, values in self.attributes.items()}
-        check_shapes(arrays)
+        check_shapes(self, labels=(count, len(self.categories)), cosines=(count, len(self.texts)))
+        check_shapes(self, layouts=(2, count, 2), attributes=(count,))
         if not self.layouts:
             raise DataError("layouts: give at least one, such as {'PCA': (before, after)}")
 
@@ -87,8 +83,7 @@ def embedding_explorer(case: EmbeddingCase, colour: str, point: int, layout: str
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 3}
             axis.legend(**place, fontsize=SMALL, frameon=False, columnspacing=0.8, handletextpad=0.1)
         axis.plot(*points[point], "o", markersize=14, markerfacecolor="none", markeredgecolor=RED, markeredgewidth=2.5)
-        axis.set(xticks=(), yticks=())
-        axis.set_title(f"{layout}, {when} stage 1\n{_alike(case, kind, name, points)}", fontsize=LARGE)
+        axis.set(xticks=(), yticks=(), title=f"{layout}, {when} stage 1\n{_alike(case, kind, name, points)}")
     truth = ", ".join(c for c, y in zip(case.categories, case.labels[point], strict=True) if y) or "normal"
     draw_image(picture, case.images[point], f"image {point}:\n{truth}", LARGE)
     # the signs that speak most for this image, beside what they say of the others
@@ -129,7 +124,7 @@ def embedding_panel(case: EmbeddingCase) -> Panel:
     controls = {
         "colour": choice("colour", case.colours),
         "layout": choice("layout", list(case.layouts)),
-        "point": counter("image", 0, len(case.images) - 1, 0),
+        "point": slider("image", 0, len(case.images) - 1, 0),
     }
     return Panel(lambda **values: embedding_explorer(case, **values), controls)
 
@@ -182,15 +177,15 @@ def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure
     _draw_pairs(chances, [e.category for e in now], [e.probability for e in before], [e.probability for e in now])
     for i, e in enumerate(now):
         chances.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
-    chances.set(xlim=(0, 1), xlabel="probability (black: threshold)")
-    turned = [new.category for old, new in zip(before, now, strict=True) if detected(old) != detected(new)]
+    turned = [new.category for old, new in zip(before, now, strict=True) if old.detected != new.detected]
     decisions = f"{len(turned)} of {len(now)} decisions turned" if turned else "no decision turned"
-    chances.set_title(f"{decisions}\n(grey: before, blue: now)", fontsize=LARGE)
+    title = f"{decisions}\n(grey: before, blue: now)"
+    chances.set(xlim=(0, 1), xlabel="probability (black: threshold)", title=title)
     old, new = logit_parts(before[c]), logit_parts(now[c])
     _draw_pairs(parts, [fill(name, 26) for name in new][:-1], list(old.values())[:-1], list(new.values())[:-1])
-    parts.set(xlabel="part of the logit")
+    title = f"{category}: logit {before[c].logit:+.2f}, now {now[c].logit:+.2f}"
+    parts.set(xlabel="part of the logit", title=title)
     parts.locator_params(axis="x", nbins=5)
-    parts.set_title(f"{category}: logit {before[c].logit:+.2f}, now {now[c].logit:+.2f}", fontsize=LARGE)
     parts.axvline(0, color="black", linewidth=0.8)
     text = f"<b>{html.escape(category)}</b>: probability {before[c].probability:.3f}, "
     text += f"now <b>{now[c].probability:.3f}</b>; decisions that turned: "
@@ -201,18 +196,16 @@ def _draw_pairs(axis, names: Sequence[str], before: Sequence[float], now: Sequen
     """Two bars for each name."""
     axis.barh(np.arange(len(names)) - 0.2, before, height=0.36, color=GREY)
     axis.barh(np.arange(len(names)) + 0.2, now, height=0.36, color=BLUE)
-    axis.set_yticks(range(len(names)), names, fontsize=SMALL)
-    axis.invert_yaxis()
-    clean(axis)
+    finish(axis, names, SMALL)
 
 
 def break_panel(case: BreakCase) -> Panel:
     """One image with controls to spoil it."""
     controls = {
         "category": choice("category", case.detector.bank.categories),
-        "noise": slider("noise", 0, 0.4, 0),
-        "blur": slider("blur", 0, 8, 0),
-        "exposure": slider("exposure", -2, 2, 0),
-        "occlusion": slider("occlusion", 0, 0.8, 0),
+        "noise": slider("noise", 0, 0.4, 0.0),
+        "blur": slider("blur", 0, 8, 0.0),
+        "exposure": slider("exposure", -2, 2, 0.0),
+        "occlusion": slider("occlusion", 0, 0.8, 0.0),
     }
     return Panel(lambda **values: break_it(case, **values), controls)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 
 import ipywidgets
 import numpy as np
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 
 from ..errors import DataError
 from ..files import NOTICE
-from .plots import new_figure
+from .plots import new_figure, to_png
 
 SMALL, LARGE = 10, 12
 """Letters in points, in pictures 12 inches wide."""
@@ -67,18 +66,17 @@ class Panel(ipywidgets.VBox):
             return
         self._quiet = True
         try:
-            if name in self._follow:
-                self._follow[name](self.controls)
+            self._follow.get(name, lambda controls: None)(self.controls)
         finally:
             self._quiet = False
         self._redraw()
 
     def _redraw(self) -> None:
         figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
-        self.picture.value, self.state.value = panel_png(figure), f"{text}<br><small>{NOTICE}</small>"
+        self.picture.value, self.state.value = to_png(figure, quick=True), f"{text}<br><small>{NOTICE}</small>"
 
 
-class Checks(ipywidgets.VBox):
+class Checks(ipywidgets.Box):
     """A checkbox for each option, all on at first; the last one that is on stays on, and a remark says so.
 
     Attributes:
@@ -89,7 +87,7 @@ class Checks(ipywidgets.VBox):
 
     def __init__(self, labels: Mapping):
         """`labels`: option -> text beside its box."""
-        super().__init__(layout={"width": "100%"})
+        super().__init__(layout={"width": "100%", "flex_flow": "row wrap"})
         self.remark, self._quiet = ipywidgets.HTML(), False
         self.offer(labels)
         self.observe(self._show, "value")
@@ -121,21 +119,14 @@ class Checks(ipywidgets.VBox):
         self._quiet = False
 
 
-def panel_png(figure: Figure) -> bytes:
-    """The picture as PNG bytes, as large as the figure and lightly packed: half the time of `plots.to_png`."""
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110, pil_kwargs={"compress_level": 1})
-    return stream.getvalue()
-
-
-WIDE = {"style": {"description_width": "initial"}}  # no label is shortened
-STILL = WIDE | {"continuous_update": False}  # a slider draws when it is let go
+LOOK = {"style": {"description_width": "initial"}}  # no label is shortened
+STILL = LOOK | {"continuous_update": False}  # a slider draws when it is let go
 
 
 def choice(name: str, options: Sequence, first=None, width: str = "300px") -> ipywidgets.Dropdown:
     """A list to choose from, at `first` where it has that."""
     value = first if first in options else options[0]
-    return ipywidgets.Dropdown(options=list(options), value=value, description=name, layout={"width": width}, **WIDE)
+    return ipywidgets.Dropdown(options=list(options), value=value, description=name, layout={"width": width}, **LOOK)
 
 
 def marks(name: str, options: Sequence, first=None) -> ipywidgets.SelectionSlider:
@@ -144,16 +135,12 @@ def marks(name: str, options: Sequence, first=None) -> ipywidgets.SelectionSlide
     return ipywidgets.SelectionSlider(options=list(options), value=value, description=name, **STILL)
 
 
-def counter(name: str, low: int, high: int, value: int) -> ipywidgets.IntSlider:
-    """A slider over whole numbers."""
-    return ipywidgets.IntSlider(value, low, high, description=name, **STILL)
-
-
-def slider(name: str, low: float, high: float, value: float) -> ipywidgets.FloatSlider:
-    """A slider in twenty steps."""
-    return ipywidgets.FloatSlider(
-        value, min=low, max=high, step=(high - low) / 20, description=name, readout_format=".2f", **STILL
-    )
+def slider(name: str, low: float, high: float, value: float) -> ipywidgets.Widget:
+    """A slider over whole numbers, or in twenty steps where the value is a float."""
+    if isinstance(value, int):
+        return ipywidgets.IntSlider(value, low, high, description=name, **STILL)
+    steps = {"min": low, "max": high, "step": (high - low) / 20, "readout_format": ".2f"}
+    return ipywidgets.FloatSlider(value, **steps, description=name, **STILL)
 
 
 def panel_axes(width: float, height: float, ratios: Sequence[float], left: float, wspace: float) -> tuple[Figure, list]:
@@ -180,12 +167,19 @@ def number_of(value, options: Sequence, name: str) -> int:
     return list(options).index(value)
 
 
-def check_shapes(arrays: Mapping[str, tuple[object, tuple[int, ...]]]) -> None:
-    """Refuse arrays of a case (name -> array and expected shape) that do not fit together.
+def check_shapes(case, **shapes: tuple[int, ...]) -> None:
+    """Refuse a case of which an array, or one of a dict of arrays, has another shape than expected.
 
     Raises:
-        DataError: names the first that does not.
+        DataError: names the first.
     """
-    for name, (array, shape) in arrays.items():
-        if np.shape(array) != shape:
-            raise DataError(f"{name}: shape {np.shape(array)}, expected {shape}")
+    for name, shape in shapes.items():
+        value = getattr(case, name)
+        several = isinstance(value, Mapping)
+        for what, array in value.items() if several else [("", value)]:
+            try:
+                found = np.shape(array)
+            except ValueError:  # numpy finds none for rows of different lengths
+                found = "uneven"
+            if found != shape:
+                raise DataError(f"{name}{', ' * several}{what}: shape {found}, expected {shape}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import jinja2
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
-from ..evaluation.protocols import Interval, figure_text, mean_interval, over_draws
+from ..evaluation.protocols import figure_text, over_draws
 from ..files import NOTICE
 from . import plots
 
@@ -32,8 +32,7 @@ def write_report(
         left_out: finding -> why it is not a category.
         unused: images dropped because they show only such findings.
     """
-    first, means, signs = experiment.detectors[0], experiment.mean(), sign_table(experiment)
-    subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
+    first, result = experiment.detectors[0], experiment.mean()
     data = {
         "name": name,
         "train": train_size,
@@ -47,131 +46,104 @@ def write_report(
         "categories": list(experiment.bank.categories),
         "unused": unused,
     }
-    methods = [
-        {"name": method, "what": what, "macro": experiment.mean(method).macro()}
-        | {"paired": None if method == BOTH_STAGES else experiment.compare(BOTH_STAGES, method)}
+    methods: dict[str, dict] = {
+        method: {
+            "what": what,
+            "macro": dict(zip(("mean", "low", "high"), experiment.mean(method).macro(), strict=True)),
+            "paired": None if method == BOTH_STAGES else experiment.compare(BOTH_STAGES, method),
+        }
         for method, what in experiment.methods.items()
-    ]
-    metrics = {
-        **asdict(means),
-        "subgroups": {group: asdict(interval) for group, interval in subgroups.items()},
-        "methods": {
-            row["name"]: {
-                "what": row["what"],
-                "macro": dict(zip(("mean", "low", "high"), map(asdict, row["macro"]), strict=True)),
-                "paired": row["paired"] and asdict(row["paired"]),
-            }
-            for row in methods
-        },
-        "left_out": left_out,
-        "data": data,
-        "notice": NOTICE,
     }
-    write_json(folder / "metrics.json", metrics)
+    subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
+    known = {"subgroups": subgroups, "methods": methods, "left_out": left_out, "data": data, "notice": NOTICE}
+    signs = sign_table(experiment)
+    write_json(folder / "metrics.json", vars(result) | known)
     write_json(folder / "signs.json", signs)
     first.save(folder / "detector")
-    example = pick_example(experiment)
-    explanations = first.explain(example["image"])
-    pictures = _pictures(experiment, example, explanations, methods, means)
     environment = jinja2.Environment(loader=jinja2.PackageLoader("sdmad_lite.show"), autoescape=True, trim_blocks=True)
-    environment.filters["figure"] = _figure_cell
-    html = environment.get_template("report.html").render(
-        data=data,
-        notice=NOTICE,
-        left_out=left_out,
-        means=means,
-        methods=methods,
-        subgroups=subgroups,
+    environment.filters |= {"figure": _figure_cell, "picture": _inline}
+    page = environment.get_template("report.html").render(
+        **known,
+        result=result,
         signs=signs,
-        example=example | {"found": [e.category for e in explanations if e.probability >= e.threshold]},
-        figures=pictures,
+        bars={method: [macro.ap for macro in row["macro"].values()] for method, row in methods.items()},
+        scores=experiment.scores[BOTH_STAGES][0],
+        labels=experiment.test.labels,
+        example=_example(experiment),
+        plots=plots,
     )
-    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Plain JSON; a number that is not finite becomes null."""
+    """Plain JSON, of dataclasses too; a number that is not finite becomes null."""
 
-    def finite(value):
+    def plain(value):
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
         if isinstance(value, dict):
-            return {str(k): finite(v) for k, v in value.items()}
+            return {str(k): plain(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
-            return [finite(v) for v in value]
+            return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    path.write_text(json.dumps(finite(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def sign_table(experiment: Experiment) -> dict[str, list[dict]]:
     """For each category the first draw's signs, with the number of draws that kept each."""
-    tables = [
-        {category: [asdict(sign) for sign in signs] for category, signs in detector.selected_signs().items()}
-        for detector in experiment.detectors
-    ]
-    for category, rows in tables[0].items():
-        for row in rows:
-            kept = [r["kept"] for table in tables for r in table[category] if r["text"] == row["text"]]
-            row["kept_in_draws"] = sum(kept)
-    return tables[0]
+    tables = [detector.selected_signs() for detector in experiment.detectors]
+
+    def kept_in_draws(category: str, text: str) -> int:
+        return sum(sign.kept for table in tables for sign in table[category] if sign.text == text)
+
+    return {
+        category: [asdict(sign) | {"kept_in_draws": kept_in_draws(category, sign.text)} for sign in signs]
+        for category, signs in tables[0].items()
+    }
 
 
-def pick_example(experiment: Experiment) -> dict:
+def _example(experiment: Experiment) -> dict:
     """The first test image with the most categories that the first draw gets exactly right, else the first with most.
 
     Chosen to show a success; the tables show the failures.
     """
-    labels = experiment.test.labels
-    right = (experiment.scores[BOTH_STAGES][0] >= experiment.detectors[0].thresholds_) == labels
-    rank = labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))
-    row = int(np.argmax(rank))
+    labels, detector = experiment.test.labels, experiment.detectors[0]
+    right = (experiment.scores[BOTH_STAGES][0] >= detector.thresholds_) == labels
+    row = int(np.argmax(labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))))
     image = experiment.test.images[row]
     truth = [c for c, y in zip(experiment.bank.categories, labels[row], strict=True) if y]
+    explanations = detector.explain(image)
+    top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(truth))]
     return {
-        "image": image,
+        "picture": np.asarray(read_image(image, experiment.bank.color)),
         "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}",
         "truth": truth,
+        "found": [e.category for e in explanations if e.detected],
+        "explanations": explanations,
+        "top": top,
+        "maps": _maps(detector, image, top),
     }
 
 
-def _pictures(experiment: Experiment, example: dict, explanations: list, methods: list[dict], means: Interval) -> dict:
-    detector = experiment.detectors[0]
-    picture = np.asarray(read_image(example["image"], experiment.bank.color))
-    top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(example["truth"]))]
-    found = [e.category for e in explanations if e.probability >= e.threshold]
-    caption = f"true: {', '.join(example['truth']) or 'normal'}\ndetected: {', '.join(found) or 'nothing'}"
-    image = plots.show_images([picture], [caption], columns=1, size=3.2)
-    rows = {row["name"]: mean_interval(experiment.series(row["name"])) for row in methods}
-    macro = "macro mAP, multi-label"
-    return {
-        "example": _inline(image, 'style="width:34%"')
-        + _inline(plots.plot_probabilities(explanations, example["truth"]), 'style="width:60%"'),
-        "explanations": [_inline(plots.plot_explanation(e)) for e in top],
-        "maps": _maps(detector, example["image"], picture, top),
-        "protocols": _inline(plots.plot_protocols(means)),
-        "methods": _inline(plots.plot_methods(rows, macro, f"{experiment.shots} shots, {len(experiment.seeds)} draws")),
-        "curves": _inline(
-            plots.plot_curves(experiment.scores[BOTH_STAGES][0], experiment.test.labels, experiment.bank.categories)
-        ),
-    }
-
-
-def _maps(detector, image, picture: np.ndarray, explanations: list) -> str:
-    """Heat maps of each category's strongest sign; empty for a tower without patch embeddings."""
+def _maps(detector, image, explanations: list) -> dict[str, np.ndarray]:
+    """Heat maps (h, w) of each category's strongest sign; none for a tower without patch embeddings."""
     try:
         maps = detector.sign_maps(image)
     except BackboneError:
-        return ""
+        return {}
     kept = [[sign for sign in e.signs if sign.weight > 0] for e in explanations]
     texts = [max(signs, key=lambda sign: sign.contribution).text for signs in kept]
-    chosen = {text: maps[detector.bank.texts.index(text)] for text in dict.fromkeys(texts)}
-    return _inline(plots.plot_sign_maps(picture, chosen))
+    return {text: maps[detector.bank.texts.index(text)] for text in texts}
 
 
-def _inline(figure: Figure, attributes: str = "") -> str:
-    return f'<img {attributes} alt="" src="data:image/png;base64,{base64.b64encode(plots.to_png(figure)).decode()}">'
+def _inline(figure: Figure, width: str = "auto") -> str:
+    """A figure as an image inside the page."""
+    png = base64.b64encode(plots.to_png(figure)).decode()
+    return f'<img style="width:{width}" alt="" src="data:image/png;base64,{png}">'
 
 
-def _figure_cell(rows: tuple, name: str) -> str:
+def _figure_cell(rows, name: str) -> str:
     """A figure with its interval, of rows (mean, low, high), as HTML; n/a where there is none."""
     figure, _, interval = figure_text(*(getattr(row, name) for row in rows)).partition(" ")
     return figure + (f' <span class="interval">{interval}</span>' if interval else "")

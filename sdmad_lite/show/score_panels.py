@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 from ..errors import DataError
 from ..evaluation.protocols import PROTOCOLS
-from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, marks, number_of, panel_axes, slider
-from .plots import BLUE, GREY, ORANGE, RED, clean
+from .panel import SMALL, Drawn, Panel, check_shapes, choice, marks, number_of, panel_axes, slider
+from .plots import BLUE, GREY, ORANGE, RED, finish
 
 # The protocol board
 
@@ -29,14 +29,8 @@ class BoardCase:
     thresholds: np.ndarray
 
     def __post_init__(self):
-        images, categories = len(self.scores), len(self.categories)
-        check_shapes(
-            {
-                "scores": (self.scores, (images, categories)),
-                "labels": (self.labels, (images, categories)),
-                "thresholds": (self.thresholds, (categories,)),
-            }
-        )
+        shape = len(self.scores), len(self.categories)
+        check_shapes(self, scores=shape, labels=shape, thresholds=shape[1:])
 
 
 def protocol_board(case: BoardCase, category: str, protocol: str, threshold: float) -> Drawn:
@@ -59,12 +53,10 @@ def protocol_board(case: BoardCase, category: str, protocol: str, threshold: flo
     if 0 < y.sum() < len(y):
         words = _draw_curves(roc, pr, y, p, threshold)
     roc.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
-    roc.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    finish(roc, xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     pr.axhline(y.mean(), linestyle=":", color="black", linewidth=1)
-    pr.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    finish(pr, xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     _draw_detected(bars, case, c, threshold)
-    for axis in (roc, pr, bars):
-        clean(axis)
     head = html.escape(f"{category}, {protocol}: {y.sum()} positives of {len(y)} images")
     return figure, f"<b>{head}</b><br>{words}; the detector's own threshold is {case.thresholds[c]:.2f}"
 
@@ -79,8 +71,8 @@ def _draw_curves(roc, pr, y: np.ndarray, p: np.ndarray, threshold: float) -> str
     # the threshold is one point on each
     roc.plot(detected[~y].mean(), found, "o", color=RED, markersize=9)
     pr.plot(found, y[detected].mean() if detected.any() else 1.0, "o", color=RED, markersize=9)
-    roc.set_title(f"AUROC {auroc:.2f}", fontsize=LARGE)
-    pr.set_title(f"AP {ap:.2f}, F1 here {f1:.2f}", fontsize=LARGE)
+    roc.set(title=f"AUROC {auroc:.2f}")
+    pr.set(title=f"AP {ap:.2f}, F1 here {f1:.2f}")
     return (
         f"AUROC <b>{auroc:.3f}</b>, AP <b>{ap:.3f}</b>; at threshold {threshold:.2f}: F1 <b>{f1:.3f}</b>, "
         f"{(detected & y).sum()} found, {(~detected & y).sum()} missed, {(detected & ~y).sum()} false"
@@ -97,10 +89,9 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
         share = detected[rows].mean() if rows.any() else 0
         axis.barh(i, share, color=BLUE if i == 0 else ORANGE if i > 1 else GREY)
         axis.text(share + 0.02, i, f"{detected[rows].sum()} of {rows.sum()}", va="center", fontsize=SMALL)
-    axis.set_yticks(range(len(groups)), list(groups), fontsize=SMALL)
-    axis.invert_yaxis()
-    axis.set(xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel=f"share detected ({case.categories[c]})")
-    axis.set_title(f"detected: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly", fontsize=LARGE)
+    title = f"detected: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
+    label = f"share detected ({case.categories[c]})"
+    finish(axis, list(groups), SMALL, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel=label, title=title)
 
 
 def board_panel(case: BoardCase) -> Panel:
@@ -139,10 +130,9 @@ class GridCase:
 
     def __post_init__(self):
         shots, categories = len(self.shots), len(self.categories)
-        draws = np.shape(next(iter(self.ap.values())))[3:4] or (1,)
+        draws = np.shape(next(iter(self.ap.values()), 0))[3:4] or (1,)
         shape = (len(self.terms), len(self.lambdas), shots, *draws, categories)
-        check_shapes({f"ap, {score}": (values, shape) for score, values in self.ap.items()})
-        check_shapes({"positives": (self.positives, (shots, categories)), "images": (self.images, (shots,))})
+        check_shapes(self, ap=shape, positives=(shots, categories), images=(shots,))
 
     def values(self, score: str, category: str) -> np.ndarray:
         """(T, L, K, D) AP of one category, or the mean over categories."""
@@ -162,8 +152,9 @@ def load_grid(path: str | Path = GRID) -> GridCase:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         positives, images = (np.array([data[x][str(k)] for k in data["shots"]]) for x in ("positives", "images"))
         ap = {score: np.array(values, dtype=float) for score, values in data["ap"].items()}
-        return GridCase(*(data[x] for x in ("categories", "terms", "lambdas", "shots")), positives, images, ap)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        axes = {name: data[name] for name in ("categories", "terms", "lambdas", "shots")}
+        return GridCase(positives=positives, images=images, ap=ap, **axes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a grid ({type(error).__name__}: {error}); `make grid` writes one") from None
 
 
@@ -190,20 +181,15 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
     curves.plot(k, means[t, at, k], "o", markersize=15, **ring)
     curves.legend(fontsize=SMALL, frameon=False, loc="upper left")
     curves.set_xticks(range(len(case.shots)), case.shots)
-    curves.set(xlabel="shots per category, K", ylabel=f"AP, {score}", xlim=(-0.3, len(case.shots) - 0.7))
+    finish(curves, xlabel="shots per category, K", ylabel=f"AP, {score}", xlim=(-0.3, len(case.shots) - 0.7))
     best = case.lambdas[int(means[t, :, k].argmax())]
-    curves.set_title(f"K = {shots}, λ = {lam:g}: AP {here.mean():.2f}; best λ here: {best:g}", fontsize=LARGE)
+    curves.set(title=f"K = {shots}, λ = {lam:g}: AP {here.mean():.2f}; best λ here: {best:g}")
     # the terms of the loss, at these shots and this λ
     for i in range(len(case.terms)):
         bars.plot(values[i, at, k], [i] * draws, ".", color=BLUE if i == t else GREY, markersize=11)
         bars.plot([means[i, at, k]] * 2, [i - 0.3, i + 0.3], color=BLUE if i == t else "black", linewidth=3)
-    bars.set_yticks(range(len(case.terms)), case.terms, fontsize=SMALL)
-    bars.invert_yaxis()
-    bars.set(xlabel=f"AP at K = {shots}, λ = {lam:g}")
-    apart, spread = np.ptp(means[:, at, k]), np.ptp(here)
-    bars.set_title(f"terms differ by {apart:.3f}, draws by {spread:.3f}", fontsize=LARGE)
-    for axis in (curves, bars):
-        clean(axis)
+    title = f"terms differ by {np.ptp(means[:, at, k]):.3f}, draws by {np.ptp(here):.3f}"
+    finish(bars, case.terms, SMALL, xlabel=f"AP at K = {shots}, λ = {lam:g}", title=title)
     chosen = case.categories if category == MACRO else [category]
     counts = " + ".join(str(case.positives[k][list(case.categories).index(c)]) for c in chosen)
     return figure, (

@@ -8,36 +8,35 @@ signs_kept_panel(case)
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from textwrap import fill
 
 import numpy as np
 from scipy.special import expit
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from ..data import read_image
 from ..detector import SDMAD
 from ..errors import DataError
-from ..explain import sign_maps
+from ..evaluation.protocols import Score, evaluate, figure_text
 from ..selection import equal_weights
 from ..signs.bank import SignBank
-from .panel import (
-    LARGE,
-    SMALL,
-    Checks,
-    Controls,
-    Drawn,
-    Panel,
-    check_shapes,
-    choice,
-    counter,
-    number_of,
-    panel_axes,
-    slider,
-)
-from .plots import BLUE, GREY, ORANGE, clean, draw_groups, draw_heat, draw_parts
+from .panel import LARGE, SMALL, Checks, Controls, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
+from .plots import BLUE, GREY, ORANGE, draw_groups, draw_heat, draw_parts, finish
+
+
+def weights_of_some(row: np.ndarray, on: Sequence[int]) -> np.ndarray:
+    """A category's weights (S,) with only some of its signs on, scaled to sum 1 again; normal signs keep theirs.
+
+    Signs that were dropped, with weight 0, speak only where no other is left.
+    """
+    weights, left = np.minimum(row, 0), row[list(on)]
+    left = left if left.any() else np.ones(len(on))
+    weights[list(on)] = left / left.sum()
+    return weights
+
 
 # The sign explorer
 
@@ -51,7 +50,7 @@ class ExplorerCase:
     labels: np.ndarray
 
     def __post_init__(self):
-        check_shapes({"labels": (self.labels, (len(self.images), len(self.detector.bank.categories)))})
+        check_shapes(self, labels=(len(self.images), len(self.detector.bank.categories)))
 
     @cached_property
     def features(self) -> tuple[np.ndarray, np.ndarray]:
@@ -59,33 +58,9 @@ class ExplorerCase:
         return self.detector.features(self.images)
 
     @cached_property
-    def _embeddings(self):
-        """(S, D) sign embeddings of the frozen model."""
-        return self.detector.backbone.encode_texts(self.detector.bank.texts)
-
-    @cached_property
-    def _maps(self) -> dict[int, np.ndarray]:
-        """Heat maps (S, h, w) of the images looked at so far."""
-        return {}
-
-    def map_of(self, image: int, text: str) -> np.ndarray:
-        """(h, w) heat map of one sign."""
-        detector = self.detector
-        if image not in self._maps:
-            self._maps[image] = sign_maps(detector.backbone, detector.bank, self.images[image], self._embeddings)
-        return self._maps[image][detector.bank.texts.index(text)]
-
-    def weights(self, c: int, on: Sequence[str]) -> np.ndarray:
-        """(S,) weights of stage 2 with only some of a category's signs on, scaled to sum 1 again.
-
-        With all signs on they are the detector's. Signs that stage 2 dropped speak only where no other is left.
-        """
-        row = self.detector.weights_[c]
-        own = [self.detector.bank.texts.index(text) for text in on]
-        weights = np.minimum(row, 0)  # those of the normal signs
-        left = row[own] if row[own].any() else np.ones(len(own))
-        weights[own] = left / left.sum()
-        return weights
+    def maps_of(self) -> Callable[[int], np.ndarray]:
+        """Number of an image -> heat maps (S, h, w) of all signs, each computed once."""
+        return cache(lambda image: self.detector.sign_maps(self.images[image]))
 
 
 def sign_explorer(
@@ -111,7 +86,8 @@ def sign_explorer(
         raise DataError(f"signs: keep at least one of {', '.join(own)}")
     # the logit of every image with only these signs on, and its parts for this image
     (cosines, activations), y = case.features, case.labels[:, c]
-    weights, by_image = case.weights(c, on), detector.image_logits(activations)[:, c]
+    weights = weights_of_some(detector.weights_[c], [bank.texts.index(t) for t in on])
+    by_image = detector.image_logits(activations)[:, c]
     p = expit(detector.scale_[c] * (cosines @ weights) + detector.bias_[c] + by_image)
     parts = detector.scale_[c] * weights * cosines[image]
     bars = {fill(t if t in on else f"{t} (off)", 26): parts[bank.texts.index(t)] for t in own}
@@ -120,25 +96,22 @@ def sign_explorer(
     detected = "detected" if p[image] >= threshold else "not detected"
     figure, (picture, middle, strip) = panel_axes(12, 4.6, (1.05, 1, 1), 0.01, 0.8)
     pixels = np.asarray(read_image(case.images[image], bank.color))
-    draw_heat(picture, pixels, case.map_of(image, heat), fill(f"where: {heat}", 28), LARGE)
-    draw_parts(middle, bars, SMALL)
-    middle.set(xlabel="part of the logit")
+    draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 28), LARGE)
+    draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
     middle.locator_params(axis="x", nbins=5)
-    middle.set_title(f"{category}: {p[image]:.2f}, {detected}", fontsize=LARGE)
     # all images beside this one
     _, height = draw_groups(strip, p, case.labels, c)
     strip.axvline(threshold, color="black", linewidth=2)
     strip.plot(p[image], height[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
     strip.tick_params(axis="y", labelsize=SMALL)
-    strip.set(xlim=(-0.02, 1.02), xlabel="probability (line: threshold)")
-    clean(strip)
+    finish(strip, xlim=(-0.02, 1.02), xlabel="probability (line: threshold)")
     text = f"<b>{html.escape(category)}</b>, image {image}: {len(on)} of {len(own)} signs on, probability "
     text += f"<b>{p[image]:.3f}</b>, {detected}; {y.sum()} positives of {len(y)} images: "
     if not 0 < y.sum() < len(y):
         return figure, text + "AP n/a"
     ap, f1 = average_precision_score(y, p), f1_score(y, p >= threshold, zero_division=0)
     every = average_precision_score(y, detector.logits(cosines, activations)[:, c])
-    strip.set_title(f"AP {ap:.2f} (all signs on: {every:.2f})", fontsize=LARGE)
+    strip.set(title=f"AP {ap:.2f} (all signs on: {every:.2f})")
     return figure, text + f"AP <b>{ap:.3f}</b> (all signs on: {every:.3f}), F1 <b>{f1:.3f}</b>"
 
 
@@ -148,8 +121,8 @@ def explorer_panel(case: ExplorerCase) -> Panel:
     own, most = bank.signs_of(bank.categories[0]), max(len(bank.signs_of(c)) for c in bank.categories)
     controls = {
         "category": choice("category", bank.categories),
-        "image": counter("image", 0, len(case.images) - 1, int(np.argmax(np.sum(case.labels, 1)))),
-        "kept": counter("kept", 1, most, most),
+        "image": slider("image", 0, len(case.images) - 1, int(np.argmax(np.sum(case.labels, 1)))),
+        "kept": slider("kept", 1, most, most),
         "threshold": slider("threshold", 0, 1, 0.5),
         "heat": choice("heat map", own, width="520px"),
         "signs": Checks({text: text for text in own}),
@@ -182,15 +155,8 @@ class SignCase:
     weights: np.ndarray
 
     def __post_init__(self):
-        images, categories, signs = len(self.cosines), len(self.bank.categories), len(self.bank.texts)
-        check_shapes(
-            {
-                "cosines": (self.cosines, (images, signs)),
-                "labels": (self.labels, (images, categories)),
-                "auroc": (self.auroc, (categories, signs)),
-                "weights": (self.weights, (categories, signs)),
-            }
-        )
+        images, shape = len(self.cosines), (len(self.bank.categories), len(self.bank.texts))
+        check_shapes(self, cosines=(images, shape[1]), labels=(images, shape[0]), auroc=shape, weights=shape)
 
     def ranked(self, category: str) -> list[int]:
         """Numbers of the category's signs, best support AUROC first."""
@@ -218,32 +184,16 @@ class SignCase:
         if not len(kept) or not set(kept) <= set(self.ranked(category)):
             raise DataError(f"{category}: keep at least one of its own signs {self.ranked(category)}, not {list(kept)}")
         equal = equal_weights(self.bank.membership().astype(np.float64))
-        weights = np.minimum(equal[self.bank.categories.index(category)], 0)  # those of the normal signs
-        weights[list(kept)] = 1 / len(kept)
-        return weights
+        return weights_of_some(equal[self.bank.categories.index(category)], kept)
 
 
-@dataclass(frozen=True)
-class SignNumbers:
-    """What a choice of signs is worth on the case's images; a figure is None without positives or negatives."""
-
-    positives: int
-    images: int
-    ap: float | None = None
-    auroc: float | None = None
-    ap_all: float | None = None
-    ap_stage2: float | None = None
-
-
-def sign_numbers(case: SignCase, category: str, kept: Sequence[int]) -> SignNumbers:
-    """AP and AUROC with the kept signs (equal weights), all signs, and the signs and weights of stage 2."""
+def sign_scores(case: SignCase, category: str, kept: Sequence[int]) -> dict[str, Score]:
+    """AP and AUROC with all signs, with the signs and weights of stage 2, and "now": the kept ones, weighed equally."""
     c = case.bank.categories.index(category)
-    y, now = case.labels[:, c], case.cosines @ case.weights_of(category, kept)
-    if not 0 < y.sum() < len(y):
-        return SignNumbers(int(y.sum()), len(y))
-    others = case.cosines @ case.weights_of(category, case.ranked(category)), case.cosines @ case.weights[c]
-    ap, ap_all, ap_stage2 = (float(average_precision_score(y, margin)) for margin in (now, *others))
-    return SignNumbers(int(y.sum()), len(y), ap, float(roc_auc_score(y, now)), ap_all, ap_stage2)
+    weights = case.weights_of(category, case.ranked(category)), case.weights[c], case.weights_of(category, kept)
+    # three choices for one category, scored as if they were three categories
+    choices, labels = ("all signs", "stage 2", "now"), np.repeat(case.labels[:, [c]], 3, 1)
+    return evaluate(case.cosines @ np.transpose(weights), labels, choices).multilabel.per_category
 
 
 def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
@@ -255,7 +205,8 @@ def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
     Raises:
         DataError: no sign is kept, or one that is not the category's.
     """
-    n, own = sign_numbers(case, category, kept), case.ranked(category)
+    scores, own = sign_scores(case, category, kept), case.ranked(category)
+    now, images = scores["now"], len(case.labels)
     figure, (strip, bars) = panel_axes(12, 3.6, (1.7, 1), 0.16, 0.25)
     # a row of dots for each group of images, and a bar at its median
     margin = case.cosines @ case.weights_of(category, kept)
@@ -263,31 +214,25 @@ def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
     for row, rows in enumerate(groups.values()):
         if rows.any():
             strip.plot([np.median(margin[rows])] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
-    strip.set(xlabel="margin: mean cosine of kept signs minus normal signs")
-    strip.set_title(f"{category}: {len(kept)} of {len(own)} signs on", fontsize=LARGE)
+    title = f"{category}: {len(kept)} of {len(own)} signs on"
+    finish(strip, xlabel="margin: mean cosine of kept signs minus normal signs", title=title)
     # AP of three choices
-    values = {"all signs": n.ap_all, "stage 2": n.ap_stage2, "now": n.ap}
-    for i, (value, color) in enumerate(zip(values.values(), (GREY, ORANGE, BLUE), strict=True)):
-        bars.barh(i, value or 0, color=color, height=0.62)
-        bars.text((value or 0) + 0.02, i, _number(value, 2), va="center", fontsize=SMALL)
-    bars.axvline(n.positives / n.images, color="black", linestyle=":", linewidth=1)
-    bars.set_yticks(range(3), list(values))
-    bars.set(xlim=(0, 1.12), xticks=(0, 0.5, 1), xlabel="AP (dotted: by chance)")
-    of = f"{n.positives} positives of {n.images}"
-    best = max(values, key=lambda name: values[name] or 0)
-    bars.set_title(of if n.ap is None else f"best: {best} ({of})", fontsize=LARGE)
-    bars.invert_yaxis()
-    for axis in (strip, bars):
-        clean(axis)
+    for i, (score, color) in enumerate(zip(scores.values(), (GREY, ORANGE, BLUE), strict=True)):
+        bars.barh(i, score.ap or 0, color=color, height=0.62)
+        bars.text(
+            (score.ap or 0) + 0.02, i, "n/a" if score.ap is None else f"{score.ap:.2f}", va="center", fontsize=SMALL
+        )
+    bars.axvline(now.positives / images, color="black", linestyle=":", linewidth=1)
+    of = f"{now.positives} positives of {images}"
+    best = max(scores, key=lambda name: scores[name].ap or 0)
+    title = of if now.ap is None else f"best: {best} ({of})"
+    finish(bars, list(scores), SMALL, xlim=(0, 1.12), xticks=(0, 0.5, 1), xlabel="AP (dotted: by chance)", title=title)
+    ap = {name: figure_text(score.ap) for name, score in scores.items()}
     return figure, (
         f"<b>{html.escape(category)}</b>: {len(kept)} of {len(own)} signs on, {of} validation images<br>"
-        f"AP now <b>{_number(n.ap)}</b>, AUROC now <b>{_number(n.auroc)}</b>; AP with all signs "
-        f"{_number(n.ap_all)}, AP with the {len(case.chosen(category))} signs of stage 2 {_number(n.ap_stage2)}"
+        f"AP now <b>{ap['now']}</b>, AUROC now <b>{figure_text(now.auroc)}</b>; AP with all signs {ap['all signs']}, "
+        f"AP with the {len(case.chosen(category))} signs of stage 2 {ap['stage 2']}"
     )
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "n/a" if value is None else f"{value:.{digits}f}"
 
 
 def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
@@ -296,7 +241,7 @@ def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
     count = len(case.ranked(first))
     controls = {
         "category": choice("category", case.bank.categories, first),
-        "number": counter("number kept", 1, count, count),
+        "number": slider("number kept", 1, count, count),
         "signs": Checks(case.labelled(first)),
     }
 

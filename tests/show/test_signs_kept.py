@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sdmad_lite.errors import DataError
 from sdmad_lite.selection import SelectionConfig, SignSelector
 from sdmad_lite.show import sign_panels
-from sdmad_lite.show.panel import panel_png
-from sdmad_lite.show.sign_panels import SignCase, sign_numbers, signs_kept, signs_kept_panel
+from sdmad_lite.show.plots import to_png
+from sdmad_lite.show.sign_panels import SignCase, sign_scores, signs_kept, signs_kept_panel
 from sdmad_lite.signs.bank import parse_bank
 
 SIGNS = {
@@ -204,11 +204,11 @@ def test_a_move_is_quick(panel):
 
 
 def test_figure_shows_the_default_state_of_the_panel(panel, case):
-    assert panel_png(signs_kept(case, "Effusion", case.ranked("Effusion"))[0]) == picture(panel)
+    assert to_png(signs_kept(case, "Effusion", case.ranked("Effusion"))[0], quick=True) == picture(panel)
     strip, bars = signs_kept(case, "Mass", case.ranked("Mass")[:2])[0].axes
     assert strip.get_title() == "Mass: 2 of 3 signs on"
-    numbers = sign_numbers(case, "Mass", case.ranked("Mass")[:2])
-    assert [bar.get_width() for bar in bars.patches] == [numbers.ap_all, numbers.ap_stage2, numbers.ap]
+    scores = sign_scores(case, "Mass", case.ranked("Mass")[:2])
+    assert [bar.get_width() for bar in bars.patches] == [score.ap for score in scores.values()]
     normal = (case.labels.sum(1) == 0).sum()
     assert [t.get_text() for t in strip.get_yticklabels()][2] == f"normal ({normal})"
 

@@ -24,8 +24,7 @@ from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
 from sdmad_lite.selection import SignSelector, best_f1_thresholds
 from sdmad_lite.show.image_panels import EmbeddingCase, embedding_explorer
-from sdmad_lite.show.panel import panel_png
-from sdmad_lite.show.plots import project
+from sdmad_lite.show.plots import project, to_png
 from sdmad_lite.show.score_panels import BoardCase, protocol_board
 
 SIGNS, CATEGORIES, SHOTS, WIDTH, ROUNDS = 100, 20, 16, 512, 5
@@ -69,7 +68,7 @@ class Cached:
     def board(self) -> None:
         """One picture of the protocol board."""
         case = BoardCase(self.scores, self.labels, self.categories, self.thresholds)
-        panel_png(protocol_board(case, self.categories[0], PROTOCOLS[0], 0.5)[0])
+        to_png(protocol_board(case, self.categories[0], PROTOCOLS[0], 0.5)[0], quick=True)
 
     def layout(self) -> None:
         """The plane of the embedding explorer, by PCA."""
@@ -81,7 +80,7 @@ class Cached:
         pictures = [np.zeros((8, 8), np.uint8)] * len(self.u)
         maps = {"PCA": (self.points, self.points)}
         case = EmbeddingCase(maps, self.labels, self.categories, self.u @ self.v.T, texts, pictures, {})
-        panel_png(embedding_explorer(case, "sign: sign 1", 0, "PCA")[0])
+        to_png(embedding_explorer(case, "sign: sign 1", 0, "PCA")[0], quick=True)
 
 
 def _none(count: int) -> np.ndarray:
