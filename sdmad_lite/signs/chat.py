@@ -24,11 +24,12 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 from ..errors import GenerationError, needs
 from ..files import write_text
 from .bank import strict_json
-from .generate import NO_SERVER, BadAnswer, Settings
+from .generate import PROMPTS, BadAnswer, Settings
 
 openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
 FORMS = ("json_schema", "json_object", "text")
 MAX_ANSWER, MAX_TOKENS = 1_000_000, 2000  # bytes of a response, tokens of an answer
+SPENT = ("requests", "prompt_tokens", "completion_tokens")
 T = TypeVar("T")
 
 
@@ -42,7 +43,8 @@ class _Response(BaseModel):
     content: str | list[dict[str, Any]] | None = _of_choice("message", "content")
     refusal: str | None = _of_choice("message", "refusal")
     finish: str | None = _of_choice("finish_reason")
-    usage: dict[str, Any] | None = None
+    prompt_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "prompt_tokens"))
+    completion_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "completion_tokens"))
 
 
 class Answer(BaseModel):
@@ -52,7 +54,7 @@ class Answer(BaseModel):
     content: str
     form: str = Field(pattern="^(json_schema|json_object|text)$")
     date: date
-    spent: dict[str, int]  # "requests"; "prompt_tokens" and "completion_tokens" where the server counts them
+    spent: dict[str, int]  # names of SPENT; tokens only where the server counts them
     cached: bool = Field(default=False, exclude=True)
 
 
@@ -71,9 +73,10 @@ class Chat:
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
 
-    def spent(self, of: Iterable[bool] = (True, False)) -> Counter[str]:
-        """Requests and tokens of the answers that came from the cache, of those that did not, or of all."""
-        return sum((Counter(answer.spent) for answer in self.answers if answer.cached in of), Counter())
+    def spent(self, of: Iterable[bool] = (True, False)) -> dict[str, Any]:
+        """SPENT for the answers that came from the cache, for those that did not, or for all."""
+        total = sum((Counter(answer.spent) for answer in self.answers if answer.cached in of), Counter(requests=0))
+        return {name: total.get(name) for name in SPENT} | {"requests": total["requests"]}
 
     def ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> T:
         """The checked answer to a prompt, from the cache or from the server.
@@ -113,7 +116,7 @@ class Chat:
                 reason = f"it was not whole within {chosen.timeout:g} seconds"
                 break
             except openai.APIConnectionError as error:
-                reason, todo = f"no answer: {self._clean(error.__cause__ or error)}", NO_SERVER
+                reason, todo = f"no answer: {self._clean(error.__cause__ or error)}", PROMPTS["no_server"]
                 break
             else:
                 answer = Answer(request=request, content=content, form=self.form, date=date.today(), spent=spent)
@@ -169,8 +172,7 @@ class Chat:
             said = _Response.model_validate_json(body)
         except ValidationError as error:
             raise BadAnswer(f"the response is not of the protocol ({error.errors()[0]['msg']})") from None
-        counts = {name: (said.usage or {}).get(name) for name in ("prompt_tokens", "completion_tokens")}
-        spent.update({name: count for name, count in counts.items() if isinstance(count, int) and 0 <= count < 10**9})
+        spent.update(said.model_dump(include={*SPENT}, exclude_none=True))
         parts = said.content if isinstance(said.content, list) else [{"text": said.content or ""}]
         text = "".join(str(part.get("text", "")) for part in parts)
         if len(self.settings.api_key) >= 8 and self.settings.api_key in f"{text} {said.refusal}":

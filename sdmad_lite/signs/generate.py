@@ -37,12 +37,6 @@ PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encod
 HOSTED = "https://api.openai.com/v1"
 MAX_TEXT = 200  # characters of a sign
 
-NO_SERVER = (
-    "start a local one: `ollama serve` and `ollama pull MODEL` (base_url http://localhost:11434/v1), "
-    "`llama-server -m MODEL.gguf --port 8080` (http://localhost:8080/v1), "
-    "or `vllm serve MODEL` (http://localhost:8000/v1). The shipped banks need no server: see shipped_banks()"
-)
-
 
 class BadAnswer(ValueError):
     """What is wrong with an answer, in words that the model can act on."""
@@ -110,20 +104,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Generated:
-    """A bank, what it took, and what was changed in the answers.
-
-    Attributes:
-        form: "json_schema", or what the server takes instead: "json_object", "text".
-        merged: signs that became one, in words. dropped: signs that were left out, and why.
-        findings: what the linter says of the bank.
-    """
+    """A bank, what it took, and what was changed in the answers."""
 
     bank: SignBank
     usage: Usage
-    form: str
-    merged: tuple[str, ...]
-    dropped: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    form: str  # "json_schema", or what the server takes instead: "json_object", "text"
+    merged: tuple[str, ...]  # signs that became one, in words
+    dropped: tuple[str, ...]  # signs that were left out, and why
+    findings: tuple[Finding, ...]  # what the linter says of the bank
 
     def __str__(self) -> str:
         bank, usage = self.bank, self.usage
@@ -170,8 +158,7 @@ def generate_signs(
     named = asked.categories
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmad_lite" / "answers"
     chat = Chat(asked, home if cache == "default" else Path(cache) if cache else None)
-    said: dict[str | None, list[Sign]] = {}
-    dropped: list[str] = []
+    said, dropped = dict[str | None, list[Sign]](), list[str]()
     with chat.client, tqdm([*named, None], desc="signs", disable=not progress, leave=False) as subjects:
         for category in subjects:
             subject = f"category {category!r}" if category else "normal signs"
@@ -186,7 +173,7 @@ def generate_signs(
     dropped += [f"normal: {sign.text!r} is also the sign of an anomaly" for sign in crossed]
     bank = _bank(asked, chat, signs, [sign for sign in normal if sign not in crossed])
     spent = chat.spent(of=[False])
-    tokens = spent.get("prompt_tokens"), spent.get("completion_tokens")
+    tokens = spent["prompt_tokens"], spent["completion_tokens"]
     cost = asked.prices and sum((n or 0) * price for n, price in zip(tokens, asked.prices, strict=True)) / 1e6
     cached = sum(answer.cached for answer in chat.answers)
     usage = Usage(spent["requests"], cached, *tokens, time.monotonic() - start, cost)
@@ -205,7 +192,9 @@ def _settings(categories, modality, model, base_url: str | None, api_key: str | 
     given["api_key"] = api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", ""))
     given["base_url"] = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if given["api_key"] else "")
     if not given["base_url"]:
-        raise GenerationError("api.openai.com: a key is needed; set OPENAI_API_KEY, or give a base_url: " + NO_SERVER)
+        raise GenerationError(
+            "api.openai.com: a key is needed; set OPENAI_API_KEY, or give a base_url: " + PROMPTS["no_server"]
+        )
     try:
         return Settings(**given)
     except ValidationError as error:  # never with the input: it may be a key
@@ -218,10 +207,7 @@ def _settings(categories, modality, model, base_url: str | None, api_key: str | 
 def sign_prompt(
     category: str | None, named: Mapping[str, str], modality: str, count: int, language: str = "English"
 ) -> str:
-    """The question for the signs of one category, or of a normal image (None).
-
-    All categories are named, with what they mean, so that the model can say which share a sign.
-    """
+    """The question for the signs of one category, or of a normal image (None); it tells what each category means."""
     described = {name: f"{name} ({what})" if what else name for name, what in named.items()}
     listed = "\n".join(f"- {name}" for name in described.values()) if category else ", ".join(named)
     asked = {"category": described.get(category or "", category), "modality": modality, "listed": listed}
@@ -260,8 +246,7 @@ def usable_signs(
         raise BadAnswer('it has no list "signs"')
     if len(entries) > 4 * count + 10:
         raise BadAnswer(f"it has {len(entries)} signs, {count} were asked for")
-    signs: list[Sign] = []
-    left_out: list[str] = []
+    signs, left_out = list[Sign](), list[str]()
     for entry in entries:
         text = entry.get("text") if isinstance(entry, dict) else None
         fault = _fault(text, category, categories if language.casefold() == "english" else None)
@@ -299,31 +284,27 @@ def _fault(text: object, category: str | None, categories: Iterable[str] | None)
 
 
 def merge(said: Iterable[Sign]) -> tuple[list[Sign], list[str]]:
-    """Signs that say the same become one, with the categories of all; the first wording stays.
-
-    Returns:
-        The signs, and each union in words.
-    """
-    signs: list[Sign] = []
-    unions: list[str] = []
+    """Signs that say the same become one in its first wording, with the categories of all; and each union in words."""
+    signs, unions = dict[str, Sign](), list[str]()
     for sign in said:
-        twin = next((n for n, other in enumerate(signs) if similar(sign.text, other.text)), None)
-        if twin is None:
-            signs.append(sign)
-            continue
-        both = tuple(dict.fromkeys(signs[twin].categories + sign.categories))
-        unions.append(f"{sign.text!r} with {signs[twin].text!r}: {', '.join(both)}")
-        signs[twin] = Sign(text=signs[twin].text, categories=both)
-    return signs, unions
+        text = next((text for text in signs if similar(sign.text, text)), sign.text)
+        if text in signs:
+            both = tuple(dict.fromkeys(signs[text].categories + sign.categories))
+            unions.append(f"{sign.text!r} with {text!r}: {', '.join(both)}")
+            sign = Sign(text=text, categories=both)
+        signs[text] = sign
+    return [*signs.values()], unions
 
 
 def _bank(asked: Settings, chat: Chat, signs: list[Sign], normal: list[Sign]) -> SignBank:
     """The bank, with all that is needed to ask again."""
-    counts = {"{category}": asked.signs_per_category, None: asked.normal_signs}
+    counts: dict[str | None, int] = {"{category}": asked.signs_per_category, None: asked.normal_signs}
     prompts = [sign_prompt(c, asked.categories, asked.modality, n, asked.language) for c, n in counts.items()]
-    spent, tokens = chat.spent(), ("prompt_tokens", "completion_tokens")
-    generation: dict[str, Any] = {"server": chat.host, "answer_form": chat.form, "requests": spent["requests"]}
-    generation |= {name: spent.get(name) for name in tokens} | {"software": f"sdmad_lite {__version__}"}
+    generation: dict[str, Any] = {
+        "server": chat.host,
+        "answer_form": chat.form,
+        "software": f"sdmad_lite {__version__}",
+    } | chat.spent()
     if chat.form != "text":  # which is asked for without settings
         generation |= {"temperature": asked.temperature, "seed": asked.seed}
     provenance = Provenance(

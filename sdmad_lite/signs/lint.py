@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import lru_cache
@@ -76,21 +75,24 @@ def _findings(data: Any, backbone: Backbone | None) -> Iterator[Finding]:
     categories = [name.strip() for name in named if isinstance(name, str)] if isinstance(named, list) else []
     signs, normal = (placed(part, _readable(data.get(part))) for part in PARTS)
     both = signs | normal
-    # a sign may accept what is found on it, so findings are gathered by their place
-    by_place: dict[str, list[Finding]] = defaultdict(list)
     capitals = 2 * sum(sign.text[:1].isupper() for sign in signs.values()) > len(signs)
-    for found in chain(
-        structure(categories, signs, normal),
-        *(check_sign(place, sign, categories, capitals) for place, sign in signs.items()),
-        *((f for f in doubts(sign.text, place) if f.rule in OF_NORMAL) for place, sign in normal.items()),
-        *(check_length(sign.text, place, backbone) for place, sign in both.items()),
-        check_pairs(signs, normal),
-        check_text_tower(both, backbone) if backbone else (),
-    ):
-        by_place[found.place].append(found)
-    yield from chain(*(found for place, found in by_place.items() if place not in both))
-    for place, sign in both.items():
-        yield from _accepted(place, sign.accept or {}, by_place[place])
+    found = [
+        *structure(categories, signs, normal),
+        *chain(*(check_sign(place, sign, categories, capitals) for place, sign in signs.items())),
+        *(f for place, sign in normal.items() for f in doubts(sign.text, place) if f.rule in OF_NORMAL),
+        *chain(*(check_length(sign.text, place, backbone) for place, sign in both.items())),
+        *check_pairs(signs, normal),
+        *(check_text_tower(both, backbone) if backbone else ()),
+    ]
+    order = {place: number for number, place in enumerate(both)}  # the bank as a whole first, then sign by sign
+    for one in sorted(found, key=lambda one: order.get(one.place, -1)):
+        reason = (both[one.place].accept or {}).get(one.rule) if one.place in both and one.rule not in FORM else None
+        yield one if reason is None else replace(one, severity="note", suggestion=f"accepted: {reason}")
+    broken = {(one.place, one.rule) for one in found if one.rule not in FORM}
+    for place, rule in ((place, rule) for place, sign in both.items() for rule in sign.accept or ()):
+        if (place, rule) not in broken:
+            why = "is not broken by this sign, or cannot be accepted" if rule in RULES else "does not exist"
+            yield finding("accept", f"accepts the rule {short(rule)}, which {why}", place)
     yield from check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
     origin = data.get("provenance")
     if isinstance(origin, dict) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
@@ -104,17 +106,6 @@ def _readable(rows: object) -> Iterator[tuple[int, Sign]]:
             yield number, Sign.model_validate(row)
         except ValidationError:
             pass
-
-
-def _accepted(place: str, accept: Mapping[str, str], found: list[Finding]) -> Iterator[Finding]:
-    """The findings on one sign; those that it accepts become notes, and acceptances without effect are told."""
-    broken = {one.rule for one in found} - FORM
-    for one in found:
-        accepted = one.rule in broken and one.rule in accept
-        yield replace(one, severity="note", suggestion=f"accepted: {accept[one.rule]}") if accepted else one
-    for rule in (rule for rule in accept if rule not in broken):
-        why = "is not broken by this sign, or cannot be accepted" if rule in RULES else "does not exist"
-        yield finding("accept", f"accepts the rule {short(rule)}, which {why}", place)
 
 
 # One sign
@@ -144,9 +135,6 @@ def doubts(text: str, place: str = "") -> Iterator[Finding]:
         after = 0 if found[0].lower() == "absent" else found.end()
         milder = "mild" in row and mild.search(text, after)
         yield finding(rule, row["message"].format(found=short(found[0])), place, "warning" if milder else None)
-    strange = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Cn")})
-    if strange:
-        yield finding("encoding", f"holds {', '.join(strange[:3])}", place)
 
 
 def check_sign(place: str, sign: Sign, categories: Sequence[str], capitals: bool) -> Iterator[Finding]:
@@ -168,22 +156,18 @@ def check_sign(place: str, sign: Sign, categories: Sequence[str], capitals: bool
 
 
 def check_length(text: str, place: str = "", backbone: Backbone | None = None) -> Iterator[Finding]:
-    """More tokens than the text tower reads."""
-    if backbone is not None:
-        fits, limit = _fits(text, backbone), backbone.tokenizer.context_length
-    else:
-        # a piece of the byte-level vocabulary holds at least one byte, so that a short text need not be counted
-        fits, limit = len(text.encode("utf-8", errors="replace")) + 2 <= CONTEXT, CONTEXT
-        fits = fits or (len(text) <= MAX_TEXT and len(_clip_tokenizer().encode(text)) + 2 <= CONTEXT)
-    if not fits:
-        yield finding("too-long", f"has more tokens than the {limit} that the text tower reads", place)
-
-
-def _fits(text: str, backbone: Backbone) -> bool:
+    """More tokens than the text tower reads: the given model's, or CLIP's."""
+    limit = backbone.tokenizer.context_length if backbone else CONTEXT
     try:
-        return backbone.tokenize([text]) is not None
+        if backbone:
+            backbone.tokenize([text])
+        # a piece of CLIP's vocabulary holds at least one byte, so that a short text need not be counted
+        elif len(text) > MAX_TEXT or (
+            len(text.encode(errors="replace")) + 2 > limit and len(_clip_tokenizer().encode(text)) + 2 > limit
+        ):
+            raise BankError
     except BankError:
-        return False
+        yield finding("too-long", f"has more tokens than the {limit} that the text tower reads", place)
 
 
 @lru_cache
@@ -200,21 +184,19 @@ def check_pairs(signs: dict[str, Sign], normal: dict[str, Sign]) -> Iterator[Fin
     """Signs that say the same in other words; those that are the same are told by `structure`."""
     unique: dict[str, tuple[str, str]] = {}
     for place, sign in (signs | normal).items():
-        if len(sign.text) <= MAX_TEXT:
-            unique.setdefault(key(sign.text), (place, sign.text))
+        unique.setdefault(key(sign.text), (place, sign.text[:MAX_TEXT]))
     if len(unique) > MAX_SIGNS:
         yield finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
         return
     for (place, text), (other_place, other) in combinations(unique.values(), 2):
         if similar(text, other):
-            crossed = place in signs and other_place in normal
-            rule = "also-normal" if crossed else "near-duplicate"
+            rule = "also-normal" if place in signs and other_place in normal else "near-duplicate"
             yield finding(rule, f"says the same as {place}", other_place, "warning")
 
 
 def check_text_tower(signs: dict[str, Sign], backbone: Backbone) -> Iterator[Finding]:
     """Pairs that the given model hardly tells apart."""
-    fits = [(place, sign.text) for place, sign in signs.items() if _fits(sign.text, backbone)]
+    fits = [(place, sign.text) for place, sign in signs.items() if not [*check_length(sign.text, "", backbone)]]
     if not 2 <= len(fits) <= MAX_SIGNS:
         return
     vectors = backbone.encode_texts([text for _, text in fits])  # (S, D), unit length
@@ -228,8 +210,7 @@ def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal
     """Categories with few signs, with none of their own, or with lists of very different length."""
     if 0 < normal < FEW_NORMAL:
         yield finding("few-signs", f"there is {normal} normal sign")
-    lists = {c: frozenset(s for s, own in enumerate(owners) if c in own) for c in categories}
-    lists = {category: own for category, own in lists.items() if own}
+    lists = {c: own for c in categories if (own := frozenset(s for s, named in enumerate(owners) if c in named))}
     first: dict[frozenset[int], str] = {}
     for category, own in lists.items():
         place = f"category {short(category)}"
@@ -239,10 +220,10 @@ def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal
             yield finding("same-signs", f"has the very signs of {short(twin)}", place)
         elif all(len({*owners[s]} & {*lists}) > 1 for s in own):
             yield finding("no-own-sign", "shares all of its signs", place)
-    most, least = (max(lists.values(), key=len, default=()), min(lists.values(), key=len, default=()))
-    if len(most) > UNEVEN * len(least):
-        long, few = (short(next(c for c, own in lists.items() if own is part)) for part in (most, least))
-        yield finding("uneven", f"{long} has {len(most)} signs and {few} has {len(least)}")
+    longest, shortest = (pick(lists, key=lambda c: len(lists[c]), default="") for pick in (max, min))
+    if lists and len(lists[longest]) > UNEVEN * len(lists[shortest]):
+        most, least = (f"{short(c)} has {len(lists[c])} signs" for c in (longest, shortest))
+        yield finding("uneven", f"{most} and {least}")
 
 
 # Do two texts say the same? Does one name a category?

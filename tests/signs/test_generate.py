@@ -390,6 +390,7 @@ def test_hostile_signs_are_left_out_and_named(script, tmp_path, monkeypatch):
         "{{ config }}",
         "red \x1b[31m alert",
         "right\u202eleft",
+        "lone \ud800 surrogate",
         "x" * 5000,
         "   ",
         "opacity " * 100,
