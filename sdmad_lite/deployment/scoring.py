@@ -160,8 +160,7 @@ def _digest(images: list[tuple[str, Any]]) -> str:
 
 def about(detector: SDMAD) -> dict[str, Any]:
     """What belongs beside scores: notice, hash of all in the detector that decides them, thresholds by category."""
-    with detector.installed():
-        pass  # refuses a detector that is not fitted
+    detector.check_fitted()
     fitted = ("sign_embeddings_", "weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_")
     tensors = {name: torch.as_tensor(getattr(detector, name)) for name in fitted} | detector.adapters_.state_dict()
     digest = hashlib.sha256(save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}))
