@@ -20,22 +20,14 @@ RULES: dict[str, tuple[str, str, str]] = {rule: tuple(row) for rule, row in DATA
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark on a bank.
+    """One remark on a bank."""
 
-    Attributes:
-        rule: what is broken, one of RULES.
-        message: what is wrong.
-        place: such as "sign 3 'blunted angle'" (counted from 1), or "" for the bank as a whole.
-        severity: "error", "warning" or "note". suggestion: what to do.
-        file: that holds the bank; None for a bank in memory.
-    """
-
-    rule: str
-    message: str
-    place: str
-    severity: str
-    suggestion: str
-    file: str | None = None
+    rule: str  # one of RULES
+    message: str  # what is wrong
+    place: str  # such as "sign 3 'blunted angle'", counted from 1; "" for the bank as a whole
+    severity: str  # "error", "warning" or "note"
+    suggestion: str  # what to do
+    file: str | None = None  # that holds the bank; None for a bank in memory
 
     def __str__(self) -> str:
         where = f"{self.file or 'sign bank'}: {self.rule}: {self.place}".removesuffix(" ")

@@ -274,13 +274,13 @@ def _fault(text: object, category: str | None, categories: Iterable[str] | None)
         return f"has {len(text)} characters"
     if not key(text):
         return "is empty"
-    found = [*doubts(text), *check_length(text)]
-    grave = {"encoding", "too-long"}
     if category and categories is not None:
-        grave |= {"negation", "wordy"} | {one.rule for one in found if one.severity == "error"}
         if named := next((name for name in categories if names_category(text, name) == "whole"), None):
             return f"names the category {named!r}"
-    return next((one.message for one in found if one.rule in grave), None)
+        grave = {"encoding", "too-long", "negation", "not-visible", "wordy"}
+    else:
+        grave = {"encoding", "too-long"}
+    return next((one.message for one in (*doubts(text), *check_length(text)) if one.rule in grave), None)
 
 
 def merge(said: Iterable[Sign]) -> tuple[list[Sign], list[str]]:

@@ -35,10 +35,8 @@ FORM = {"json", "form", "category", "unknown-category", "no-sign", "duplicate", 
 OF_NORMAL = {"encoding", "spacing", "style"}
 """Rules on words that hold for normal signs too; those may negate."""
 FEW, FEW_NORMAL, UNEVEN, SAME_COSINE = 3, 2, 3, 0.97
-CONTEXT = 77
-"""Tokens that the text tower of CLIP reads, the start and end tokens among them."""
-MAX_TEXT, MAX_SIGNS = 1000, 1000
-"""Longer texts are only called too long; of more signs no pairs are compared."""
+CONTEXT = 77  # tokens that the text tower of CLIP reads, the start and end tokens among them
+MAX_TEXT, MAX_SIGNS = 1000, 1000  # longer texts are only called too long; of more signs no pairs are compared
 
 
 def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) -> list[Finding]:
