@@ -25,8 +25,8 @@ from bad_inputs.world import BANK, CATEGORIES, LABELS, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdmad_lite.__main__ import main
 from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_data, read_image
 from sdmad_lite.detector import SDMAD

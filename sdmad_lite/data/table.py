@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import DataError
+from .names import plain
 
 META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
 """Columns of a labels.csv that describe an image and are not categories."""
@@ -48,11 +49,30 @@ class ImageTable:
         """Only some of the categories; rows that show none of them but another one are dropped.
 
         Such a row is neither a positive nor a normal image.
+
+        Raises:
+            DataError: the table has no such category.
         """
+        if unknown := [c for c in categories if c not in self.categories]:
+            raise DataError(f"{unknown[0]!r} is not a category of the data, which have {', '.join(self.categories)}")
         columns = [self.categories.index(c) for c in categories]
         keep = (self.labels[:, columns].sum(1) > 0) | (self.labels.sum(1) == 0)
         table = self.rows(np.flatnonzero(keep))
         return replace(table, labels=table.labels[:, columns], categories=tuple(categories))
+
+    def matching(self, categories: Sequence[str]) -> ImageTable:
+        """Those of the categories that the table has, spelled as given; case, `_` and `-` do not count.
+
+        Rows that show none of them but another finding are dropped, as in `restricted`.
+
+        Raises:
+            DataError: the table has none of them.
+        """
+        spelled = {plain(c): c for c in categories}
+        table = replace(self, categories=tuple(spelled.get(plain(c), c) for c in self.categories))
+        if not (found := [c for c in categories if c in table.categories]):
+            raise DataError(f"the data have none of the categories {', '.join(categories)}; choose another sign bank")
+        return table.restricted(found)
 
     def part(self, name: str) -> ImageTable:
         """The rows whose `split` is train, val or test.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import ImageTable, read_image
-from ..errors import SDMADError
+from ..errors import DataError, SDMADError
 
 FILE = "support.json"
 
@@ -66,3 +66,32 @@ def find_seen(folder: str | Path, table: ImageTable, color: bool) -> Seen | None
         images=np.array([image in known for image in images], dtype=bool),
         patients=np.array([patient in people for patient in patients], dtype=bool),
     )
+
+
+def unseen(folder: str | Path, table: ImageTable, color: bool, exclude: bool = False) -> tuple[ImageTable, list[str]]:
+    """The table without what a detector was fitted on, and what there is to say about it.
+
+    Args:
+        exclude: leave out the images and the patients of the support set.
+
+    Raises:
+        DataError: images of the support set are among them and were not excluded, or there are no others.
+    """
+    found = find_seen(folder, table, color)
+    if found is None:
+        return table, [f"{folder} does not say what it was fitted on; overlap with these images is unchecked"]
+    if exclude:
+        keep = np.flatnonzero(~(found.images | found.patients))
+        if not len(keep):
+            raise DataError("the detector was fitted on all of these images or patients; give others")
+        return table.rows(keep), [f"{len(table) - len(keep)} images of the support set's patients are left out"]
+    if found.images.any():
+        first = table.images[int(np.argmax(found.images))]
+        name = f", {first} first" if isinstance(first, (str, Path)) else ""
+        raise DataError(
+            f"the detector was fitted on {found.images.sum()} of these images{name}; give other images, or "
+            "leave these out with --exclude-support"
+        )
+    patients = found.patients.sum()
+    said = f"{patients} images are of patients of the support set; leave them out with --exclude-support"
+    return table, [said] if patients else []

@@ -2,7 +2,7 @@
 
 import json
 
-from .world import Case
+from .world import LABELS, Case
 
 
 def command(what, arguments, message):
@@ -29,6 +29,25 @@ def fitting(*more, **changes):
         return ["fit", "--quiet", *(f"--{name}={value}" for name, value in given.items()), *more]
 
     return arguments
+
+
+def running(*more, change=None, labels=None):
+    """`sdmad run` on the good data, or those that `change` spoils."""
+
+    def arguments(world):
+        data = world.data(labels) if labels else world.data()
+        if change:
+            change(data)
+        given = {"data": data, "signs": world.bank(), "out": world.path / "out", "backbone": world.backbone.name}
+        given |= {"device": "cpu", "shots": 1, "min-positives": 1, "draws": 1}
+        return ["run", "--quiet", *(f"--{n}={v}" for n, v in given.items()), *(m.format(path=world.path) for m in more)]
+
+    return arguments
+
+
+def truncate_a_test_image(data):
+    path = data / "4.png"
+    path.write_bytes(path.read_bytes()[:200])
 
 
 def onto_data(world):
@@ -100,22 +119,27 @@ CASES = [
         lambda w: writing(w, f"--out={w.path}"),
         "{path}: is a folder; name a file in it",
     ),
-    command("no command", lambda world: [], "the following arguments are required: COMMAND"),
+    command("no command", lambda world: [], "Missing command; see 'sdmad --help'"),
     command(
         "an unknown command",
         lambda world: ["diagnose"],
-        (
-            "argument COMMAND: invalid choice: 'diagnose' (choose from 'run', 'signs', 'fit', 'predic"
-            "t', 'evaluate', 'embed', 'data')"
-        ),
+        "No such command 'diagnose'. Did you mean 'signs'?; see 'sdmad --help'",
     ),
-    command("an unknown option", lambda world: ["data", "list", "--all"], "unrecognized arguments: --all"),
+    command(
+        "an unknown option",
+        lambda world: ["data", "list", "--all"],
+        "No such option: --all; see 'sdmad data list --help'",
+    ),
     command(
         "an option left out",
         lambda world: ["fit", "--data=x", "--signs=y"],
-        "the following arguments are required: --out",
+        "Missing option '--out'; see 'sdmad fit --help'",
     ),
-    command("a word for a number", fitting(shots="many"), "argument --shots: invalid int value: 'many'"),
+    command(
+        "a word for a number",
+        fitting(shots="many"),
+        "Invalid value for '--shots': Input should be a valid integer, {reason}; see 'sdmad fit --help'",
+    ),
     command(
         "fit: data that are not there", fitting(data="nowhere"), "nowhere: no such file or folder; correct the path"
     ),
@@ -124,17 +148,35 @@ CASES = [
         fitting(signs="nothing"),
         "nothing: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}",
     ),
-    command("fit: no shots", fitting(shots=0), "--shots is 0: it must be at least 1"),
+    command(
+        "fit: no shots",
+        fitting(shots=0),
+        "Invalid value for '--shots': Input should be greater than or equal to 1; see 'sdmad fit --help'",
+    ),
     command(
         "fit: too many shots",
         fitting(shots=40),
         ("1 patients with 'Effusion' to draw from, but 40 shots are asked for; lower the shots or leave it out"),
     ),
-    command("fit: a negative seed", fitting(seed=-1), "--seed is -1: it must be at least 0"),
+    command(
+        "fit: a negative seed",
+        fitting(seed=-1),
+        "Invalid value for '--seed': Input should be greater than or equal to 0; see 'sdmad fit --help'",
+    ),
+    command(
+        "fit: no steps",
+        fitting(steps=0),
+        "--steps is 0: it must be at least 1; to train nothing, give --training-free",
+    ),
+    command(
+        "fit: steps of what is not trained",
+        fitting("--training-free"),
+        "--training-free: trains nothing; leave --steps, --lam and --checkpoint out",
+    ),
     command(
         "fit: a category that the data have not",
         fitting(categories="Effusion,Hernia"),
-        "--categories: 'Hernia' is not a category of the data; it has Effusion, Nodule",
+        "'Hernia' is not a category of the data, which have Effusion, Nodule",
     ),
     command("fit: lam above 1", fitting(lam=1.5), "lam is 1.5: it must be between 0 and 1"),
     command(
@@ -151,9 +193,51 @@ CASES = [
         ("{path}/data: exists and holds no detector.json of an earlier run; choose a new or empty folder"),
     ),
     command(
+        "run: no draws",
+        running("--draws=0"),
+        "Invalid value for '--draws': Input should be greater than or equal to 1; see 'sdmad run --help'",
+    ),
+    command("run: no shots", running("--shots=0", "--categories=Nodule"), "shots is 0: it must be at least 1"),
+    command(
+        "run: too many shots",
+        running("--shots=40", "--categories=Nodule"),
+        "1 patients with 'Nodule' to draw from, but 40 shots are asked for; lower the shots or leave it out",
+    ),
+    command(
+        "run: too many shots for every category",
+        running("--shots=40"),
+        "{path}/data: no category has enough positives; lower --shots or --min-positives",
+    ),
+    command(
+        "run: a category twice",
+        running("--categories=Nodule,Nodule"),
+        "sign bank: category 'Nodule' is listed twice: remove one",
+    ),
+    command(
+        "run: nothing to score",
+        running("--categories=Nodule", labels=LABELS.replace("5.png,0,1", "5.png,0,0")),
+        "{path}/data: the test images show none or all of Nodule; nothing can be scored, give images with and without "
+        "them",
+    ),
+    command(
+        "run: a truncated test image",
+        running(change=truncate_a_test_image),
+        "{path}/data/4.png: cannot be read as an image ({reason}); truncated, or no image: copy it again",
+    ),
+    command(
+        "run: an output below a file",
+        running("--out={path}/data/labels.csv/report"),
+        "{path}/data/labels.csv/report: cannot be written ({reason}); choose another folder",
+    ),
+    command(
+        "run: an output that is a file",
+        running("--out={path}/data/labels.csv"),
+        "{path}/data/labels.csv: exists and holds no metrics.json of an earlier run; choose a new or empty folder",
+    ),
+    command(
         "predict: no image",
         predicting(),
-        "predict: no image is given; name files or folders, or a data set with --data",
+        "predict: no image is given; name files, folders or --data",
     ),
     command(
         "predict: an image that is not there",
@@ -178,7 +262,7 @@ CASES = [
     command(
         "predict: Parquet on the screen",
         predicting("{path}/data/0.png", "--format=parquet"),
-        "argument --format: invalid choice: 'parquet' (choose from 'table', 'csv')",
+        "Invalid value for '--format': Value error, 'parquet' is not one of 'table', 'csv'; see 'sdmad predict --help'",
     ),
     command(
         "predict: a table below a file",
@@ -193,20 +277,20 @@ CASES = [
     command(
         "predict: no batch",
         predicting("{path}/data/0.png", "--batch-size=0"),
-        "--batch-size is 0: it must be at least 1",
+        "Invalid value for '--batch-size': Input should be greater than or equal to 1; see 'sdmad predict --help'",
     ),
     command(
         "evaluate: images of the support set",
         evaluating("--split=train"),
         (
-            "{path}/data: the detector was fitted on 3 of these images, {path}/data/0.png first; give"
+            "the detector was fitted on 3 of these images, {path}/data/0.png first; give"
             " other images, or leave these out with --exclude-support"
         ),
     ),
     command(
         "evaluate: only images of the support set",
         evaluating("--split=train", "--exclude-support"),
-        "{path}/data: the detector was fitted on all of these images or patients; give others",
+        "the detector was fitted on all of these images or patients; give others",
     ),
     command(
         "evaluate: nothing but normal images",
@@ -226,7 +310,11 @@ CASES = [
             " iterable); fit again, or delete the file"
         ),
     ),
-    command("evaluate: negative resamples", evaluating("--resamples=-1"), "--resamples is -1: it must be at least 0"),
+    command(
+        "evaluate: negative resamples",
+        evaluating("--resamples=-1"),
+        "Invalid value for '--resamples': Input should be greater than or equal to 0; see 'sdmad evaluate --help'",
+    ),
     command(
         "embed: an ending without a form",
         embedding("--signs=nih_chest14", "--out=e.csv"),
@@ -236,6 +324,11 @@ CASES = [
         "embed: a detector and a backbone",
         lambda w: [*embedding(f"--detector={w.fitted}", "--backbone=ViT-B-32")(w)],
         "--backbone: a detector names its own backbone; leave --backbone and --pretrained out",
+    ),
+    command(
+        "embed: neither a detector nor signs",
+        embedding(),
+        "embed: give --detector, or --signs for the frozen model alone",
     ),
     command(
         "data: an unknown set",

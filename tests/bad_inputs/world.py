@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
-from sdmad_lite.__main__ import main
+from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.errors import SDMADError
 
@@ -105,10 +105,7 @@ class World:
         """Run a command; what it says as an error is raised."""
         err = io.StringIO()
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()) as out:
-            try:
-                code = main([str(argument) for argument in arguments])
-            except SystemExit as stop:  # by argparse
-                code = stop.code
+            code = main([str(argument) for argument in arguments])
         said = err.getvalue()
         if code != 2:
             raise AssertionError(f"exit code {code}, not 2: {said}")
