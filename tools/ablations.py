@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark import clip, one_thread, phantom_table
-from benchmark_page import difference, number, table
+from benchmark import clip, phantom_table
 from research_baselines import BASELINES
+from shared import difference, number, one_thread, table
 from tqdm import tqdm
 
 from sdmad_lite.alignment import (

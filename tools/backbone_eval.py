@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from explain_eval import touched
 from pretrain import Phrases
+from shared import touched
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.clip.backbone import Backbone, load_clip

@@ -25,9 +25,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from benchmark_page import write_page
 from research_baselines import BASELINES
+from shared import one_thread
 from tqdm import tqdm
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
@@ -213,10 +213,6 @@ def summary(cells: list[dict], command: str) -> dict:
         mean = {m: {f: np.mean([p[m][f] for p in parts], axis=0).tolist() for f in parts[0][m]} for m in parts[0]}
         out["banks"][bank].setdefault("all phantoms", {})[str(shots)] = summarised(mean)
     return out
-
-
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _cell(task: tuple[str, str, int, Path | None]) -> dict:

@@ -9,29 +9,12 @@ import json
 from pathlib import Path
 
 from benchmark_plots import plot_gains, plot_shots
+from shared import difference, number, table
 
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, NO_TRAINING, OWN, SIGNS_ONLY, STAGE_1, ZERO_SHOT
 from sdmad_lite.files import NOTICE
 
 ALL = "all phantoms"
-
-
-def number(row: dict) -> str:
-    """A mean with its interval, where there is one."""
-    return f"{row['mean']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
-
-
-def difference(row: dict) -> str:
-    """A paired difference with its interval, bold where that excludes zero."""
-    if row["low"] is None:
-        return f"{row['difference']:+.3f}"
-    text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return text if row["verdict"] == "no difference shown" else f"**{text}**"
-
-
-def table(first: str, rows: dict[str, list[str]], shots: list[str]) -> list[str]:
-    head = f"| {first} | " + " | ".join(f"K = {k}" for k in shots) + " |"
-    return [head, "|---" * (len(shots) + 1) + "|", *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())]
 
 
 def method_tables(data: dict[str, dict], what: dict[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.ndimage import zoom
+from shared import touched
 from tqdm import tqdm
 
 from sdmad_lite.clip.backbone import Backbone, load_clip
@@ -46,15 +47,6 @@ def sum_error(detector: SDMAD, images: Sequence) -> float:
             total = sum(sign.contribution for sign in e.signs) + e.image + e.bias
             worst = max(worst, abs(total - e.logit), abs(total - logit))
     return worst
-
-
-def touched(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w): which patches a region (H, W) reaches into."""
-    h, w = grid
-    rows, columns = (np.arange(n) * k // n for n, k in zip(mask.shape, grid, strict=True))
-    out = np.zeros((h, w), bool)
-    np.logical_or.at(out, (rows[:, None], columns[None]), mask)
-    return out
 
 
 def pointing(backbone: Backbone, bank: SignBank, table: ImageTable) -> list[tuple[str, float, float]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from explain_eval import touched
+from shared import touched
 from torch import Tensor
 from tqdm import tqdm
 

@@ -9,16 +9,17 @@ For teaching and research; not for clinical use.
 from __future__ import annotations
 
 import argparse
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from research_baselines import BASELINES
+from shared import difference, table
 
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_folder, split_train_test
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible, run_experiment
-from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
+from sdmad_lite.evaluation.protocols import evaluate, figure_text, mean_interval, paired
 from sdmad_lite.evaluation.sealed import groups
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import load_bank
@@ -70,13 +71,6 @@ def measure(folder: Path, shots: list[int], draws: int) -> dict:
     return data
 
 
-def difference(ours: list[float], theirs: list[float]) -> str:
-    """Paired over draws; bold where the interval excludes zero."""
-    pair = paired(ours, theirs)
-    text = f"{pair.difference:+.3f} [{pair.low:+.3f}, {pair.high:+.3f}]"
-    return text if pair.verdict == "no difference shown" else f"**{text}**"
-
-
 def page(data: dict) -> str:
     counts = ", ".join(f"{name} {every} ({within})" for name, (every, within) in data["positives"].items())
     lines = [
@@ -94,27 +88,25 @@ def page(data: dict) -> str:
     ]
     heads = [f"{figure} {part}".removesuffix(" all") for figure, part in FIGURES]
     for k, rows in data["shots"].items():
-        lines += ["", f"## K = {k}", "", f"| | {' | '.join(heads)} |", "|---" * 5 + "|"]
-        for title, figures in rows.items():
-            cells = ("{:.3f} [{:.3f}, {:.3f}]".format(*mean_interval(values)) for values in figures.values())
-            lines.append(f"| {title} | {' | '.join(cells)} |")
-        lines += ["", "Gains, paired over draws; bold where the interval excludes zero:", ""]
-        lines += [f"| | {' | '.join(heads)} |", "|---" * 5 + "|"]
-        for name, (ours, theirs) in COMPARED.items():
-            cells = (difference(rows[ours][figure], rows[theirs][figure]) for figure in rows[ours])
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+        means = {title: [figure_text(*mean_interval(v)) for v in figures.values()] for title, figures in rows.items()}
+        gains = {
+            name: [difference(asdict(paired(rows[ours][figure], rows[theirs][figure]))) for figure in rows[ours]]
+            for name, (ours, theirs) in COMPARED.items()
+        }
+        lines += ["", f"## K = {k}", "", *table("", means, heads)]
+        lines += ["", "Gains, paired over draws; bold where the interval excludes zero:", "", *table("", gains, heads)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?", help="left out: only the page is written again")
+    parser.add_argument("data", type=Path, help="folder with labels.csv of NIH radiographs")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--draws", type=int, default=5)
     args = parser.parse_args()
-    if args.data:
-        write_json(PAGE.with_suffix(".json"), measure(args.data, args.shots, args.draws))
-    PAGE.write_text(page(json.loads(PAGE.with_suffix(".json").read_text(encoding="utf-8"))), encoding="utf-8")
+    found = measure(args.data, args.shots, args.draws)
+    write_json(PAGE.with_suffix(".json"), found)
+    PAGE.write_text(page(found), encoding="utf-8")
     print(PAGE)
 
 

@@ -27,7 +27,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from common import _drain, peak_memory, ratio, record, seconds, spread, take_turns
+from common import drain, peak_memory, ratio, record, seconds, spread, take_turns
 
 from sdmad_lite.alignment import (
     AlignmentConfig,
@@ -159,11 +159,11 @@ def epochs(backbone: Backbone, task: Task, rounds: int, images: int, views: int)
     def watch(step: int) -> None:
         nonlocal clock, first
         if step == 1:
-            _drain()
+            drain()
             first = perf_counter()
         if step % in_epoch:
             return
-        _drain()
+        drain()
         took = perf_counter() - clock
         if step > in_epoch:  # the first epoch warms up
             times["ours"].append(took)
@@ -175,7 +175,7 @@ def epochs(backbone: Backbone, task: Task, rounds: int, images: int, views: int)
 
     adapters = build_adapters(backbone)
     align(backbone, adapters, task.images, task.labels, task.texts, task.membership, config, watch=watch)
-    _drain()
+    drain()
     step = float(np.median(times["ours"])) / in_epoch
     once = first - started - step + perf_counter() - clock  # before the first step, and after the last
     epochs_of_a_run = STEPS / in_epoch
@@ -242,7 +242,7 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
             ticks = []
 
             def watch(number: int, ticks=ticks) -> None:
-                _drain()
+                drain()
                 ticks.append(perf_counter())
 
             config, adapters = AlignmentConfig(steps=steps, augmentations=views), build_adapters(backbone)

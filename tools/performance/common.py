@@ -57,14 +57,15 @@ def _processor() -> str:
 
 def seconds(call: Callable[[], object]) -> float:
     """Wall time of one call, with an accelerator's queue empty before and after."""
-    _drain()
+    drain()
     start = time.perf_counter()
     call()
-    _drain()
+    drain()
     return time.perf_counter() - start
 
 
-def _drain() -> None:
+def drain() -> None:
+    """Wait until an accelerator has done all that it was given."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
@@ -134,13 +135,14 @@ def record(benchmark: str, device: str | torch.device, figures: dict, file: Path
     write_text(file, json.dumps(results, indent=1) + "\n")
     print(f"{benchmark} on {device_name(device)}:")
     for name, figure in figures.items():
-        print(f"  {name}: {_shown(figure)}")
+        print(f"  {name}: {shown(figure)}")
 
 
-def _shown(figure) -> str:
+def shown(figure) -> str:
+    """A spread as its median and quartiles; a number with four digits."""
     if isinstance(figure, dict) and "quartiles" in figure:
         low, high = figure["quartiles"]
         return f"{figure['median']:.4g} ({low:.4g} to {high:.4g}, {figure['rounds']} rounds)"
     if isinstance(figure, dict):
-        return "\n" + "\n".join(f"    {name}: {_shown(part)}" for name, part in figure.items())
+        return "\n" + "\n".join(f"    {name}: {shown(part)}" for name, part in figure.items())
     return f"{figure:.4g}" if isinstance(figure, float) else str(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common import RESULTS
+from common import RESULTS, shown
 
 PAGE = RESULTS.with_suffix(".md")
 HEAD = """# How fast, and how much memory
@@ -24,14 +24,6 @@ TITLES = {
     "memory": "Peak memory of scoring an archive",
     "cached": "Stages that work from cached embeddings",
 }
-
-
-def shown(value) -> str:
-    """A spread as its median and quartiles; a number with four digits."""
-    if isinstance(value, dict) and "quartiles" in value:
-        low, high = value["quartiles"]
-        return f"{value['median']:.4g} ({low:.4g} to {high:.4g}, {value['rounds']} rounds)"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def rows(figures: dict, above: str = "") -> list[str]:

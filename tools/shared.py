@@ -1,0 +1,40 @@
+"""What several scripts share: cells and tables of their pages, and which patches a region reaches into."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def one_thread() -> None:
+    """For processes that each have a core."""
+    torch.set_num_threads(1)
+
+
+def number(row: dict) -> str:
+    """A mean with its interval, where there is one."""
+    return f"{row['mean']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
+
+
+def difference(row: dict) -> str:
+    """A paired difference with its interval, bold where that excludes zero."""
+    if row["low"] is None:
+        return f"{row['difference']:+.3f}"
+    text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return text if row["verdict"] == "no difference shown" else f"**{text}**"
+
+
+def table(first: str, rows: dict[str, list[str]], heads: list[str]) -> list[str]:
+    """Lines of a Markdown table: name of a row -> its cells. A head that is a number is one of shots."""
+    heads = [f"K = {head}" if head.isdigit() else head for head in heads]
+    head = f"| {first} | ".replace("|  |", "| |") + " | ".join(heads) + " |"
+    return [head, "|---" * (len(heads) + 1) + "|", *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())]
+
+
+def touched(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(h, w): which patches a region (H, W) reaches into."""
+    h, w = grid
+    rows, columns = (np.arange(n) * k // n for n, k in zip(mask.shape, grid, strict=True))
+    out = np.zeros((h, w), bool)
+    np.logical_or.at(out, (rows[:, None], columns[None]), mask)
+    return out
