@@ -19,8 +19,8 @@ Name = Annotated[str, Argument(metavar="NAME", help="of the set, see 'sdmad data
 
 def facts(entry: Dataset) -> dict:
     """All that is known of a set, as plain values."""
-    names = ("title", "modality", "images", "task", "categories", "normal", "bank", "patients", "boxes", "licence")
-    names += ("licence_url", "citation", "url", "access", "variants", "notes", "unchecked")
+    names = ["title", "modality", "images", "task", "categories", "normal", "bank", "patients", "boxes", "licence"]
+    names += ["licence_url", "citation", "url", "access", "variants", "notes", "unchecked"]
     known = {name: getattr(entry, name) for name in names}
     return {n: list(v) if isinstance(v, tuple) else v for n, v in known.items()} | {"files": entry.tree}
 

@@ -124,7 +124,10 @@ def unpack(archive: str | Path, folder: str | Path, max_bytes: int = MAX_BYTES) 
                     raise DataError(
                         f"{archive}: unpacks to more than max_bytes or the free disk; make room or raise it"
                     )
-            opened.extractall(new, **({"filter": "data"} if tar else {}))
+            if isinstance(opened, tarfile.TarFile):
+                opened.extractall(new, filter="data")
+            else:
+                opened.extractall(new)
             files = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
             if not files:
                 raise DataError(f"{archive}: holds no file; fetch it again")

@@ -15,12 +15,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sdmad_lite.data import META, ImageTable
+from sdmad_lite.data import IMAGE_ENDINGS, META, ImageTable, check_split
 from sdmad_lite.errors import DataError
 from sdmad_lite.signs.bank import load_bank
-
-IMAGES = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".tif", ".tiff", ".bmp")
-"""Endings of files that count as images, in lower case."""
 
 
 class Row(NamedTuple):
@@ -126,19 +123,9 @@ def table_of(entry: Dataset, folder: Path, rows: Iterable[Row], official_split: 
             labels[n, column[category]] = 1
     names = [name for name in META if name in rows[0].meta and (official_split or name != "split")]
     meta = {name: tuple(row.meta[name] for row in rows) for name in names}
-    if "patient_id" in meta and "split" in meta:
-        _check_split(entry, meta["patient_id"], meta["split"])
-    return ImageTable(tuple(row.image for row in rows), labels, tuple(column), meta)
-
-
-def _check_split(entry: Dataset, patients: tuple[str, ...], splits: tuple[str, ...]) -> None:
-    first: dict[str, str] = {}
-    for patient, split in zip(patients, splits, strict=True):
-        if first.setdefault(patient, split) != split:
-            raise DataError(
-                f"{entry.title}: patient {patient} is in {first[patient]} and in {split}; pass official_split=False "
-                "to leave the set's own split out and split by patient"
-            )
+    table = ImageTable(tuple(row.image for row in rows), labels, tuple(column), meta)
+    check_split(entry.title, table, "pass official_split=False to leave the set's own split out and split by patient")
+    return table
 
 
 def read_table(entry: Dataset, path: Path, needed: Iterable[str], at_least: int = 0) -> Iterator[tuple[int, dict]]:
@@ -209,7 +196,7 @@ def files_below(folder: Path) -> dict[str, Path]:
         folders.sort()
         parent = Path(place)
         for name in sorted(names):
-            if name.lower().endswith(IMAGES) and not name.startswith("."):
+            if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):
                 found.setdefault(name, parent / name)
     return found
 

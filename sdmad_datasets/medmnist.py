@@ -29,7 +29,7 @@ def medmnist(entry: Dataset, folder: Path, official_split: bool = True, size: in
     normal = next((label for label, category in labels.items() if category is None), "")
     table = load_npz(_file(entry, folder, size), normal=normal, names=list(labels))
     for image, values, split in zip(table.images, table.labels, table.meta["split"], strict=True):
-        found = {labels[table.categories[c]] for c in values.nonzero()[0]}
+        found = {category for c in values.nonzero()[0] if (category := labels[table.categories[c]])}
         yield Row(image, found, {"split": split})
 
 

@@ -2,7 +2,7 @@
 
 `load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the
 form of MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py`
-opens one image, `dicom.py` one of DICOM.
+opens images and finds those of a folder, `dicom.py` reads one of DICOM.
 """
 
 from .classes import load_classes
@@ -11,8 +11,8 @@ from .folder import load_folder
 from .images import IMAGE_ENDINGS, as_images, read_image, walk_images
 from .load import load_data
 from .npz import load_npz
-from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, draw_support, split_train_test
+from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, check_split, draw_support, split_train_test
 
-__all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "dicom_meta"]
-__all__ += ["draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image", "split_train_test"]
-__all__ += ["walk_images"]
+__all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
+__all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image"]
+__all__ += ["split_train_test", "walk_images"]

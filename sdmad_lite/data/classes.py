@@ -18,8 +18,9 @@ from .images import IMAGE_ENDINGS, walk_images
 from .names import NORMAL, find_normal, plain, to_categories
 from .table import SPLITS, ImageTable
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-_SPLITS |= {"test": "test", "testing": "test"}
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PARTS |= {"test": "test", "testing": "test"}
+"""Names of folders above the classes, and the part of the split that each is."""
 
 
 def load_classes(
@@ -55,30 +56,29 @@ def load_classes(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
             f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
         )
-    rows: dict[tuple[str, Path], set[str]] = defaultdict(set)
-    parts: dict[Path, dict[str, Path]] = defaultdict(dict)
+    rows: dict[tuple[str, Path], set[str]] = defaultdict(set)  # what each image of each part shows
+    copies: dict[Path, dict[str, Path]] = defaultdict(dict)  # by the first of the same bytes: its path in each part
     for (split, name, path), same in zip(files, _same_bytes([path for _, _, path in files]), strict=True):
-        first = parts[same].setdefault(split, path)
-        rows[split, first].add(name)
-    doubled = [list(copies.items()) for copies in parts.values() if len(copies) > 1]
+        rows[split, copies[same].setdefault(split, path)].add(name)
+    doubled = [list(parts.items()) for parts in copies.values() if len(parts) > 1]
     if doubled and not drop_copies:
         (a, first), (b, second) = doubled[0][:2]
         raise DataError(
             f"{folder}: {len(doubled)} images stand in several parts of the split, such as {first.relative_to(folder)} "
             f"({a}) and {second.relative_to(folder)} ({b}); remove one of each, or load_classes(..., drop_copies=True)"
         )
-    for copies in doubled:
-        for split, path in sorted(copies, key=lambda copy: SPLITS.index(copy[0]))[:-1]:
-            del rows[split, path]
+    for parts in doubled:
+        for row in sorted(parts, key=lambda part: SPLITS.index(part[0]))[:-1]:
+            del rows[row]
     for (_, path), shown in rows.items():
         if normal_name in shown and len(shown) > 1:
-            other = sorted(shown - {normal_name})[0]
+            other = min(shown - {normal_name})
             raise DataError(f"{path}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
     order = sorted(rows, key=lambda row: row[1])
     labels = np.array([[name in rows[row] for name in names] for row in order])
     found, y = to_categories(folder, names, labels, normal_name, categories)
-    splits = tuple(split for split, _ in order)
-    return ImageTable(tuple(path for _, path in order), y, found, {"split": splits} if any(splits) else {})
+    splits, paths = zip(*order, strict=True)
+    return ImageTable(paths, y, found, {"split": splits} if any(splits) else {})
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -96,13 +96,13 @@ def subfolders(folder: Path) -> list[Path]:
 def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """(part of the split or "", class, path) of every image."""
     top = subfolders(folder)
-    splits = [path for path in top if plain(path.name) in _SPLITS]
+    splits = [path for path in top if plain(path.name) in PARTS]
     if splits and len(splits) < len(top):
         other = next(path.name for path in top if path not in splits)
         raise DataError(
             f"{folder}: {other!r} stands beside {splits[0].name!r}; put the classes below the split or alone"
         )
-    for split, level in [(_SPLITS[plain(path.name)], path) for path in splits] or [("", folder)]:
+    for split, level in [(PARTS[plain(path.name)], path) for path in splits] or [("", folder)]:
         classes = subfolders(level)
         if not classes:
             raise DataError(f"{level}: has no subfolder; make one for each class, with its images")
@@ -116,17 +116,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
 
 def _same_bytes(paths: Sequence[Path]) -> list[Path]:
     """For each path, the first one of the same content. Only files of equal size are read."""
+    first: dict[tuple, Path] = {}
+    found = []
     try:
         sizes = [path.stat().st_size for path in paths]
-        shared = {size for size, count in Counter(sizes).items() if count > 1}
-        first: dict[tuple[int, bytes], Path] = {}
-        found = []
+        count = Counter(sizes)
         for path, size in zip(paths, sizes, strict=True):
-            if size in shared:
+            key: tuple = (size,)
+            if count[size] > 1:
                 with path.open("rb") as stream:
                     key = size, hashlib.file_digest(stream, "sha256").digest()
-                path = first.setdefault(key, path)
-            found.append(path)
+            found.append(first.setdefault(key, path))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
     return found

@@ -36,8 +36,7 @@ KINDS = {1: (*GREY, "PALETTE COLOR"), 3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YB
 
 
 def is_dicom(path: str | Path) -> bool:
-    """By the ending .dcm or .dicom, or by the letters DICM after 128 bytes, whatever the file's name; pydicom is not
-    needed for it."""
+    """By the ending, or by the letters DICM after 128 bytes, whatever the file's name; it does not need pydicom."""
     if Path(path).suffix.lower() in DICOM_ENDINGS:
         return True
     try:
@@ -68,20 +67,16 @@ def read_dicom(path: str | Path) -> Image.Image:
         tags = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Modality"]
         _check_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags))
         header = pydicom.dcmread(path)
-        if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-            kind = header.get("Modality") or "unknown modality"
-            raise DataError(f"{path}: holds no image ({kind}); remove it from the set")
+        if not any(f"{kind}PixelData" in header for kind in ("", "Float", "DoubleFloat")):
+            raise DataError(
+                f"{path}: holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
+            )
         stored = _decoded(path, header)
         return Image.fromarray((_grey if header.PhotometricInterpretation in GREY else _color)(stored, header))
 
 
 def dicom_meta(path: str | Path) -> dict[str, str]:
-    """Columns of META that a DICOM header fills: patient_id, sex, age (years) and view, where it states them.
-
-    Raises:
-        DataError: the file is no DICOM.
-        MissingExtraError: pydicom is not installed.
-    """
+    """What a DICOM header states of the columns patient_id, sex, age (years) and view; errors as of `read_dicom`."""
     path = Path(path)
     with _pydicom(path) as pydicom:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
@@ -92,11 +87,10 @@ def dicom_meta(path: str | Path) -> dict[str, str]:
 
 
 def with_dicom_meta(table: ImageTable) -> ImageTable:
-    """The table with the columns that DICOM headers fill and that it lacks.
+    """The table with the columns that it lacks and every image's DICOM header states.
 
-    A column is added only where every image is a DICOM file that states it: a patient known for half of
-    the images is no base for a split. One PatientID shared by all images is what anonymising leaves behind and
-    counts as none.
+    A patient known for half of the images is no base for a split. One PatientID shared by all images is what
+    anonymising leaves behind and counts as none.
     """
     missing = [column for column in HEADER.values() if column not in table.meta]
     if not missing or not all(isinstance(image, Path) and is_dicom(image) for image in table.images):
@@ -177,7 +171,7 @@ def _has_window(header) -> bool:
     """Whether both numbers are there and describe a window; an empty one or of no width counts as none."""
     # one number, or several windows of which the first counts
     first = [np.ravel(header.get(name)).tolist()[:1] for name in ("WindowCenter", "WindowWidth")]
-    if any(value in ([], [None], [""]) for value in first) or not np.isfinite(np.float64(first)).all():
+    if any(value in ([], [None], [""]) for value in first) or not np.isfinite(np.array(first, float)).all():
         return False
     width = float(first[1][0])
     return width >= 1 or (width > 0 and header.VOILUTFunction != "LINEAR")
@@ -203,16 +197,12 @@ def _color(stored: np.ndarray, header) -> np.ndarray:
 
 @contextmanager
 def _pydicom(path: Path) -> Iterator[Any]:
-    """The module pydicom; whatever a damaged file makes it raise becomes a DataError that names the file.
-
-    Warnings are about header values that break a rule of the standard, which many scanners write; the
-    values used here are checked.
-    """
+    """The module pydicom; whatever a damaged file makes it raise becomes a DataError that names the file."""
     pydicom = needs("pydicom", "dicom")
     check_file(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of values that many scanners write wrong; those used are checked
             syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
             if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
                 raise DataError(f"{path}: is a deflated DICOM, which can unpack to any size; inflate it: dcmconv +te")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from .images import leads_into
 from .names import find_normal, suggest
 from .table import META, SPLITS, ImageTable, check_split
 
@@ -68,7 +69,7 @@ def load_folder(folder: str | Path, categories: Sequence[str] | None = None, nor
 def _read(path: Path, root: Path) -> list[list[str]]:
     """The header and the rows, cells without blanks around them."""
     try:
-        if not Path(os.path.realpath(path)).is_relative_to(root):  # resolve() fails on a loop of links
+        if not leads_into(path, root):
             raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise DataError(f"{path}: cannot be read (not a file); a data set is a folder with a labels.csv")

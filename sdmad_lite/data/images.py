@@ -16,20 +16,17 @@ from .table import ImageTable
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is opened, by content. Others that Pillow knows are left out: some start another program (EPS)."""
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
-IMAGE_ENDINGS += DICOM_ENDINGS
+_PLAIN = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm")
+IMAGE_ENDINGS: tuple[str, ...] = (*_PLAIN, *DICOM_ENDINGS)
 """Of files that count as images in a folder, in lower case; a DICOM file may also have no ending."""
 
 
 def as_images(images) -> tuple[list, bool]:
     """A list of images, and whether ONE image was given rather than many.
 
-    Args:
-        images: one image: a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Or many: an `ImageTable`,
-            an array (N, H, W) or (N, H, W, 3), or any other iterable of such images.
-
-    Raises:
-        DataError: neither, or many of which there is none. The images themselves are checked when they are read.
+    One image is a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Many are an `ImageTable`, an array
+    (N, H, W) or (N, H, W, 3), or any other iterable of such images. Raises a DataError for anything else, and where
+    there is none among many. The images themselves are checked when they are read.
     """
     if isinstance(images, (str, Path, Image.Image)):
         return [images], True
@@ -57,15 +54,8 @@ def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterato
     """Image files in a folder and those below it, one at a time, sorted by path; one folder's names are in memory.
 
     Passed over are names that begin with a dot (.DS_Store, ._0001.png), DICOMDIR (the index of a DICOM disk) and
-    links to folders.
-
-    Args:
-        folder: to walk through.
-        within: the data set. Where given, a link to a folder or to a file outside of it, and an image's name that
-            leads to no file, is an error.
-
-    Raises:
-        DataError: a folder that cannot be read, or a link as above.
+    links to folders. Where the data set is named by `within`, a link to a folder or to a file outside of it, and an
+    image's name that leads to no file, is a DataError, as is always a folder that cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
@@ -80,14 +70,15 @@ def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterato
         elif within is not None and path.is_symlink() and path.is_dir():
             raise DataError(f"{path}: is a link to a folder; put the folder itself there")
         elif name != "DICOMDIR" and (ending in IMAGE_ENDINGS or (not ending and path.is_file() and is_dicom(path))):
-            if within is not None and path.is_symlink() and not _leads_into(path, within):
+            if within is not None and path.is_symlink() and not leads_into(path, within):
                 raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
             if within is not None and not path.is_file():
                 raise DataError(f"{path}: no such image file; correct the link or remove it")
             yield path
 
 
-def _leads_into(path: Path, folder: str | Path) -> bool:
+def leads_into(path: Path, folder: str | Path) -> bool:
+    """Whether a path, after all links, lies in a folder."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))  # resolve() fails on a loop of links
 
 
@@ -142,7 +133,6 @@ def _opened(path: Path) -> Image.Image:
                 opened.load()
                 return opened.copy()
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        raise DataError(
-            f"{path}: cannot be read as an image ({error}); truncated, or no image: copy it again"
-        ) from None
+        reason = f"({error}); truncated, or no image: copy it again"
+        raise DataError(f"{path}: cannot be read as an image {reason}") from None
     raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..errors import DataError
 
-NORMAL = ("normal", "no finding", "no findings", "nofinding", "healthy", "control", "negative", "no tumor", "notumor")
-NORMAL += ("no tumour", "no disease", "good")
+NORMAL = (
+    *("normal", "no finding", "no findings", "nofinding", "healthy", "control", "negative", "no tumor", "notumor"),
+    *("no tumour", "no disease", "good"),
+)
 """Names taken for the normal class when the user names none; case, `_` and `-` do not count."""
 
 
@@ -30,14 +32,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def find_normal(where, names: Sequence[str], normal: str | None, categories: Sequence[str] | None = None) -> str | None:
     """The one of `names` that means normal; None if there is none.
 
-    Args:
-        where: of the data, for messages.
-        names: of the classes.
-        normal: the user's name for it; None to recognise it, "" to say that there is none.
-        categories: names that are categories for certain, such as those of a bank.
-
-    Raises:
-        DataError: `normal` is none of the names, or several names are recognised.
+    `where` names the data in messages; `normal` is the user's name for it, None to recognise it among names that are
+    no `categories`, "" to say that there is none. Raises a DataError where it is none of the names, or several.
     """
     if normal == "":
         return None
@@ -56,20 +52,10 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Seq
 def to_categories(
     where, names: Sequence[str], labels: np.ndarray, normal: str | None, categories: Sequence[str] | None
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Columns without the normal one, under the names and in the order of `categories`.
+    """Columns without the normal one, under the names and in the order of `categories` (as they stand without any).
 
-    Args:
-        where: of the data, for messages.
-        names: K names of columns.
-        labels: (N, K) in {0, 1}.
-        normal: name of the normal column, or None.
-        categories: such as those of a sign bank; the columns as they stand when left out.
-
-    Returns:
-        C names and Y, (N, C); categories without a column are left out.
-
-    Raises:
-        DataError: a column is no category; the message suggests one.
+    `names` are those of the K columns of `labels`, (N, K) in {0, 1}. Returns C names and Y, (N, C); categories without
+    a column are left out. Raises a DataError where a column is no category; the message suggests one.
     """
     column = {name: i for i, name in enumerate(names) if name != normal}
     if categories is not None:

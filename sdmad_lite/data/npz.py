@@ -12,6 +12,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,33 +51,27 @@ def load_npz(
     """
     path = Path(path)
     arrays = _read(path, max_bytes)
-    parts = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} & set(arrays)]
-    prefixes = {split: f"{split}_" for split in parts} or {"": ""}
-    images, labels, splits = [], [], []
-    for split, prefix in prefixes.items():
-        x, y = _part(path, arrays, prefix)
-        images += list(x)
-        labels.append(y)
-        splits += [split] * len(x)
-    if len({y.shape[1] for y in labels}) > 1:
+    splits = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} & set(arrays)]
+    parts = [_part(path, arrays, f"{split}_") for split in splits] or [_part(path, arrays, "")]
+    if len({y.shape[1] for _, y in parts}) > 1:
         raise DataError(f"{path}: the parts have labels of different width; write all in one form")
-    values = np.concatenate(labels)
+    values = np.concatenate([y for _, y in parts])
+    single = values.shape[1] == 1
     if names is None:
         names, stated = _beside(path)
         normal = stated if normal is None else normal
     y, names = _columns(path, values, names if names is not None else categories)
-    none = find_normal(path, names, normal, None if values.shape[1] == 1 else categories)
-    if none is None and values.shape[1] == 1 and normal != "":
+    none = find_normal(path, names, normal, None if single else categories)
+    if none is None and single and normal != "":
         raise DataError(
             f"{path}: no class is recognised as normal among {', '.join(names)}; say which with normal=, or "
             "normal='' if there is none"
         )
-    if none is not None:
-        both = (y[:, names.index(none)] == 1) & (y.sum(1) > 1)
-        if both.any():
-            raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")
+    if none is not None and (both := (y[:, names.index(none)] == 1) & (y.sum(1) > 1)).any():
+        raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")
     found, y = to_categories(path, names, y, none, categories)
-    return ImageTable(tuple(images), y, found, {"split": tuple(splits)} if parts else {})
+    meta = {"split": tuple(np.repeat(splits, [len(x) for x, _ in parts]).tolist())} if splits else {}
+    return ImageTable(tuple(image for x, _ in parts for image in x), y, found, meta)
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +81,12 @@ def _part(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.nd
             has = ", ".join(arrays) or "none"
             raise DataError(f"{path}: has no array {key!r} (it has {has}); write train_images, train_labels, ...")
     x, y = arrays[f"{prefix}images"], arrays[f"{prefix}labels"]
-    if x.ndim == 4 and x.shape[3] == 1:
-        x = x[..., 0]
+    x = x[..., 0] if x.ndim == 4 and x.shape[3] == 1 else x
+    y = y[:, None] if y.ndim == 1 else y
     if x.dtype != np.uint8:
         raise DataError(f"{path}: {prefix}images are {x.dtype}, not uint8; scale them to 0 to 255")
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] != 3) or not x.size:
         raise DataError(f"{path}: {prefix}images have shape {x.shape}, not (N, H, W) or (N, H, W, 3); give 2D images")
-    y = y[:, None] if y.ndim == 1 else y
     if y.dtype.kind not in "iub" or y.ndim != 2 or not y.size:
         raise DataError(f"{path}: {prefix}labels are {y.dtype} {y.shape}, not integers of shape (N, 1) or (N, L)")
     if len(x) != len(y):
@@ -110,8 +104,8 @@ def _columns(path: Path, values: np.ndarray, names: Sequence[str] | None) -> tup
     if not many and values.min() < 0:
         raise DataError(f"{path}: a class has the number {values.min()}; number them from 0")
     count = width if many else int(values.max()) + 1
-    what = f"{count} columns" if many else f"classes up to number {count - 1}"
     if names is None or (len(names) != count if many else len(names) < count):
+        what = f"{count} columns" if many else f"classes up to number {count - 1}"
         given = "none are given" if names is None else f"{len(names)} are given ({', '.join(names)})"
         raise DataError(
             f"{path}: the labels have {what} and need as many names, but {given}; give names= (the normal class among "
@@ -129,15 +123,14 @@ def _beside(path: Path) -> tuple[list[str] | None, str | None]:
     if not beside.is_file():
         return None, None
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
+        names = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{beside}: cannot be read as JSON ({error}); write a list of names") from None
-    normal = content.get("normal") if isinstance(content, dict) else None
-    names = content.get("labels", content.get("label", content)) if isinstance(content, dict) else content
+    normal = names.pop("normal", None) if isinstance(names, dict) else None
+    names = names.get("labels", names.get("label", names)) if isinstance(names, dict) else names
     if isinstance(names, dict):
-        names = {key: name for key, name in names.items() if key != "normal"}
-        numbered = [names.get(str(i)) for i in range(len(names))]
-        names = numbered if None not in numbered else None
+        names.pop("normal", None)
+        names = [names.get(str(i)) for i in range(len(names))]
     good = isinstance(names, list) and names and all(isinstance(name, str) and name.strip() for name in names)
     if not good or not isinstance(normal, str | None):
         raise DataError(f'{beside}: is not a list of names nor {{"0": name, "1": name, ...}}; write it as one of them')
@@ -151,17 +144,16 @@ def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     wanted = ["images", "labels", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))]
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist() if m.filename.endswith(".npy")}
-            members = {key: members[key] for key in wanted if key in members}
-            total = sum(member.file_size for member in members.values())
-            if total > max_bytes:
+            there = set(archive.namelist())
+            members = {key: archive.getinfo(f"{key}.npy") for key in wanted if f"{key}.npy" in there}
+            if not members:
+                has = ", ".join(archive.namelist()[:8]) or "no arrays"
+                raise DataError(f"{path}: has {has}; write train_images, train_labels, test_images, test_labels")
+            if (total := sum(member.file_size for member in members.values())) > max_bytes:
                 raise DataError(
                     f"{path}: declares {total:,} bytes of arrays, more than {max_bytes:,}; it may be a zip bomb. Save "
                     "images as files, or raise max_bytes of load_npz"
                 )
-            if not members:
-                has = ", ".join(archive.namelist()[:8]) or "no arrays"
-                raise DataError(f"{path}: has {has}; write train_images, train_labels, test_images, test_labels")
             return {key: _array(path, archive, member) for key, member in members.items()}
     except DataError:
         raise
@@ -179,20 +171,17 @@ def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.
         shape, fortran, dtype = read[version](stream)
         if dtype.hasobject:
             raise DataError(f"{path}: {member.filename} holds Python objects, which are not loaded; save plain arrays")
-        start = stream.tell()
-        count = int(np.prod(shape, dtype=object))
+        start, count = stream.tell(), int(np.prod(shape, dtype=object))
         if start + count * dtype.itemsize != member.file_size:
             raise DataError(
                 f"{path}: {member.filename} declares {shape} of {dtype}, which is not its size; it is damaged, "
                 "copy it again"
             )
-        order = "F" if fortran else "C"
+        how: dict[str, Any] = {"shape": tuple(shape), "order": "F" if fortran else "C"}
         if member.compress_type != zipfile.ZIP_STORED or not count:
-            data = stream.read()
-            return np.frombuffer(data, dtype, count).reshape(shape, order=order)
+            return np.ndarray(dtype=dtype, buffer=stream.read(), **how)
     with path.open("rb") as raw:  # the local header's name and extra field may be longer than the directory's
         raw.seek(member.header_offset + 26)
-        lengths = raw.read(4)
-    begin = member.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    mapped = np.memmap(path, dtype, "r", begin + start, tuple(shape), order)
-    return mapped.view(np.ndarray)
+        name, extra = np.frombuffer(raw.read(4), "<u2").tolist()
+    begin = member.header_offset + 30 + name + extra + start
+    return np.memmap(path, dtype, "r", begin, **how).view(np.ndarray)

@@ -46,13 +46,7 @@ class ImageTable:
         return replace(self, images=tuple(self.images[i] for i in index), labels=self.labels[index], meta=meta)
 
     def restricted(self, categories: Sequence[str]) -> ImageTable:
-        """Only some of the categories; rows that show none of them but another one are dropped.
-
-        Such a row is neither a positive nor a normal image.
-
-        Raises:
-            DataError: the table has no such category.
-        """
+        """Only some of the categories, without rows that show none of them but another: neither positive nor normal."""
         if unknown := [c for c in categories if c not in self.categories]:
             raise DataError(f"{unknown[0]!r} is not a category of the data, which have {', '.join(self.categories)}")
         columns = [self.categories.index(c) for c in categories]
@@ -61,9 +55,7 @@ class ImageTable:
         return replace(table, labels=table.labels[:, columns], categories=tuple(categories))
 
     def matching(self, categories: Sequence[str]) -> ImageTable:
-        """Those of the categories that the table has, spelled as given; case, `_` and `-` do not count.
-
-        Rows that show none of them but another finding are dropped, as in `restricted`.
+        """As `restricted` to those of the categories that the table has; case, `_` and `-` do not count.
 
         Raises:
             DataError: the table has none of them.
@@ -75,11 +67,7 @@ class ImageTable:
         return table.restricted(found)
 
     def part(self, name: str) -> ImageTable:
-        """The rows whose `split` is train, val or test.
-
-        Raises:
-            DataError: the table has no split column.
-        """
+        """The rows whose `split` is train, val or test; a DataError where the table has no split column."""
         if "split" not in self.meta:
             raise DataError(f"the table has no split column; write one to have a part {name!r}")
         return self.rows(np.flatnonzero(np.asarray(self.meta["split"]) == name))
@@ -117,20 +105,14 @@ def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, Imag
     return train, test
 
 
-def check_split(where, table: ImageTable) -> None:
-    """Refuse a patient that stands in two parts of the split.
-
-    Raises:
-        DataError: names `where`, the patient and the parts.
-    """
-    if "split" not in table.meta:
-        return
+def check_split(where, table: ImageTable, remedy: str = "keep each patient in one split") -> None:
+    """Refuse a patient that stands in two parts of the split: a DataError that names `where`, patient and parts."""
     first: dict = {}
-    for patient, split in zip(table.patients(), table.meta["split"], strict=True):
+    for patient, split in zip(table.patients(), table.meta.get("split", ()), strict=False):
         other = first.setdefault(patient, split)
         if other != split:
             both = " and in ".join(sorted((other, split), key=SPLITS.index))
-            raise DataError(f"{where}: patient {patient} is in {both}; keep each patient in one split")
+            raise DataError(f"{where}: patient {patient} is in {both}; {remedy}")
 
 
 def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
@@ -155,28 +137,20 @@ def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
     available = [len(np.unique(patients[labels[:, c] == 1])) for c in range(len(names))]
     for name, count in zip(names, available, strict=True):
         if count < shots:
-            what = (
-                "no normal image (a row of zeros)"
-                if name == "normal" and not count
-                else f"{count} patients with {name!r}"
-            )
+            none = name == "normal" and not count
+            what = "no normal image (a row of zeros)" if none else f"{count} patients with {name!r}"
             raise DataError(f"{what} to draw from, but {shots} shots are asked for; lower the shots or leave it out")
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(table))
+    order = np.random.default_rng(seed).permutation(len(table))
     chosen: list[int] = []
-    used: set = set()
-    for c in np.argsort(available, kind="stable"):
-        missing = shots - int(labels[chosen, c].sum())
-        for i in order:
-            if missing <= 0:
+    for c in np.argsort(available, kind="stable"):  # the rarest first
+        for i in order[labels[order, c] == 1]:
+            if labels[chosen, c].sum() >= shots:
                 break
-            if labels[i, c] and patients[i] not in used:
+            if patients[i] not in patients[chosen]:
                 chosen.append(int(i))
-                used.add(patients[i])
-                missing -= 1
-        if missing > 0:
+        if (drawn := labels[chosen, c].sum()) < shots:
             raise DataError(
-                f"only {shots - missing} of {shots} shots of {names[c]!r} could be drawn from patients not yet used; "
+                f"only {drawn} of {shots} shots of {names[c]!r} could be drawn from patients not yet used; "
                 "lower the shots"
             )
     return np.asarray(chosen)
