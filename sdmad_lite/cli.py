@@ -12,8 +12,9 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,12 +22,14 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
+from .errors import SDMADError
+from .files import NOTICE, is_main, new_folder, world, write_text
+
 if TYPE_CHECKING:
     from .data import ImageTable
 
 app = typer.Typer(
-    help="Few-shot multi-anomaly detection in medical images by radiological signs. "
-    "For teaching and research; not for clinical use.",
+    help=f"Few-shot multi-anomaly detection in medical images by radiological signs. {NOTICE}",
     epilog="'sdmad COMMAND --help' shows the options of a command and an example.",
     add_completion=False,
     rich_markup_mode=None,
@@ -38,15 +41,8 @@ app.add_typer(signs_app, name="signs")
 # The program
 
 
-@dataclass
-class Output:
-    """What --json and --quiet say; set anew by each call of the program."""
-
-    json: bool = False
-    quiet: bool = False
-
-
-output = Output()
+output = SimpleNamespace(json=False, quiet=False)
+"""What --json and --quiet say; set anew by each call of the program."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "sdmad"
         message = f"{error.format_message().rstrip('.')}; see '{where} --help'"
-    except Exception as error:
-        from .errors import SDMADError
-
-        if not isinstance(error, SDMADError):
-            raise
+    except SDMADError as error:
         message = str(error)
     print(f"error: {message}", file=sys.stderr)  # out of the except block, where progress bars are closed
     return 2
@@ -91,8 +83,6 @@ def answer(data: dict, text: str, code: int = 0) -> None:
     Args:
         data: plain values. text: the same for people. code: exit code, 1 where a check found something.
     """
-    from .files import is_main
-
     if is_main():
         print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if output.json else text, flush=True)
     if code:
@@ -143,19 +133,9 @@ Categories = Annotated[str | None, Option(help="comma-separated categories to us
 Backbone = Annotated[str, Option(help="'embedded' or an open_clip name")]
 Pretrained = Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")]
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
-Others = Literal["refuse", "leave out", "keep"]
 
 
-def read_table(
-    categories: Sequence[str],
-    data: str,
-    dataset: str | None,
-    normal: str | None,
-    names: str | None,
-    split: str | None = "all",
-    usual: str = "all",
-    others: Others = "refuse",
-) -> ImageTable:
+def read_table(data, dataset, normal, names, categories, split=None, usual="all", others="refuse") -> ImageTable:
     """The rows of --data that --split asks for, or the usual ones where the data have a split.
 
     Args:
@@ -171,14 +151,7 @@ def read_table(
         before, table = len(table), table.matching(categories)
         if len(table) < before:
             remark(f"left out: {before - len(table)} images that show other findings alone")
-    if (split or usual) == "all" or ("split" not in table.meta and not split):
-        return table
-    if "split" not in table.meta:
-        raise sd.SDMADError(f"--split {split}: {data} has no split column; leave the option out, or write one")
-    part = table.part(split or usual)
-    if not len(part):
-        raise sd.SDMADError(f"{data}: has no {split or usual} images; say which to use with --split")
-    return part
+    return table.part_or(usual, split)
 
 
 def parts_of(text: str | None) -> list[str] | None:
@@ -207,30 +180,20 @@ def run(
     device: Device = None,
 ) -> None:
     """Fit, select, evaluate and report on a folder of images."""
-    from .data import split_train_test
-    from .evaluation.experiment import BOTH_STAGES, eligible, run_experiment
+    from .evaluation.experiment import BOTH_STAGES, eligible_split, run_experiment
     from .evaluation.protocols import figure_text
-    from .files import NOTICE, new_folder
     from .show.report import write_report
 
     bank, chosen = sd.load_bank(signs), parts_of(categories)
-    table = read_table(bank.categories, data, dataset, normal, names)
+    table = read_table(data, dataset, normal, names, bank.categories)
     table = table.restricted(chosen) if chosen else table
-    train, test = split_train_test(table, seed)
-    left_out = {} if chosen else eligible(train, test, shots, min_positives)
+    train, test, left_out = eligible_split(table, shots, None if chosen else min_positives, seed)
     for category, why in left_out.items():
         remark(f"left out: {category} ({why})")
-    kept = [c for c in table.categories if c not in left_out]
-    if not kept:
-        raise sd.SDMADError(f"{data}: no category has enough positives; lower --shots or --min-positives")
-    train, test = train.restricted(kept), test.restricted(kept)
-    if not any(0 < positives < len(test) for positives in test.labels.sum(0)):
-        what = f"the test images show none or all of {', '.join(kept)}"
-        raise sd.SDMADError(f"{data}: {what}; nothing can be scored, give images with and without them")
-    model, seeds = sd.load_clip(backbone, pretrained, device), range(seed, seed + draws)
-    unused = len(table) - len(train) - len(test)
+    bank, model = bank.restricted(list(train.categories)), sd.load_clip(backbone, pretrained, device)
+    seeds, unused = range(seed, seed + draws), len(table) - len(train) - len(test)
     with new_folder(out, "metrics.json") as folder:
-        experiment = run_experiment(train, test, bank.restricted(kept), model, shots, seeds, progress=not output.quiet)
+        experiment = run_experiment(train, test, bank, model, shots, seeds, progress=not output.quiet)
         write_report(folder, experiment, Path(data).resolve().name, len(train), left_out, unused)
     macro, report = experiment.mean(BOTH_STAGES).macro(), str(Path(out).resolve() / "report.html")
     ends = {end: asdict(row) for end, row in zip(("mean", "low", "high"), macro, strict=True)}
@@ -261,15 +224,14 @@ def fit(
 ) -> None:
     """Fit a detector on a support set, and save it."""
     from .evaluation.seen_images import write_seen
-    from .files import NOTICE, new_folder
     from .show.text import signs_by_category
 
     if steps is not None and steps < 1:
-        raise sd.SDMADError(f"--steps is {steps}: it must be at least 1; to train nothing, give --training-free")
+        raise SDMADError(f"--steps is {steps}: it must be at least 1; to train nothing, give --training-free")
     if training_free and (steps, lam, checkpoint) != (None, None, None):
-        raise sd.SDMADError("--training-free: trains nothing; leave --steps, --lam and --checkpoint out")
+        raise SDMADError("--training-free: trains nothing; leave --steps, --lam and --checkpoint out")
     bank, chosen = sd.load_bank(signs), parts_of(categories)
-    table = read_table(bank.categories, data, dataset, normal, names, split, usual="train")
+    table = read_table(data, dataset, normal, names, bank.categories, split, usual="train")
     table = table.restricted(chosen) if chosen else table
     if missing := [c for c in bank.categories if c not in table.categories]:
         remark(f"left out, not in the data or not asked for: {', '.join(missing)}")
@@ -286,8 +248,11 @@ def fit(
     positives = dict(zip(bank.categories, support.labels.sum(0).tolist(), strict=True))
     thresholds = dict(zip(bank.categories, detector.thresholds_.tolist(), strict=True))
     told = {"detector": str(Path(out).resolve()), "images": len(support), "positives": positives}
-    told |= {"normal": int((support.labels.sum(1) == 0).sum()), "thresholds": thresholds}
-    told |= {"signs": detector.selected_signs(), "notice": NOTICE}
+    told |= {"normal": int((support.labels.sum(1) == 0).sum()), "thresholds": thresholds, "notice": NOTICE}
+    told |= {
+        "signs": {c: [asdict(sign) for sign in of] for c, of in detector.selected_signs().items()},
+        "notice": NOTICE,
+    }
     text = f"fitted on {len(support)} images, {told['normal']} of them normal"
     answer(told, f"{text}\n{signs_by_category(detector, positives)}\n\n{NOTICE}\ndetector: {told['detector']}")
 
@@ -316,46 +281,43 @@ def predict(
     images goes to a file, a row for each image; a .json file holds what --json prints.
     """
     from .deployment.scoring import listed
-    from .deployment.tables import TABLES, explain_images, explained_csv, explained_rows, image_files, write_scores
-    from .files import NOTICE, world, write_text
-    from .show.maps import write_maps
-    from .show.text import explained_table
+    from .deployment.tables import TABLES, image_files, write_scores
+    from .show.explained import explained_csv, explained_rows, explained_table, write_maps
 
     ending = Path(out).suffix.lower() if out else ""
     if out and ending not in (*TABLES, ".json"):
-        raise sd.SDMADError(f"--out {out}: end it in {', '.join(TABLES)} or .json")
+        raise SDMADError(f"--out {out}: end it in {', '.join(TABLES)} or .json")
     if bool(images) == bool(data):
         what = "give images or --data, not both" if data else "no image is given; name files, folders or --data"
-        raise sd.SDMADError(f"predict: {what}")
-    fitted = sd.SDMAD.load(detector, device=device)
-    source: Any = image_files(images or [])
-    root, progress = Path(data) if data and Path(data).is_dir() else None, not output.quiet
-    if root and not dataset and not (root / "labels.csv").exists():
-        source = root  # searched for images at any depth
-    elif data:
-        source = read_table(fitted.bank.categories, data, dataset, normal, names, split, others="keep")
+        raise SDMADError(f"predict: {what}")
+    fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
+    root = Path(data) if data and Path(data).is_dir() else None
+    source: Any = image_files(images) if images else root  # a folder is searched for images at any depth
+    if data and (dataset or not root or (root / "labels.csv").exists()):
+        source = read_table(data, dataset, normal, names, fitted.bank.categories, split, others="keep")
     told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
     if maps or ending not in TABLES:
         few = dict(listed(source, root))
-        found = explain_images(fitted, few, batch_size or 32, progress)
-        rows = explained_rows(found, write_maps(maps, fitted, few, found) if maps else {})
-        told |= {"images": len(few)}
-    where = str(Path(out or "").resolve())
-    if out and ending == ".json":
-        write_text(out, json.dumps(told | {"predictions": rows}, indent=1, ensure_ascii=False) + "\n")
-        answer(told | {"out": where}, f"{told['images']} images: {where}\n{NOTICE}")
-    elif out:
-        more = {"batch_size": batch_size, "workers": workers, "resume": not restart}
-        total, bad = write_scores(fitted, source, out, root=root, explain=not scores_only, progress=progress, **more)
-        said = f"{bad} of them could not be read: see the column error\n" if bad else ""
-        # a launcher of several processes would take 1 for a failure and stop the others
-        code = int(bad > 0 and world()[1] == 1)
-        answer(told | {"images": total, "errors": bad, "out": where}, f"{total} images: {where}\n{said}{NOTICE}", code)
-    elif form == "csv":
-        remark(NOTICE)
-        answer(told | {"predictions": rows}, explained_csv(rows))
+        rows = explained_rows(fitted, few, progress)
+        if maps:
+            write_maps(maps, fitted, few, rows)
+        told |= {"images": len(few), "predictions": rows}
+    if not out:
+        if form == "csv":
+            remark(NOTICE)
+        return answer(told, explained_csv(rows) if form == "csv" else f"{explained_table(rows)}\n{NOTICE}")
+    bad = 0
+    if ending in TABLES:
+        more: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "resume": not restart}
+        more |= {"root": root, "explain": not scores_only, "progress": progress}
+        told["images"], bad = write_scores(fitted, source, out, **more)
     else:
-        answer(told | {"predictions": rows}, f"{explained_table(rows)}\n{NOTICE}")
+        write_text(out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    told |= {"errors": bad, "out": str(Path(out).resolve())}
+    text = f"{told['images']} images: {told['out']}\n"
+    text += f"{bad} of them could not be read: see the column error\n" if bad else ""
+    # several processes end with 0: their launcher would take 1 for a failure, and stop the others
+    answer({n: v for n, v in told.items() if n != "predictions"}, text + NOTICE, int(bad > 0 and world()[1] == 1))
 
 
 @command(app, "evaluate", "sdmad evaluate --detector build/detector --data data_samples/chest")
@@ -375,24 +337,21 @@ def evaluate(
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
     from .evaluation.protocols import bootstrap
     from .evaluation.seen_images import unseen
-    from .files import NOTICE, write_text
     from .show.text import scores_by_protocol
 
     fitted = sd.SDMAD.load(detector, device=device)
     known = fitted.bank.categories
-    table = read_table(known, data, dataset, normal, names, split, usual="test", others="leave out")
+    table = read_table(data, dataset, normal, names, known, split, usual="test", others="leave out")
     table, remarks = unseen(detector, table, fitted.bank.color, exclude_support)
     if missing := [c for c in known if c not in table.categories]:
         remarks.append(f"not scored, the data have no column for them: {', '.join(missing)}")
     if not table.has_patients:
         remarks.append("the data name no patients: intervals take every image for another one and may be too narrow")
     if not table.labels.any() or table.labels.all():
-        raise sd.SDMADError(f"{data}: the images show none or all of the categories; give some with and some without")
+        raise SDMADError(f"{data}: the images show none or all of the categories; give some with and some without")
     columns, patients, progress = [known.index(c) for c in table.categories], list(table.patients()), not output.quiet
-    scores, thresholds = fitted.predict_proba(table.images, progress=progress), fitted.thresholds_[columns]
-    result = bootstrap(
-        scores[:, columns], table.labels, table.categories, thresholds, patients, resamples, seed, progress=progress
-    )
+    scores = fitted.predict_proba(table.images, progress=progress)[:, columns], table.labels, table.categories
+    result = bootstrap(*scores, fitted.thresholds_[columns], patients, resamples, seed, progress=progress)
     for line in remarks:
         remark(f"note: {line}")
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
@@ -417,20 +376,20 @@ def embed(
     device: Device = None,
 ) -> None:
     """Write embeddings of images and signs, before and after the adapters."""
-    from .deployment.embeddings import embeddings, image_names, write_embeddings
+    from .deployment.embeddings import embeddings, write_embeddings
 
     if Path(out).suffix not in (".npz", ".parquet"):
-        raise sd.SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")
+        raise SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")
     if bool(detector) == bool(signs):
-        raise sd.SDMADError("embed: give --detector, or --signs for the frozen model alone")
+        raise SDMADError("embed: give --detector, or --signs for the frozen model alone")
     if detector and (backbone or pretrained):
-        raise sd.SDMADError("--backbone: a detector names its own backbone; leave --backbone and --pretrained out")
+        raise SDMADError("--backbone: a detector names its own backbone; leave --backbone and --pretrained out")
     fitted = sd.SDMAD.load(detector, device=device) if detector else None
     bank = fitted.bank if fitted else sd.load_bank(str(signs))
     model = fitted.backbone if fitted else sd.load_clip(backbone or "embedded", pretrained, device)
-    table = read_table(bank.categories, data, dataset, normal, names, split, others="leave out")
-    arrays = embeddings(table.images, bank, model, fitted, progress=not output.quiet)
-    write_embeddings(Path(out), arrays, image_names(table.images, data), table, bank)
+    table = read_table(data, dataset, normal, names, bank.categories, split, others="leave out")
+    arrays = embeddings(table, bank, model, fitted, progress=not output.quiet)
+    write_embeddings(out, arrays, table, bank, root=data if Path(data).is_dir() else None)
     width, where = arrays["image"].shape[1], str(Path(out).resolve())
     told = {"out": where, "images": len(table), "signs": len(bank.texts), "width": width, "arrays": sorted(arrays)}
     answer(told, f"{len(table)} images and {len(bank.texts)} signs, {width} numbers each: {where}")
@@ -483,29 +442,24 @@ def generate(
     """Have a language model on an OpenAI-compatible server write a sign bank."""
     pairs = [(named.strip(), what.strip()) for named, _, what in (text.partition(":") for text in categories)]
     if twice := [named for named, times in Counter(named for named, _ in pairs).items() if times > 1]:
-        raise sd.SDMADError(f"categories: {twice[0]!r} stands twice; remove one")
+        raise SDMADError(f"categories: {twice[0]!r} stands twice; remove one")
     if key and not os.environ.get(key):
-        raise sd.SDMADError(f"--key {key}: there is no such environment variable; set it to the server's key")
+        raise SDMADError(f"--key {key}: there is no such environment variable; set it to the server's key")
     if Path(out).is_dir():
-        raise sd.SDMADError(f"{out}: is a folder; name a file in it")
+        raise SDMADError(f"{out}: is a folder; name a file in it")
     settings: dict[str, Any] = {"model": model, "base_url": server, "api_key": os.environ[key] if key else None}
     settings |= {"name": name or Path(out).stem, "color": color, "language": language, "cache": cache, "seed": seed}
     settings |= {"signs_per_category": signs, "normal_signs": normal_signs, "temperature": temperature}
     settings |= {"timeout": timeout, "retries": retries, "prices": prices, "progress": not output.quiet}
     made = sd.generate_signs(dict(pairs), modality, **settings)
     made.bank.save(out)
-    told: dict[str, Any] = {
-        "out": str(Path(out).resolve()),
-        "form": made.form,
-        "usage": asdict(made.usage),
-        "bank": made.bank.name,
-    }
-    told |= {"merged": list(made.merged), "dropped": list(made.dropped)}
-    told["findings"] = [asdict(finding) for finding in made.findings]
+    findings, where = [asdict(finding) for finding in made.findings], str(Path(out).resolve())
+    told: dict[str, Any] = {"out": where, "form": made.form, "usage": asdict(made.usage), "bank": made.bank.name}
+    told |= {"merged": list(made.merged), "dropped": list(made.dropped), "findings": findings}
     lines = [f"left out: {line}" for line in made.dropped]
     lines += [f"{finding.severity}: {finding}" for finding in made.findings if finding.severity != "note"]
     failed = any(finding.severity == "error" for finding in made.findings)
-    answer(told, "\n".join([*lines, str(made), f"bank: {told['out']}"]), int(failed))
+    answer(told, "\n".join([*lines, str(made), f"bank: {where}"]), int(failed))
 
 
 # data

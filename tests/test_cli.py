@@ -131,7 +131,8 @@ def test_fit_tells_the_signs_and_saves_a_detector_and_hashes(world, ask, tmp_pat
     out = tmp_path / "new"
     told = ask("fit", *world.fit, "--out", out, "--shots", 1, "--seed", 3, "--lam", 0.6)
     detector = SDMAD.load(out)
-    assert told["signs"] == detector.selected_signs() and told["images"] == 3 and told["normal"] == 1
+    signs = {category: [asdict(s) for s in rows] for category, rows in detector.selected_signs().items()}
+    assert told["signs"] == signs and told["images"] == 3 and told["normal"] == 1
     assert told["positives"] == {"Effusion": 1, "Nodule": 1} and "not for clinical use" in told["notice"]
     assert detector.adapters.lam == 0.6 and detector.alignment.steps == 2 and detector.random_state == 3
     support = (out / "support.json").read_text()
@@ -287,7 +288,7 @@ def test_signs_check_returns_1_after_an_error(ask, tmp_path):
     signs = [*BANK["signs"][:3], {"text": "no small dense spot", "categories": ["Nodule"]}]
     path = World(tmp_path, None, None).bank(signs=signs)
     found = ask("signs", "check", path, code=1)["findings"]
-    assert any(f["rule"] == "negation" and f["line"] and f["suggestion"] for f in found if f["severity"] == "error")
+    assert any(f["rule"] == "negation" and f["place"] and f["suggestion"] for f in found if f["severity"] == "error")
     few = World(tmp_path, None, None).bank()  # two signs of a category are a warning
     assert ask("signs", "check", few)["warnings"] > 0
     ask("signs", "check", few, "--strict", code=1)

@@ -72,6 +72,21 @@ class ImageTable:
             raise DataError(f"the table has no split column; write one to have a part {name!r}")
         return self.rows(np.flatnonzero(np.asarray(self.meta["split"]) == name))
 
+    def part_or(self, usual: str, name: str | None = None) -> ImageTable:
+        """The rows of the split `name`; where it is None those of `usual`, or all rows if the table has no split.
+
+        Args:
+            usual, name: train, val, test, or "all" for every row.
+
+        Raises:
+            DataError: there is no such row, or no split column for `name`.
+        """
+        if (name or usual) == "all" or (name is None and "split" not in self.meta):
+            return self
+        if not len(part := self.part(name or usual)):
+            raise DataError(f"the data have no {name or usual} images; choose another split")
+        return part
+
     @property
     def has_patients(self) -> bool:
         """Whether rows say whose image they are. If not, two images of one person may part in a split,

@@ -1,19 +1,15 @@
-"""Scores as tables: a row for each image in a file, or, of a few images, a row for each image and category."""
+"""The scores of images that are named on a command line, in a table of whichever form."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from ..data import walk_images
 from ..errors import DataError
-from ..explain import CategoryExplanation, explanations
 from ..files import is_main, new_file, write_text
 from .scoring import about, score_archive, score_table
 
@@ -78,57 +74,3 @@ def write_scores(
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(f"{out}.about.json", json.dumps(about(detector), indent=1, ensure_ascii=False) + "\n")
     return len(rows), sum(row["error"] is not None for row in rows)
-
-
-def explain_images(
-    detector: SDMAD, images: Mapping[str, object], batch_size: int = 32, progress: bool = False
-) -> dict[str, list[CategoryExplanation]]:
-    """Name -> what `SDMAD.explain` says of the image, from name -> image."""
-    names, found = list(images), {}
-    for start in tqdm(range(0, len(names), batch_size), desc="images", disable=not progress, leave=False):
-        batch = names[start : start + batch_size]
-        cosines, activations = detector.features([images[name] for name in batch])
-        for name, z, h in zip(batch, cosines, activations, strict=True):
-            found[name] = explanations(detector, z, h)
-    return found
-
-
-def explained_rows(found: Mapping[str, list[CategoryExplanation]], maps: Mapping[tuple[str, str], str]) -> list[dict]:
-    """Plain values of what `explain_images` gave, a row for each image and category.
-
-    `signs` are the selected ones, first the one that speaks most for the category. Their contributions, `normal_signs`,
-    `image_evidence` and `bias` sum to the logit. `map` is the picture that `write_maps` drew, None without one.
-    """
-    rows = []
-    for image, e in ((image, e) for image, of_image in found.items() for e in of_image):
-        own = sorted((sign for sign in e.signs if sign.weight > 0), key=lambda sign: -sign.contribution)
-        rows.append(
-            {
-                "image": image,
-                "category": e.category,
-                "probability": e.probability,
-                "threshold": e.threshold,
-                "detected": e.probability >= e.threshold,
-                "logit": e.logit,
-                "signs": [{"text": s.text, "weight": s.weight, "contribution": s.contribution} for s in own],
-                "normal_signs": float(sum(sign.contribution for sign in e.signs if sign.normal)),
-                "image_evidence": e.image,
-                "bias": e.bias,
-                "map": maps.get((image, e.category)),
-            }
-        )
-    return rows
-
-
-def signs_in_a_cell(row: Mapping, most: int | None = None) -> str:
-    """The first signs of a row: "round opacity +1.23; small dense spot -0.12"."""
-    return "; ".join(f"{sign['text']} {sign['contribution']:+.2f}" for sign in row["signs"][:most])
-
-
-def explained_csv(rows: Sequence[Mapping]) -> str:
-    """Rows as CSV, the signs in one cell."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "detected": int(row["detected"]), "signs": signs_in_a_cell(row)} for row in rows)
-    return stream.getvalue().rstrip("\n")

@@ -6,10 +6,10 @@ what to compare with; `experiment.py` is the whole path; `episodes.py` and `seen
 
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .episodes import Episodes, draw_episodes, load_episodes
-from .experiment import Experiment, Settings, eligible, run_experiment
+from .experiment import Experiment, Settings, eligible, eligible_split, run_experiment
 from .protocols import Evaluation, Interval, Paired, bootstrap, evaluate, mean_interval, over_draws, paired
 from .sealed import SealedTest
 
 __all__ = ["ON_FEATURES", "Episodes", "Evaluation", "Experiment", "Interval", "Method", "Paired", "Predictor", "Query"]
-__all__ += ["SealedTest", "Settings", "Support", "bootstrap", "draw_episodes", "eligible", "evaluate", "load_episodes"]
-__all__ += ["mean_interval", "over_draws", "paired", "run_experiment"]
+__all__ += ["SealedTest", "Settings", "Support", "bootstrap", "draw_episodes", "eligible", "evaluate"]
+__all__ += ["eligible_split", "load_episodes", "mean_interval", "over_draws", "paired", "run_experiment"]

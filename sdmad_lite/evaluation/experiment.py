@@ -15,7 +15,7 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from ..alignment import AlignmentConfig, embed_augmented
-from ..data import ImageTable, draw_support
+from ..data import ImageTable, draw_support, split_train_test
 from ..detector import SDMAD
 from ..errors import DataError
 from ..selection import SelectionConfig, equal_weights, margins
@@ -196,3 +196,25 @@ def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dic
         elif patients < shots:
             out[name] = f"{patients} positive patients in train, {shots} shots need {shots}"
     return out
+
+
+def eligible_split(
+    table: ImageTable, shots: int, least: int | None = None, seed: int = 0
+) -> tuple[ImageTable, ImageTable, dict[str, str]]:
+    """Train and test rows with the eligible categories alone, and why others are left out.
+
+    Args:
+        least: see `eligible`; None keeps every category. seed: of the split, where the table has none.
+
+    Raises:
+        DataError: no category is left, or the test images have nothing to tell apart.
+    """
+    train, test = split_train_test(table, seed)
+    left_out = {} if least is None else eligible(train, test, shots, least)
+    if not (kept := [c for c in table.categories if c not in left_out]):
+        raise DataError("no category has enough positives; ask for fewer shots or for fewer positives")
+    train, test = train.restricted(kept), test.restricted(kept)
+    if not any(0 < positives < len(test) for positives in test.labels.sum(0)):
+        what = f"the test images show none or all of {', '.join(kept)}"
+        raise DataError(f"{what}; nothing can be scored, give images with and without them")
+    return train, test, left_out

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..deployment.tables import signs_in_a_cell
 from ..evaluation.protocols import Interval, figure_text
 
 if TYPE_CHECKING:
@@ -23,10 +22,10 @@ def signs_by_category(detector: SDMAD, positives: Mapping[str, int]) -> str:
     """The signs that each category trusts, with their weights, and how many were dropped."""
     lines = []
     thresholds = dict(zip(detector.bank.categories, detector.thresholds_, strict=True))
-    for category, rows in detector.selected_signs().items():
+    for category, signs in detector.selected_signs().items():
         lines.append(f"\n{category} ({positives[category]} positives, threshold {thresholds[category]:.3f})")
-        lines += [f"  {row['weight']:6.3f}  {row['text']}" for row in rows if row["kept"]]
-        if dropped := sum(not row["kept"] for row in rows):
+        lines += [f"  {sign.weight:6.3f}  {sign.text}" for sign in signs if sign.kept]
+        if dropped := sum(not sign.kept for sign in signs):
             lines.append(f"  {dropped} dropped")
     return "\n".join(lines)
 
@@ -41,12 +40,3 @@ def scores_by_protocol(result: Interval) -> str:
     macro = [(name, [getattr(end, name) for end in result.macro()]) for name in ("f1", "exact_match", "ranking_loss")]
     more = ", ".join(f"{name.replace('_', ' ')} {figure_text(*ends)}" for name, ends in macro)
     return f"{aligned(rows)}\n\nmultilabel, macro: {more}"
-
-
-def explained_table(rows: Sequence[Mapping]) -> str:
-    """Rows of `explained_rows` with the two signs that speak most for each category, and where heat maps lie."""
-    lines = [["image", "category", "probability", "threshold", "decision", "signs that speak most for it"]]
-    for row in rows:
-        cells = [row["image"], row["category"], f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
-        lines.append([*cells, "detected" if row["detected"] else "", signs_in_a_cell(row, 2)])
-    return "\n".join([aligned(lines), *(f"heat map: {row['map']}" for row in rows if row["map"])])

@@ -182,7 +182,7 @@ CASES = [
     command(
         "fit: a split without images",
         fitting(split="val"),
-        "{path}/data: has no val images; say which to use with --split",
+        "the data have no val images; choose another split",
     ),
     command(
         "fit: an unknown public set", fitting(dataset="chestxray15"), "unknown data set 'chestxray15'; known are {sets}"
@@ -206,18 +206,17 @@ CASES = [
     command(
         "run: too many shots for every category",
         running("--shots=40"),
-        "{path}/data: no category has enough positives; lower --shots or --min-positives",
+        "no category has enough positives; ask for fewer shots or for fewer positives",
     ),
     command(
         "run: a category twice",
         running("--categories=Nodule,Nodule"),
-        "sign bank: category 'Nodule' is listed twice: remove one",
+        "sign bank: category 'Nodule' is listed twice; {reason}",
     ),
     command(
         "run: nothing to score",
         running("--categories=Nodule", labels=LABELS.replace("5.png,0,1", "5.png,0,0")),
-        "{path}/data: the test images show none or all of Nodule; nothing can be scored, give images with and without "
-        "them",
+        "the test images show none or all of Nodule; nothing can be scored, give images with and without them",
     ),
     command(
         "run: a truncated test image",
@@ -300,7 +299,7 @@ CASES = [
     command(
         "evaluate: a split that the data have not",
         evaluating("--split=test", labels=ALL_NORMAL),
-        "--split test: {path}/data has no split column; leave the option out, or write one",
+        "the table has no split column; write one to have a part 'test'",
     ),
     command(
         "evaluate: a broken support.json",

@@ -199,7 +199,8 @@ CASES = [
         dicom(syntax=JPEGLSLossless, PixelData=encapsulate([b"\0" * 10])),
         (
             "{path}/scan.dcm: its pixels cannot be decoded (JPEG-LS Lossless Image Compression, "
-            "1.2.840.10008.1.2.4.80: {reason}); copy the file again if it is damaged, or unpack it (gdcmconv --raw), or install decoders (pip "
+            "1.2.840.10008.1.2.4.80: {reason}); copy the file again if it is damaged, "
+            "or unpack it (gdcmconv --raw), or install decoders (pip "
             "install pylibjpeg pylibjpeg-libjpeg)"
         ),
     ),

@@ -1,0 +1,93 @@
+"""A few images, explained: rows for a program, lines for people, heat maps in a folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data import read_image
+from ..explain import explanation_of
+from ..files import NOTICE, new_folder
+from .plots import plot_sign_maps, to_png
+from .text import aligned
+
+if TYPE_CHECKING:
+    from ..detector import SDMAD
+
+MAPPED = 3
+"""Signs in one picture of heat maps: those that speak most for the category."""
+
+
+def explained_rows(detector: SDMAD, images: Mapping[str, object], progress: bool = False) -> list[dict]:
+    """What `SDMAD.explain` says of each image (name -> image), as plain values: a row for each image and category.
+
+    `signs` are the selected ones, first the one that speaks most for the category. Their contributions, `normal_signs`,
+    `image_evidence` and `bias` sum to the logit. `map` is for `write_maps`.
+    """
+    rows = []
+    cosines, activations = detector.features(list(images.values()), progress=progress)
+    for name, z, h in zip(images, cosines, activations, strict=True):
+        for e in explanation_of(detector, z, h):
+            own = sorted((sign for sign in e.signs if sign.weight > 0), key=lambda sign: -sign.contribution)
+            signs = [{"text": s.text, "weight": s.weight, "contribution": s.contribution} for s in own]
+            row = {"image": name, "category": e.category, "probability": e.probability, "threshold": e.threshold}
+            row |= {"detected": e.detected, "logit": e.logit, "signs": signs}
+            row |= {"normal_signs": float(sum(sign.contribution for sign in e.signs if sign.normal))}
+            rows.append(row | {"image_evidence": e.image, "bias": e.bias, "map": None})
+    return rows
+
+
+def write_maps(folder: str | Path, detector: SDMAD, images: Mapping[str, object], rows: Sequence[dict]) -> None:
+    """Draw where the signs of each detected category are seen; of the likeliest one where none is detected.
+
+    Args:
+        folder: to write; an earlier one of this function is replaced. maps.json in it says what each picture shows.
+        rows: of `explained_rows`; `map` becomes the path of the picture.
+
+    Raises:
+        OutputError: the folder cannot be written, or holds something else.
+    """
+    texts, index = detector.bank.texts, {}
+    with new_folder(folder, "maps.json") as temporary:
+        for number, (name, image) in enumerate(images.items()):
+            own = [row for row in rows if row["image"] == name]
+            maps, picture = detector.sign_maps(image), np.asarray(read_image(image, detector.bank.color))
+            for row in [r for r in own if r["detected"]] or [max(own, key=lambda r: r["probability"])]:
+                best = [sign["text"] for sign in row["signs"][:MAPPED]]
+                file = re.sub(r"[^\w.-]+", "_", f"{number:04d} {Path(name).stem} {row['category']}.png")
+                figure = plot_sign_maps(picture, {text: maps[texts.index(text)] for text in best})
+                (temporary / file).write_bytes(to_png(figure))
+                index[file] = {"image": name, "category": row["category"], "signs": best}
+                row["map"] = str(Path(folder) / file)
+        about = json.dumps({"maps": index, "notice": NOTICE}, indent=1, ensure_ascii=False)
+        (temporary / "maps.json").write_text(about, encoding="utf-8")
+
+
+def signs_in_a_cell(row: Mapping, most: int | None = None) -> str:
+    """The first signs of a row: "round opacity +1.23; small dense spot -0.12"."""
+    return "; ".join(f"{sign['text']} {sign['contribution']:+.2f}" for sign in row["signs"][:most])
+
+
+def explained_csv(rows: Sequence[Mapping]) -> str:
+    """Rows as CSV, the signs in one cell."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "detected": int(row["detected"]), "signs": signs_in_a_cell(row)} for row in rows)
+    return stream.getvalue().rstrip("\n")
+
+
+def explained_table(rows: Sequence[Mapping]) -> str:
+    """Rows for people, with the two signs that speak most for each category, and where heat maps lie."""
+    lines = [["image", "category", "probability", "threshold", "decision", "signs that speak most for it"]]
+    for row in rows:
+        cells = [row["image"], row["category"], f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
+        lines.append([*cells, "detected" if row["detected"] else "", signs_in_a_cell(row, 2)])
+    return "\n".join([aligned(lines), *(f"heat map: {row['map']}" for row in rows if row["map"])])
