@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = ROOT / "build" / "course"
-"""Where notebooks leave files for each other; it can be deleted at any time."""
+OUTPUTS = ROOT / "build" / "course"  # where notebooks leave files for each other; it can be deleted at any time
 
 
 def samples(modality: str = "chest", kept_out: bool = False) -> tuple[SignBank, ImageTable, ImageTable]:
@@ -36,15 +35,14 @@ def samples(modality: str = "chest", kept_out: bool = False) -> tuple[SignBank, 
     """
     folder = ROOT / "data_samples" / modality
     if not (folder / "labels.csv").is_file():
-        parent = folder.parent
-        raise DataError(f"{folder}: no samples; make them with `python -m sdmad_phantoms.samples {parent}`")
+        raise DataError(f"{folder}: no samples; make them with `python -m sdmad_phantoms.samples {folder.parent}`")
     bank = load_bank(f"{modality}_phantoms")
     train, test = split_train_test(load_folder(folder, bank.categories))
     if kept_out:
         from sdmad_phantoms import modality_named
 
         names = list(modality_named(modality).kept_out)
-        return bank.restricted(names), train.restricted(names), test.restricted(names)
+        bank, train, test = bank.restricted(names), train.restricted(names), test.restricted(names)
     return bank, train, test
 
 

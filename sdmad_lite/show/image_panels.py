@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from textwrap import fill
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -18,8 +19,6 @@ from ..errors import DataError
 from ..explain import CategoryExplanation
 from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
 from .plots import BLUE, GREY, ORANGE, PALETTE, RED, draw_image, finish, logit_parts
-
-NEIGHBOURS = 10
 
 # The embedding explorer
 
@@ -106,7 +105,7 @@ def _groups(case: EmbeddingCase, kind: str, name: str) -> list[tuple[str, str, n
 def _alike(case: EmbeddingCase, kind: str, name: str, points: np.ndarray) -> str:
     """How far the nearest points in a map agree, in words: [ours] the mean over the ten nearest."""
     values = case.column(kind, name)
-    near = values[cKDTree(points).query(points, min(NEIGHBOURS, len(points) - 1) + 1)[1][:, 1:]]  # (N, neighbours)
+    near = values[cKDTree(points).query(points, min(10, len(points) - 1) + 1)[1][:, 1:]]  # (N, neighbours)
     if kind == "sign":
         if min(values.std(), near.mean(1).std()) < 1e-9:
             return "cosine does not vary"
@@ -147,7 +146,7 @@ class BreakCase:
     @cached_property
     def before(self) -> list[CategoryExplanation]:
         """Its explanation."""
-        return self.detector.explain(self.picture)
+        return cast(list[CategoryExplanation], self.detector.explain(self.picture))
 
 
 def broken(
@@ -171,7 +170,7 @@ def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure
     """The spoilt image, all probabilities before and now, and what each sign of a category adds before and now."""
     c = number_of(category, case.detector.bank.categories, "category")
     spoilt = broken(case.picture, noise, blur, exposure, occlusion)
-    before, now = case.before, case.detector.explain(spoilt)
+    before, now = case.before, cast(list[CategoryExplanation], case.detector.explain(spoilt))
     figure, (picture, chances, parts) = panel_axes(12, 4.6, (1.05, 0.85, 1), 0.01, 0.8)
     draw_image(picture, spoilt)
     _draw_pairs(chances, [e.category for e in now], [e.probability for e in before], [e.probability for e in now])

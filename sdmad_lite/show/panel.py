@@ -1,14 +1,11 @@
-"""What all panels share: controls, the picture they make, a line of text; and letters for the back of a room.
-
-A panel is a case, a function and a line:
+"""What all panels share. A panel is a case, a function and a line:
 
     case = BoardCase(scores, labels, categories, thresholds)            # computed beforehand
     figure, text = protocol_board(case, "Effusion", "detection", 0.4)   # anywhere
     board_panel(case)                                                   # in a notebook, with a kernel
 
 The function is pure and works on cosines computed once, so that a move costs milliseconds; `Panel` only passes values
-on. Pictures are `widgets.Image` and texts `widgets.HTML`: `Output` and `interact` can stall a notebook that runs
-without a browser.
+on. Pictures are `Image`, texts `HTML`: `Output` and `interact` can stall a notebook that runs without a browser.
 """
 
 from __future__ import annotations
@@ -25,12 +22,8 @@ from ..errors import DataError
 from ..files import NOTICE
 from .plots import new_figure, to_png
 
-SMALL, LARGE = 10, 12
-"""Letters in points, in pictures 12 inches wide."""
-
-Drawn = tuple[Figure, str]
-"""A figure, and the same state in words (HTML)."""
-
+SMALL, LARGE = 10, 12  # letters in points, in pictures 12 inches wide
+Drawn = tuple[Figure, str]  # a figure, and the same state in words (HTML)
 Controls = Mapping[str, ipywidgets.Widget]
 
 
@@ -47,12 +40,7 @@ class Panel(ipywidgets.VBox):
         controls: Controls,
         follow: Mapping[str, Callable[[Controls], None]] | None = None,
     ):
-        """Draw the first state.
-
-        Args:
-            draw: takes the value of each control by its name.
-            follow: name of a control -> what brings the others in step when it moves.
-        """
+        """`draw` takes the values of the controls; `follow[name]` brings the others in step when that one moves."""
         self.draw, self.controls, self._follow, self._quiet = draw, dict(controls), dict(follow or {}), False
         self.picture, self.state = ipywidgets.Image(format="png"), ipywidgets.HTML()
         for name, control in self.controls.items():
@@ -86,15 +74,14 @@ class Checks(ipywidgets.Box):
     value = traitlets.Tuple()
 
     def __init__(self, labels: Mapping):
-        """`labels`: option -> text beside its box."""
         super().__init__(layout={"width": "100%", "flex_flow": "row wrap"})
         self.remark, self._quiet = ipywidgets.HTML(), False
         self.offer(labels)
         self.observe(self._show, "value")
 
     def offer(self, labels: Mapping) -> None:
-        """Put other options in place of these, all on."""
-        look = {"indent": False, "layout": {"width": "auto"}}
+        """Other options, all on: option -> text beside its box."""
+        look = {"indent": False, "layout": {"width": "auto", "margin": "2px 24px 2px 2px"}}
         self.options = tuple(labels)
         self.boxes = [ipywidgets.Checkbox(True, description=text, **look) for text in labels.values()]
         for box in self.boxes:
@@ -157,22 +144,14 @@ def panel_axes(width: float, height: float, ratios: Sequence[float], left: float
 
 
 def number_of(value, options: Sequence, name: str) -> int:
-    """Where a value stands among the options.
-
-    Raises:
-        DataError: it is none of them.
-    """
+    """Where a value stands among the options; a DataError names one that is none of them."""
     if value not in options:
         raise DataError(f"{name}: {value!r} is none of {', '.join(map(str, options))}")
     return list(options).index(value)
 
 
 def check_shapes(case, **shapes: tuple[int, ...]) -> None:
-    """Refuse a case of which an array, or one of a dict of arrays, has another shape than expected.
-
-    Raises:
-        DataError: names the first.
-    """
+    """A DataError names the first array of a case, or of a dict in it, that has another shape than expected."""
     for name, shape in shapes.items():
         value = getattr(case, name)
         several = isinstance(value, Mapping)

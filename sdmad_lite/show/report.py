@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-from dataclasses import asdict, is_dataclass
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
+from pydantic_core import to_jsonable_python
 
 from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
 from ..evaluation.protocols import figure_text, over_draws
+from ..explain import CategoryExplanation
 from ..files import NOTICE
 from . import plots
 
@@ -26,11 +29,8 @@ def write_report(
     """Fill a folder with the results of an experiment.
 
     Args:
-        folder: exists.
-        name: of the data set.
-        train_size: images that support sets were drawn from.
-        left_out: finding -> why it is not a category.
-        unused: images dropped because they show only such findings.
+        folder: exists. name: of the data set. train_size: images that support sets were drawn from.
+        left_out: finding -> why it is not a category. unused: images that show only such findings, and are dropped.
     """
     first, result = experiment.detectors[0], experiment.mean()
     data = {
@@ -77,30 +77,14 @@ def write_report(
 
 def write_json(path: Path, data: dict) -> None:
     """Plain JSON, of dataclasses too; a number that is not finite becomes null."""
-
-    def plain(value):
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    path.write_text(json.dumps(plain(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=1) + "\n", encoding="utf-8")
 
 
 def sign_table(experiment: Experiment) -> dict[str, list[dict]]:
     """For each category the first draw's signs, with the number of draws that kept each."""
     tables = [detector.selected_signs() for detector in experiment.detectors]
-
-    def kept_in_draws(category: str, text: str) -> int:
-        return sum(sign.kept for table in tables for sign in table[category] if sign.text == text)
-
-    return {
-        category: [asdict(sign) | {"kept_in_draws": kept_in_draws(category, sign.text)} for sign in signs]
-        for category, signs in tables[0].items()
-    }
+    kept = Counter((c, sign.text) for table in tables for c, signs in table.items() for sign in signs if sign.kept)
+    return {c: [asdict(s) | {"kept_in_draws": kept[c, s.text]} for s in signs] for c, signs in tables[0].items()}
 
 
 def _example(experiment: Experiment) -> dict:
@@ -113,7 +97,7 @@ def _example(experiment: Experiment) -> dict:
     row = int(np.argmax(labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))))
     image = experiment.test.images[row]
     truth = [c for c, y in zip(experiment.bank.categories, labels[row], strict=True) if y]
-    explanations = detector.explain(image)
+    explanations = cast(list[CategoryExplanation], detector.explain(image))
     top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(truth))]
     return {
         "picture": np.asarray(read_image(image, experiment.bank.color)),

@@ -83,15 +83,14 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
     """In whom it is detected: those that have it, normal images, each other category without it."""
     has, detected = case.labels[:, c] == 1, case.scores[:, c] >= threshold
     groups = {case.categories[c]: has, "normal": case.labels.sum(1) == 0}
-    groups |= {f"{d} without it": ~has & (y == 1) for d, y in zip(case.categories, case.labels.T, strict=True)}
-    groups.pop(f"{case.categories[c]} without it")
+    others = [d for d in range(len(case.categories)) if d != c]
+    groups |= {f"{case.categories[d]} without it": ~has & (case.labels[:, d] == 1) for d in others}
     for i, rows in enumerate(groups.values()):
         share = detected[rows].mean() if rows.any() else 0
         axis.barh(i, share, color=BLUE if i == 0 else ORANGE if i > 1 else GREY)
         axis.text(share + 0.02, i, f"{detected[rows].sum()} of {rows.sum()}", va="center", fontsize=SMALL)
     title = f"detected: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
-    label = f"share detected ({case.categories[c]})"
-    finish(axis, list(groups), SMALL, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel=label, title=title)
+    finish(axis, list(groups), SMALL, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel="share detected", title=title)
 
 
 def board_panel(case: BoardCase) -> Panel:
@@ -107,8 +106,7 @@ def board_panel(case: BoardCase) -> Panel:
 # Shots and strength, from fits that `make grid` did beforehand
 
 GRID = Path(__file__).parents[2] / "docs" / "results" / "shots_strength.json"
-SCORES = ("SD-MAD", "signs alone")
-"""What is scored: all of the logit, or only what the signs add to it."""
+SCORES = ("SD-MAD", "signs alone")  # of all the logit, or only of what the signs add to it
 MACRO = "mean of all"
 
 

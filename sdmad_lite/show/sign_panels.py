@@ -1,9 +1,4 @@
-"""Panels about signs: the sign explorer shows what they say of one image, "signs kept" what a choice of them is worth.
-
-case = SignCase(cosines, validation.labels, bank, selector.auroc_, selector.weights_)
-figure, text = signs_kept(case, "Fibrosis", case.ranked("Fibrosis")[:2])
-signs_kept_panel(case)
-"""
+"""Panels about signs: the explorer shows what they say of one image, "signs kept" what a choice of them is worth."""
 
 from __future__ import annotations
 
