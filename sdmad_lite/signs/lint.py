@@ -77,7 +77,7 @@ def _findings(data: Any, backbone: Backbone | None) -> Iterator[Finding]:
     found = [
         *structure(categories, signs, normal),
         *chain(*(check_sign(place, sign, categories, capitals) for place, sign in signs.items())),
-        *(f for place, sign in normal.items() for f in doubts(sign.text, place) if f.rule in OF_NORMAL),
+        *(f for place, sign in normal.items() for f in doubts(sign.text[:MAX_TEXT], place) if f.rule in OF_NORMAL),
         *chain(*(check_length(sign.text, place, backbone) for place, sign in both.items())),
         *check_pairs(signs, normal),
         *(check_text_tower(both, backbone) if backbone else ()),
