@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,9 +29,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..alignment.processes import Processes
 from ..data import as_images, read_image, walk_images
 from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs
-from ..files import NOTICE, is_main, new_file, new_folder, world, write_text
+from ..files import NOTICE, is_main, new_file, new_folder, write_text
 
 if TYPE_CHECKING:
     from ..data import ImageTable
@@ -92,7 +92,7 @@ def score_archive(
         least = 0 if name == "workers" else 1
         if value is not None and value < least:
             raise DataError(f"{name} is {value}: give at least {least}")
-    folder, images, device = Path(out), listed(source, root), detector.backbone.device
+    folder, images, processes = Path(out), listed(source, root), Processes(detector.backbone.device)
     options = {"explain": explain, "bf16": bf16, "rows per part": rows_per_part}
     whole = about(detector) | options | {"images": len(images), "list of images": _digest(images)}
     numbers, starts = range(len(images)), range(0, len(images), rows_per_part)
@@ -100,17 +100,16 @@ def score_archive(
     with scorer(detector, explain, bf16) as score:
         columns = {name: pa.from_numpy_dtype(values.dtype) for name, values in score(torch.empty(0)).items()}
         schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
-        _enter(folder, whole, resume, device)
+        _enter(folder, whole, resume, processes)
         missing = [file for file, part in parts.items() if _errors(file, len(part)) is None]
-        _wait(device)  # until all know what is missing; then each makes every count-th part of it
-        index, count = world()
-        mine = missing[index::count]
+        processes.wait()  # until all know what is missing; then each makes every count-th part of it
+        mine = missing[processes.index :: processes.count]
         rows = _rows(detector, score, images, [parts[file] for file in mine], batch_size, workers, progress)
         for file in mine:
             table = pa.Table.from_pylist(list(islice(rows, len(parts[file]))), schema)
             with new_file(file) as temporary:
                 parquet.write_table(table, temporary, write_page_checksum=True)
-    _wait(device)
+    processes.wait()
     errors = 0
     for file, part in parts.items():
         if (found := _errors(file, len(part))) is None:
@@ -265,12 +264,15 @@ def _rows(detector, score, images, parts, batch_size, workers, progress) -> Iter
                 yield row | dict(zip(columns, values, strict=True))
 
 
-def _enter(folder: Path, whole: dict[str, Any], resume: bool, device: torch.device) -> None:
+def _enter(folder: Path, whole: dict[str, Any], resume: bool, processes: Processes) -> None:
     """Make the folder of parts, or refuse one of another run. All processes must see it, and see the same images."""
-    if is_main() and not (resume and (folder / ABOUT).exists()):
-        with new_folder(folder, ABOUT) as temporary:
-            write_text(temporary / ABOUT, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    _wait(device)
+
+    def make() -> None:
+        if not (resume and (folder / ABOUT).exists()):
+            with new_folder(folder, ABOUT) as temporary:
+                write_text(temporary / ABOUT, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+    processes.from_main(make)
     try:
         found = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -278,7 +280,7 @@ def _enter(folder: Path, whole: dict[str, Any], resume: bool, device: torch.devi
         raise CheckpointError(f"{told}. Several machines need one folder that all of them see") from None
     if other := " and another ".join(name for name in whole if found.get(name) != whole[name]):
         raise CheckpointError(f"{folder}: belongs to another {other}; give the same, another folder, or resume=False")
-    for left in folder.glob(".part-*") if is_main() else ():  # of a process that was killed while it wrote
+    for left in folder.glob(".part-*") if processes.main else ():  # of a process that was killed while it wrote
         left.unlink(missing_ok=True)
 
 
@@ -290,10 +292,3 @@ def _errors(file: Path, rows: int) -> int | None:
         return table.num_rows - table["error"].null_count if table.num_rows == rows else None
     except Exception:  # damage makes a reader raise nearly anything
         return None
-
-
-def _wait(device: torch.device) -> None:
-    """Until all processes have come here."""
-    if world()[1] > 1:
-        state = needs("accelerate", "distributed").PartialState
-        state(cpu=device.type == "cpu", timeout=timedelta(days=1)).wait_for_everyone()
