@@ -29,19 +29,10 @@ def load_classes(
     normal: str | None = None,
     drop_copies: bool = False,
 ) -> ImageTable:
-    """Read a folder with a subfolder per class; images may lie in further folders below it.
+    """Read a folder with a subfolder per class, or with folders train, val and test that hold them, sorted by path.
 
-    Args:
-        folder: holds the class folders, or folders train, val and test that hold them.
-        categories: of a sign bank; a folder's name is compared without case, `_` and `-`. The folders' own
-            names when left out.
-        normal: the folder of normal images; recognised among names such as normal, healthy and no finding
-            when left out; "" says that there is none.
-        drop_copies: an image that stands in several parts of the split is kept in the last of train, val,
-            test that has it, instead of refused.
-
-    Returns:
-        The table, sorted by path. It knows no patients.
+    Images may lie deeper. `categories` and `normal` are as in `load_data`. An image that stands in several parts of the
+    split is refused, or with `drop_copies` kept in the last of train, val, test that has it.
 
     Raises:
         DataError: no class folder, an empty one, an unknown name, no normal class, an image that is

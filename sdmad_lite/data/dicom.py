@@ -210,11 +210,10 @@ def _pydicom(path: Path) -> Iterator[Any]:
     except SDMADError:
         raise
     except pydicom.errors.InvalidDicomError:
-        raise DataError(
-            f"{path}: is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
-        ) from None
+        problem = "is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path}: cannot be read as DICOM ({reason}); it may be damaged, copy or export it again"
-        ) from None
+        problem = f"cannot be read as DICOM ({reason}); it may be damaged, copy or export it again"
+    else:
+        return
+    raise DataError(f"{path}: {problem}")

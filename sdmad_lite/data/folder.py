@@ -21,17 +21,10 @@ DESCRIBED = ("image", *META)
 
 
 def load_folder(folder: str | Path, categories: Sequence[str] | None = None, normal: str | None = None) -> ImageTable:
-    """Read `folder/labels.csv`.
+    """Read `folder/labels.csv`; `categories` and `normal` are as in `load_data`.
 
-    Args:
-        folder: holds `labels.csv` and the images.
-        categories: names that may be columns, such as those of a sign bank; when left out, every column
-            that is not `image`, in META or the normal one is a category.
-        normal: name of a column that marks normal images, such as "No Finding"; recognised when left out. The
-            table needs none: a row of zeros is a normal image.
-
-    Returns:
-        The table, with the categories that have a column, in the order of `categories`.
+    Without `categories`, every column that is not `image`, in META or the normal one is a category. No column needs to
+    mark the normal images: a row of zeros is one.
 
     Raises:
         DataError: names the row or column and what to change.

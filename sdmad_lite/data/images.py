@@ -96,10 +96,9 @@ def read_image(image, color: bool = False) -> Image.Image:
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise DataError(
-                f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {image.dtype} {image.shape}"
-            )
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            what = f"{image.dtype} {image.shape}"
+            raise DataError(f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {what}")
         if not image.size:
             raise DataError(f"image: the array is empty, its shape is {image.shape}")
         image = Image.fromarray(image)
@@ -109,15 +108,12 @@ def read_image(image, color: bool = False) -> Image.Image:
         raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
     if image.mode.startswith(("I", "F")):
         raise DataError(f"{name}: has more than 8 bits per pixel (mode {image.mode}); window it to 8 bits first")
-    if color:
-        return image.convert("RGB")
-    if image.mode not in ("L", "1", "LA"):
-        rgb = np.asarray(image.convert("RGB"), dtype=np.int16)
-        if np.ptp(rgb, axis=2).mean() > 4:
-            raise DataError(
-                f'{name}: is a colour image, but this modality is grey; convert it, or set "color": true in the bank'
-            )
-    return image.convert("L")
+    # a scan stored as RGB may have a slight cast, as JPEG leaves it
+    maybe = not color and image.mode not in ("L", "1", "LA")
+    if maybe and np.ptp(np.asarray(image.convert("RGB")), axis=2).mean() > 4:
+        advice = 'convert it, or set "color": true in the bank'
+        raise DataError(f"{name}: is a colour image, but this modality is grey; {advice}")
+    return image.convert("RGB" if color else "L")
 
 
 def _opened(path: Path) -> Image.Image:

@@ -28,8 +28,10 @@ def load_data(
 
     Args:
         path: folder or `.npz` file.
-        categories: names that may occur, such as those of a sign bank; all that are there when left out.
-        normal: name of the class of normal images; recognised when left out; "" says that there is none.
+        categories: names that may occur, such as those of a sign bank: which to return, in which order. All that
+            are there when left out. Case, `_` and `-` do not count in the names of classes.
+        normal: name of the class or column of normal images; recognised among names such as normal, healthy and no
+            finding when left out; "" says that there is none.
         names: for a `.npz`, the names of its classes or columns; from the JSON file beside it when left out.
 
     Returns:

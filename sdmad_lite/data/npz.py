@@ -31,20 +31,15 @@ def load_npz(
     names: Sequence[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> ImageTable:
-    """Read a `.npz` of MedMNIST form.
+    """Read a `.npz` of MedMNIST form, train rows first; images are views into the arrays.
 
     Args:
         path: of the file. Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read.
-        categories: of a sign bank: which categories to return, in which order.
-        normal: name of the normal class; recognised among names such as normal and no finding when left
-            out; "" says that there is none.
+        categories, normal: as in `load_data`.
         names: of the classes by number, or of the columns of labels. When left out they come from a JSON file of the
             same name beside the .npz: a list, or {"0": name, ...}, or either under "labels", with "normal"
             beside it. When that is missing too, from `categories` if their number fits.
         max_bytes: of all arrays together; more is refused.
-
-    Returns:
-        The table, train rows first; images are views into the arrays. It knows no patients.
 
     Raises:
         DataError: no such form, damaged, too large, object arrays, other dtypes, unknown or missing names.
