@@ -4,7 +4,7 @@
     table = load_dataset("nih_chest14", "/data/nih")
 
 `entry.py` says what is known of a set; `chest.py`, `vindr.py`, `fundus.py`, `folders.py`, `medfm.py` and
-`medmnist.py` read them; `page.py` writes docs/datasets.md. Nothing is fetched unless `get_dataset` is called.
+`medmnist.py` read them; `page.py` writes docs/results/datasets.md. Nothing is fetched unless `get_dataset` is called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/datasets.md, written from the registry: `python -m sdmad_datasets.page > docs/datasets.md`."""
+"""docs/results/datasets.md, written from the registry: `python -m sdmad_datasets.page > docs/results/datasets.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import DATASETS, Dataset, options
 WIDTH = 120
 
 INTRO = """\
-<!-- written by `python -m sdmad_datasets.page > docs/datasets.md`; change the registry, not this page -->
+<!-- written by `python -m sdmad_datasets.page > docs/results/datasets.md`; change the registry, not this page -->
 # Public data sets
 
 Readers for the files as their publishers lay them out, and a sign bank for each. Nothing here is fetched by itself, no

@@ -1,14 +1,14 @@
-"""Write docs/bad_input.md from the cases of tests/bad_inputs: `python tools/bad_input_page.py`."""
+"""Write docs/results/bad_input.md from the cases of tests/bad_inputs: `python tools/bad_input_page.py`."""
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "bad_input.md"
+PAGE = ROOT / "docs" / "results" / "bad_input.md"
 
 HEAD = """# Bad input, and what it is answered with
 
-Made by `python tools/bad_input_page.py` from the cases in [tests/bad_inputs](../tests/bad_inputs/__init__.py);
+Made by `python tools/bad_input_page.py` from the cases in [tests/bad_inputs](../../tests/bad_inputs/__init__.py);
 `pytest -k bad_input` runs all {count} of them. Each raises an error of the package's own kind, a subclass of
 `SDMADError`, or, on the command line, ends with exit code 2 and `error: ` before the message. Nothing is left
 half-written.

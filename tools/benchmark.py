@@ -1,4 +1,4 @@
-"""Every method on every data set at every K: `make benchmark` fills docs/results.md.
+"""Every method on every data set at every K: `make benchmark` fills docs/results/few_shots.md.
 
     python tools/benchmark.py                # phantoms of the kept-out categories, clean and dirty sign banks
     python tools/benchmark.py --quick        # chest only, K = 1, 4, 16, one dirty bank: make benchmark QUICK=1
@@ -52,7 +52,7 @@ from sdmad_lite.signs.bank import SignBank, load_bank
 from sdmad_phantoms import CHEST, MODALITIES, Modality, modality_named, sample_phantoms
 
 CELLS, EPISODES, BANKS = Path("build/benchmark"), Path("tools/episodes"), Path("tools/banks")
-SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results.md")
+SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results/few_shots.md")
 SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (1, 4, 16), 5
 TRAIN, TEST, SEED = 600, 800, 1000
 REAL, CLEAN = "nih", "clean"
@@ -102,7 +102,7 @@ def data_set(name: str, variant: str = CLEAN, folder: Path | None = None) -> Dat
         train, test = split_train_test(load_folder(folder, bank.categories))
         left_out = eligible(train, test, max(SHOTS), 15)
         kept = [c for c in bank.categories if c not in left_out]
-        about = "NIH ChestX-ray14, a subset (see [its page](results/nih_chest14.md))"
+        about = "NIH ChestX-ray14, a subset (see [its page](nih_chest14.md))"
         return DataSet(name, about, bank.restricted(kept), train.restricted(kept), test.restricted(kept), None)
     kind, (train, test) = modality_named(name), phantom_tables(name)
     about = f"{kind.bank.modality}, phantoms: categories that the embedded CLIP never saw"

@@ -1,4 +1,4 @@
-"""From docs/results/summary.json to docs/results.md and its figures: nothing else is read.
+"""From docs/results/summary.json to few_shots.md beside it and their figures: nothing else is read.
 
 python tools/benchmark_page.py
 """
@@ -106,8 +106,8 @@ def write_page(summary_file: Path, page: Path) -> None:
         f"Macro figures of the multi-label protocol, mean and 95 % interval over {summary['draws']} support draws, the "
         "same for every method; differences are paired over these draws and bold where their interval excludes zero. "
         "The intervals speak of other draws, not of other test images. All on the embedded CLIP. All numbers are in "
-        "[summary.json](results/summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
-        "of their own. What led to it: [tried](tried.md)."
+        "[summary.json](summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
+        "of their own. What led to it: [tried](../results.md#what-was-tried-and-what-it-did)."
     ]
     for name in (ALL, *(n for n in clean if n != ALL)):
         data = clean[name]
@@ -118,7 +118,7 @@ def write_page(summary_file: Path, page: Path) -> None:
             first = next(iter(data.values()))
             positives = ", ".join(f"{c} {n}" for c, n in first["positives"].items())
             lines.append(f"{summary['about'][name]}. Test: {first['test']} images; positives: {positives}.")
-        lines += ["", f"![{name}](results/{shots_file(name)})", *method_tables(data, what)]
+        lines += ["", f"![{name}]({shots_file(name)})", *method_tables(data, what)]
     lines += ["", "## Selection", ""]
     lines += [
         "What stage 2 adds, on the bank as drawn and on dirty ones: with wrong signs (those of other categories) up to "
@@ -126,7 +126,7 @@ def write_page(summary_file: Path, page: Path) -> None:
         "phantoms (tools/banks). A sign is true where the phantoms of its category are drawn with it; of the "
         "language model's signs this is not known.",
         "",
-        "![selection](results/selection.png)",
+        "![selection](selection.png)",
         *selection_tables(summary["banks"]),
     ]
     for bank, sets in summary["banks"].items():
@@ -136,4 +136,4 @@ def write_page(summary_file: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_page(Path("docs/results/summary.json"), Path("docs/results.md"))
+    write_page(Path("docs/results/summary.json"), Path("docs/results/few_shots.md"))

@@ -1,4 +1,4 @@
-"""Bad inputs, each with the message that it gets: one list for the test and for docs/bad_input.md.
+"""Bad inputs, each with the message that it gets: one list for the test and for docs/results/bad_input.md.
 
 `world.py` says what a case is and makes the good things that cases spoil; `tables.py`, `images.py`, `banks.py`,
 `models.py`, `numbers.py`, `servers.py` and `commands.py` hold the cases.

@@ -832,5 +832,5 @@ def test_what_is_fetched_loads(tmp_path, monkeypatch):
 
 
 def test_the_page_is_what_the_registry_says():
-    written = (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8")
-    assert written == page(), "run: python -m sdmad_datasets.page > docs/datasets.md"
+    written = (ROOT / "docs" / "results" / "datasets.md").read_text(encoding="utf-8")
+    assert written == page(), "run: python -m sdmad_datasets.page > docs/results/datasets.md"
