@@ -87,6 +87,13 @@ def bank() -> SignBank:
     return CHEST.bank.restricted(list(CATEGORIES))
 
 
+def plain_table(labels, **meta) -> ImageTable:
+    """Numbers for images, labels (N, C) of categories A, B, C, and columns of values."""
+    labels = np.asarray(labels)
+    columns = {name: tuple(str(value) for value in column) for name, column in meta.items()}
+    return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), columns)
+
+
 def table_of(phantoms, categories) -> ImageTable:
     """Phantoms as the table that `load_folder` would give, with images in memory."""
     labels = np.array([[int(c in p.categories) for c in categories] for p in phantoms])
@@ -104,7 +111,7 @@ def phantom_table() -> ImageTable:
 def quick_baselines(backbone: Backbone) -> dict[str, Method]:
     """All baselines, with the least training that still exercises their code (a second for all)."""
     table = meta_table(backbone, "chest", count=60, size=32)
-    least = {"steps": 3, "episodes": 2, "adapt_steps": 2, "views": 2, "size": 32, "width": 4, "table": table}
+    least = {"steps": 3, "episodes": 2, "adapt_steps": 2, "augmentations": 2, "size": 32, "width": 4, "table": table}
     return {
         name: replace(method, **{f.name: least[f.name] for f in fields(method) if f.name in least})
         for name, method in BASELINES.items()

@@ -198,13 +198,13 @@ def own_row(row: str) -> Row:
 
 def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, np.ndarray]:
     """Image evidence alone, from each part of h and from some together."""
-    with torch.no_grad(), installed(clip(), detector.adapters_), record_activations(clip()) as heard:
-        views = make_augmented(
+    with torch.no_grad(), installed(clip(), detector.adapters_), record_activations(clip()) as recorded:
+        augmented = make_augmented(
             clip(), support.images, detector.alignment.augmentations, detector.random_state, detector.bank.color
         )
-        for view in views:
-            clip().image_features(view)
-    learnt, labels = torch.cat(heard).cpu().double().numpy(), np.tile(support.labels, (len(views), 1))
+        for pixels in augmented:
+            clip().image_features(pixels)
+    learnt, labels = torch.cat(recorded).cpu().double().numpy(), np.tile(support.labels, (len(augmented), 1))
     found = {f"{IMAGE_ONLY}, {SHIPPED}": detector.image_logits(h)}
     names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
     for parts in ((0,), (1,), (2,), (0, 1)):
@@ -220,9 +220,9 @@ def baseline_row(row: str) -> Row:
     def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
         _, validation, u = tables(name)
         bank = bank_of(name, Setting())
-        views = embed_augmented(clip(), support.images, AlignmentConfig().augmentations, draw, bank.color)
+        augmented = embed_augmented(clip(), support.images, AlignmentConfig().augmentations, draw, bank.color)
         v = clip().encode_texts(bank.texts)
-        given = Support(support.images, support.labels, views[0], v, bank, clip(), draw, views)
+        given = Support(support.images, support.labels, augmented[0], v, bank, clip(), draw, augmented)
         found = {}
         for change in GRIDS[row]:
             title = f"{row}, {json.dumps(change)[1:-1] or SHIPPED}"

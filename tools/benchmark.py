@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.data import ImageTable, load_folder, split_train_test
+from sdmad_lite.data import ImageTable, load_folder
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Method
 from sdmad_lite.evaluation.episodes import Episodes, draw_episodes, load_episodes
 from sdmad_lite.evaluation.experiment import (
@@ -42,7 +42,7 @@ from sdmad_lite.evaluation.experiment import (
     STAGE_1,
     ZERO_SHOT,
     Settings,
-    eligible,
+    eligible_split,
     run_experiment,
 )
 from sdmad_lite.evaluation.protocols import mean_interval, paired
@@ -99,11 +99,9 @@ def data_set(name: str, variant: str = CLEAN, folder: Path | None = None) -> Dat
     """A modality of phantoms with one of the banks, or the radiographs in `folder`."""
     if name == REAL:
         bank = load_bank("nih_chest14")
-        train, test = split_train_test(load_folder(folder, bank.categories))
-        left_out = eligible(train, test, max(SHOTS), 15)
-        kept = [c for c in bank.categories if c not in left_out]
+        train, test, _ = eligible_split(load_folder(folder, bank.categories), max(SHOTS), 15)
         about = "NIH ChestX-ray14, a subset (see [its page](nih_chest14.md))"
-        return DataSet(name, about, bank.restricted(kept), train.restricted(kept), test.restricted(kept), None)
+        return DataSet(name, about, bank.restricted(list(train.categories)), train, test, None)
     kind, (train, test) = modality_named(name), phantom_tables(name)
     about = f"{kind.bank.modality}, phantoms: categories that the embedded CLIP never saw"
     true = None if variant == LARGE else {c: kind.bank.signs_of(c) for c in kind.kept_out}

@@ -17,8 +17,8 @@ from research_baselines import BASELINES
 from shared import difference, table
 
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.data import load_folder, split_train_test
-from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible, run_experiment
+from sdmad_lite.data import load_folder
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible_split, run_experiment
 from sdmad_lite.evaluation.protocols import evaluate, figure_text, mean_interval, paired
 from sdmad_lite.evaluation.sealed import groups
 from sdmad_lite.show.report import write_json
@@ -45,9 +45,8 @@ FIGURES = [(figure, part) for figure in ("AUROC", "mAP") for part in PARTS]
 def measure(folder: Path, shots: list[int], draws: int) -> dict:
     """Every figure of every draw: K -> title -> "AUROC all" and so on -> values; and what was measured on."""
     bank = load_bank("nih_chest14")
-    train, test = split_train_test(load_folder(folder, bank.categories))
-    kept = [c for c in bank.categories if c not in eligible(train, test, max(shots), 15)]
-    bank, train, test = bank.restricted(kept), train.restricted(kept), test.restricted(kept)
+    train, test, _ = eligible_split(load_folder(folder, bank.categories), max(shots), 15)
+    kept, bank = train.categories, bank.restricted(list(train.categories))
     backbones = {"embedded": load_clip(), "random": load_clip("embedded", pretrained="random")}
     parts = dict(zip(PARTS, (np.arange(len(test)), groups(test)["view=AP"]), strict=True))
     data = {"train": len(train), "test": len(test), "draws": draws, "shots": {}}

@@ -1,9 +1,9 @@
-"""What stands between the parts: the whole experiment, who is eligible, and what the notebooks share."""
+"""What stands between the parts: the whole experiment, and who is eligible."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import quick_baselines
+from conftest import plain_table, quick_baselines
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import AlignmentConfig
@@ -13,22 +13,12 @@ from sdmad_lite.evaluation.baselines import ON_FEATURES, Query
 from sdmad_lite.evaluation.episodes import draw_episodes
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, Settings, eligible, run_experiment
 from sdmad_lite.selection import equal_weights, margins
-from sdmad_lite.show import course
-
-
-def table(labels, **meta):
-    labels = np.asarray(labels)
-    meta = {name: tuple(str(v) for v in column) for name, column in meta.items()}
-    return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), meta)
-
-
-# Experiment
 
 
 def test_eligible_names_who_is_short_and_of_what():
     """A: 4 positives of 2 patients in train. B: 1 positive in train. C: none in test."""
-    train = table([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 1, 1], [0, 0, 0]], patient_id=[1, 1, 1, 2, 3])
-    test = table([[1, 1, 0], [1, 1, 0]])
+    train = plain_table([[1, 0, 1], [1, 0, 1], [1, 0, 1], [1, 1, 1], [0, 0, 0]], patient_id=[1, 1, 1, 2, 3])
+    test = plain_table([[1, 1, 0], [1, 1, 0]])
     assert eligible(train, test, shots=2, least=2).keys() == {"B", "C"}
     short = eligible(train, test, shots=3, least=1)
     assert short["A"] == "2 positive patients in train, 3 shots need 3"
@@ -94,45 +84,12 @@ def test_another_test_set_changes_nothing_that_was_fitted(tiny_clip, bank, phant
     for a, b in zip(one.detectors + one.training_free, two.detectors + two.training_free, strict=True):
         for name, tensor in a.adapters_.state_dict().items():
             assert torch.equal(tensor, b.adapters_.state_dict()[name])
-        for name in ("weights_", "thresholds_", "scale_", "bias_"):
+        for name in ("weights_", "thresholds_", "scale_", "bias_", "image_weights_"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert a.reasons_ == b.reasons_ and a.history_ == b.history_
+    assert [rows.tolist() for rows in one.support] == [rows.tolist() for rows in two.support]
+    assert set(one.predictors) == set(two.predictors) == {*OWN, *methods}
     for method in one.methods:
         for a, b in zip(one.predictors[method], two.predictors[method], strict=True):
             np.testing.assert_array_equal(a(query), b(query))
     assert one.series(BOTH_STAGES) != two.series(BOTH_STAGES)  # the results, which may change
-
-
-# The course
-
-
-@pytest.mark.parametrize("modality", ["chest", "brain", "fundus"])
-def test_the_samples_of_the_course_load(modality):
-    bank, train, test = course.samples(modality)
-    assert bank.name == f"{modality}_phantoms"
-    assert train.categories == test.categories == bank.categories
-    assert not set(train.patients()) & set(test.patients())
-    assert (train.labels.sum(0) >= 16).all()
-
-
-def test_support_and_validation_share_no_patient(phantom_table):
-    support, validation = course.support_and_validation(phantom_table, 2, seed=0)
-    assert not set(support.patients()) & set(validation.patients())
-    left = set(phantom_table.patients()) - set(support.patients())
-    assert set(validation.patients()) == left and len(validation) == 2 * len(left)
-
-
-def test_a_detector_of_the_course_is_fitted_once_for_each_support_set(
-    tiny_clip, bank, phantom_table, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(course, "OUTPUTS", tmp_path)
-    support, validation = course.support_and_validation(phantom_table, 2, seed=0)
-    images = validation.images[:4]
-    one = course.load_or_fit(support, bank, tiny_clip, "lesson")
-    (state,) = tmp_path.glob("*/detector.json")
-    written = state.stat().st_mtime_ns
-    again = course.load_or_fit(support, bank, tiny_clip, "lesson")
-    assert state.stat().st_mtime_ns == written  # the second was loaded
-    np.testing.assert_allclose(again.predict_proba(images), one.predict_proba(images), rtol=1e-6)
-    other, _ = course.support_and_validation(phantom_table, 2, seed=1)
-    course.load_or_fit(other, bank, tiny_clip, "lesson")
-    assert len(list(tmp_path.iterdir())) == 2

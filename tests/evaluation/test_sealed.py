@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import plain_table
 
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.errors import DataError, SDMADError
@@ -16,24 +17,18 @@ from sdmad_lite.evaluation.sealed import SealedTest, groups
 LABELS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [1, 0]])
 
 
-def table(labels, **meta):
-    labels = np.asarray(labels)
-    meta = {name: tuple(str(v) for v in column) for name, column in meta.items()}
-    return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), meta)
-
-
 def scores(images):
     """Four times the image's number, and something else."""
     return np.array([[4.0 * i, (5 * i) % 7] for i in images])
 
 
 def test_groups_are_the_values_of_columns_with_more_than_one():
-    got = groups(table([[0]] * 4, view="APAP", sex="FFFF", age=[30, 40, 50, 60]))
+    got = groups(plain_table([[0]] * 4, view="APAP", sex="FFFF", age=[30, 40, 50, 60]))
     assert {name: rows.tolist() for name, rows in got.items()} == {"view=A": [0, 2], "view=P": [1, 3]}
 
 
 def test_an_opened_test_set_gives_scores_and_figures():
-    data, cut = table(LABELS, view="APAPAP"), np.array([3.0, 3.0])
+    data, cut = plain_table(LABELS, view="APAPAP"), np.array([3.0, 3.0])
     opened = SealedTest(data).open({"a": scores, "b": lambda x: -scores(x)}, {"a": cut}, grouped=["a"])
     np.testing.assert_array_equal(opened.scores["b"], -opened.scores["a"])
     assert opened.results["a"] == evaluate(scores(range(6)), LABELS, "AB", cut)
@@ -49,12 +44,12 @@ def test_what_predictors_take_is_prepared_once():
         calls.append(images)
         return list(images)
 
-    SealedTest(table(LABELS)).open({"a": scores, "b": scores}, prepare=prepare)
+    SealedTest(plain_table(LABELS)).open({"a": scores, "b": scores}, prepare=prepare)
     assert calls == [(0, 1, 2, 3, 4, 5)]
 
 
 def test_a_test_set_opens_once_and_shows_nothing_before():
-    sealed = SealedTest(table(LABELS))
+    sealed = SealedTest(plain_table(LABELS))
     assert len(sealed) == 6 and sealed.categories == ("A", "B")
     assert not {"table", "images", "labels", "meta"} & set(dir(sealed))
     for another in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -66,7 +61,7 @@ def test_a_test_set_opens_once_and_shows_nothing_before():
 
 
 def test_a_slip_before_the_opening_leaves_it_sealed_one_after_it_does_not():
-    sealed = SealedTest(table(LABELS))
+    sealed = SealedTest(plain_table(LABELS))
     for slip in ({"thresholds": {"b": np.zeros(2)}}, {"grouped": ["b"]}):
         with pytest.raises(DataError, match="'b' is none of the predictors"):
             sealed.open({"a": scores}, **slip)
@@ -75,7 +70,7 @@ def test_a_slip_before_the_opening_leaves_it_sealed_one_after_it_does_not():
     with pytest.raises(SDMADError, match="opened before"):
         sealed.open({"a": scores})
     with pytest.raises(DataError, match="empty"):
-        SealedTest(table(LABELS).rows([]))
+        SealedTest(plain_table(LABELS).rows([]))
 
 
 # Support draws as data
@@ -83,7 +78,7 @@ def test_a_slip_before_the_opening_leaves_it_sealed_one_after_it_does_not():
 
 @pytest.fixture
 def train():
-    return table(np.tile(LABELS, (3, 1)), patient_id=range(18))
+    return plain_table(np.tile(LABELS, (3, 1)), patient_id=range(18))
 
 
 def test_draws_are_those_of_draw_support(train):

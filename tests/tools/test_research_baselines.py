@@ -64,7 +64,7 @@ def stripes(seed, repeats):
     ("name", "settings"),
     [
         ("pixels", {}),
-        ("visual adapter", {"layers": 2, "steps": 60, "views": 2, "lr": 1e-2}),
+        ("visual adapter", {"layers": 2, "steps": 60, "augmentations": 2, "lr": 1e-2}),
         ("small CNN", {"size": 32, "width": 4, "steps": 60, "lr": 1e-2}),
     ],
 )

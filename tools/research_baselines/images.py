@@ -83,7 +83,7 @@ class VisualAdapter:
     """Residual adapters at several layers of the frozen image tower, whose patch tokens are scored against the signs.
 
     Source: MVFA, Huang et al. 2024 (arXiv 2403.12570): bottlenecks as wide as the joint space, their tokens
-    compared with the texts, layers averaged. Ours: signs for prompts, several categories, no masks, views.
+    compared with the texts, layers averaged. Ours: signs for prompts, several categories, no masks, augmentation.
     """
 
     what: ClassVar[str] = "residual adapters on patch tokens (as MVFA)"
@@ -92,7 +92,7 @@ class VisualAdapter:
     residual: float = 0.3
     top: float = 1.0
     """Share of the patches, best first, whose margins are averaged; 1 for all, as in the paper."""
-    views: int = 4
+    augmentations: int = 4
     steps: int = 100
     lr: float = 1e-3
     batch: int = 16
@@ -117,12 +117,12 @@ class VisualAdapter:
             kept = margin.topk(max(1, round(self.top * margin.shape[2])), dim=2).values
             return temperature(kept.mean((0, 2)))
 
-        views = make_augmented(backbone, support.images, self.views, support.seed, support.bank.color)
-        draw = batches(self.views * len(target), self.batch, support.seed)
+        augmented = make_augmented(backbone, support.images, self.augmentations, support.seed, support.bank.color)
+        draw = batches(self.augmentations * len(target), self.batch, support.seed)
         with installed(backbone, adapters):
             below, embed = split_image_tower(backbone)
             with torch.no_grad():
-                x = torch.cat([below(part) for part in torch.cat(views).split(64)])  # below the first adapter
+                x = torch.cat([below(part) for part in torch.cat(augmented).split(64)])  # below the first adapter
 
             def loss() -> Tensor:
                 rows = next(draw)
