@@ -21,8 +21,9 @@ from PIL import Image
 
 import sdmad_datasets as datasets
 from sdmad_datasets.cli import app as datasets_app
-from sdmad_lite.cli import app, main
+from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.commands import app
 from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate

@@ -176,7 +176,7 @@ ROWS = [
     ["evaluation"],
     ["deployment"],
     ["show"],
-    ["cli"],
+    ["cli", "commands"],
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 
