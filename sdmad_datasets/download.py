@@ -81,13 +81,14 @@ def fetch(
     except DownloadError:
         raise
     except requests.RequestException as error:
-        raise DownloadError(f"{url}: cannot be fetched ({error}); check the address and the network") from None
+        problem = f"{url}: cannot be fetched ({error}); check the address and the network"
     except OSError as error:
-        raise DownloadError(f"{path}: cannot be written ({error}); free some space or choose another place") from None
+        problem = f"{path}: cannot be written ({error}); free some space or choose another place"
     except ValueError as error:  # another checksum, or no address
-        raise DownloadError(f"{url}: {error}; check the address and the checksum") from None
+        problem = f"{url}: {error}; check the address and the checksum"
     finally:
         log.setLevel(level)
+    raise DownloadError(problem)
 
 
 def unpack(archive: str | Path, folder: str | Path, max_bytes: int = MAX_BYTES) -> list[Path]:
@@ -116,14 +117,12 @@ def unpack(archive: str | Path, folder: str | Path, max_bytes: int = MAX_BYTES) 
             room = min(max_bytes, shutil.disk_usage(new).free)
             for name, size, plain in _members(opened):
                 pure, room = PurePosixPath(name), room - size
-                if not plain:
-                    raise DataError(f"{archive}: {name!r} is a link or a device; unpack it by hand if you trust it")
-                if pure.is_absolute() or ".." in pure.parts or re.search(r"\\|\0|^[A-Za-z]:", name):
-                    raise DataError(f"{archive}: {name!r} would leave the folder; unpack it by hand if you trust it")
+                outside = pure.is_absolute() or ".." in pure.parts or re.search(r"\\|\0|^[A-Za-z]:", name)
+                if outside or not plain:
+                    what = "would leave the folder" if outside else "is a link or a device"
+                    raise DataError(f"{archive}: {name!r} {what}; unpack it by hand if you trust it")
                 if room < 0:
-                    raise DataError(
-                        f"{archive}: unpacks to more than max_bytes or the free disk; make room or raise it"
-                    )
+                    raise DataError(f"{archive}: unpacks to more than max_bytes or the free disk; raise it")
             if isinstance(opened, tarfile.TarFile):
                 opened.extractall(new, filter="data")
             else:
