@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sdmad_lite.show import course
+from sdmad_phantoms import modality_named
 
 
 @pytest.mark.parametrize("modality", ["chest", "brain", "fundus"])
@@ -13,6 +14,8 @@ def test_the_samples_of_the_course_load(modality):
     assert train.categories == test.categories == bank.categories
     assert not set(train.patients()) & set(test.patients())
     assert (train.labels.sum(0) >= 16).all()
+    bank, train, _ = course.samples(modality, kept_out=True)
+    assert bank.categories == train.categories == modality_named(modality).kept_out
 
 
 def test_support_and_validation_share_no_patient(phantom_table):
