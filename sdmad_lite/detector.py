@@ -127,7 +127,7 @@ class SDMAD:
             augmentations: versions of each support image that stage 2 sees.
             settings: further arguments of SDMAD; they replace those of this mode.
         """
-        mode = {
+        mode: dict[str, Any] = {
             "adapters": NO_ADAPTERS,
             "alignment": AlignmentConfig(steps=0, augmentations=augmentations),
             "selection": TRAINING_FREE,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..clip.towers import find_blocks, vision_blocks, without_lower
 from .adapters import NAME
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 
-def first_adapted(model: nn.Module) -> int | None:
+def first_adapted(model: Any) -> int | None:
     """Number of the first image layer with an adapter installed."""
     return next((i for i, block in enumerate(find_blocks(model, "image") or ()) if hasattr(block, NAME)), None)
 
@@ -54,9 +54,10 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         try:
             backbone.model.encode_image(pixels.to(backbone.device))
         except _Captured:
-            return current[0]
+            pass
         finally:
             handle.remove()
+        return current[0]
 
     def embed(activations: Tensor) -> Tensor:
         current[:] = [activations]
@@ -82,7 +83,7 @@ def pool_tokens(tokens: Tensor) -> Tensor:
     return torch.cat([mean.squeeze(-2), tokens.amax(-2), spread], -1)
 
 
-def activation_width(adapters: nn.ModuleDict, embedding: int) -> int:
+def activation_width(adapters: Any, embedding: int) -> int:
     """Width of h as `record_activations` gives it, for embeddings of width `embedding`."""
     widths = (3 * adapter.down.in_features for name, adapter in adapters.items() if name.startswith("image_"))
     return next(widths, embedding)

@@ -19,7 +19,12 @@ def own_device(device: str | torch.device | None = None) -> str | torch.device |
     """The device as given; where none is and several processes run, the one that this process has to itself."""
     if device is not None or world()[1] == 1:
         return device
-    return needs("accelerate", "distributed").PartialState(cpu=not torch.accelerator.is_available()).device
+    return _joined(cpu=not torch.accelerator.is_available()).device
+
+
+def _joined(cpu: bool):
+    """accelerate's view of this process; others wait a day while the main process reads and writes."""
+    return needs("accelerate", "distributed").PartialState(cpu=cpu, timeout=timedelta(days=1))
 
 
 class Processes:
@@ -40,8 +45,7 @@ class Processes:
         if self.count == 1:
             return
         self.accelerate = needs("accelerate", "distributed")
-        # others wait while the main process reads and writes
-        self.state = self.accelerate.PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))
+        self.state = _joined(cpu=device.type == "cpu")
         if self.state.num_processes != self.count:
             raise SDMADError(f"{self.count} processes were started but did not find each other; start them by torchrun")
         meant = self.state.device

@@ -76,8 +76,7 @@ def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 6
         return function(rows)
     if not torch.is_grad_enabled():
         return torch.cat([function(batch) for batch in batches])
-    again = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([recompute(function, batch, **again) for batch in batches])
+    return torch.cat([recompute(function, b, use_reentrant=False, preserve_rng_state=False) for b in batches])
 
 
 class ActivationCache:
@@ -99,7 +98,7 @@ def compiled(backbone: Backbone, adapters: nn.ModuleDict, enabled: bool) -> Iter
     """Inside the block the layers with adapters run compiled; all layers of a tower share one compilation."""
     blocks = []
     if enabled:
-        towers = {tower: find_blocks(backbone.model, tower) for tower in ("image", "text")}
+        towers = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
         blocks = [towers[tower][int(number)] for tower, number in (name.split("_") for name in adapters)]
     for block in blocks:
         block.compile()

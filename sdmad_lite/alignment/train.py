@@ -294,7 +294,7 @@ def _identity(backbone, adapters, pixels, labels, bank, config, seed, run) -> di
     def digest(*parts) -> str:
         whole = hashlib.sha256()
         for part in parts:
-            whole.update(part if isinstance(part, np.ndarray) else repr(part).encode())
+            whole.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
         return whole.hexdigest()[:16]
 
     settings = [(name, adapter.lam, tuple(adapter.down.weight.shape)) for name, adapter in adapters.items()]

@@ -1,1 +1,22 @@
-"""The frozen CLIP: any open_clip model behind one class, its towers, and the embedded default."""
+"""The frozen CLIP: any open_clip model behind one small class, and the embedded default.
+
+`backbone` loads a model and embeds images and texts, `hub` finds its files, `towers` knows where its layers and patches
+are, `embedded_tower` is the image tower of the embedded model. open_clip takes seconds to import, so that `Backbone`,
+`load_clip` and `default_device` come when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .towers import find_blocks, text_blocks, vision_blocks
+
+if TYPE_CHECKING:
+    from .backbone import Backbone, default_device, load_clip
+
+__all__ = ["Backbone", "default_device", "find_blocks", "load_clip", "text_blocks", "vision_blocks"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(".backbone", __name__), name)

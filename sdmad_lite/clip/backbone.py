@@ -11,17 +11,17 @@ Preprocessing, tokenizer and widths come from open_clip; nothing of CLIP is writ
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data import read_image
@@ -35,7 +35,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 def default_device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
 
 
 class Backbone:
@@ -46,8 +46,8 @@ class Backbone:
         model: the open_clip model, its own weights frozen.
     """
 
-    def __init__(self, model: nn.Module, preprocess, tokenizer, name: str, pretrained: str | None):
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None):
+        self.model: Any = model.eval().requires_grad_(False)  # open_clip has many kinds of models
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.name, self.pretrained = name, pretrained
 
@@ -176,8 +176,6 @@ def load_clip(
     if built_in:
         _check_name(name, pretrained)
     weights = pretrained if built_in and pretrained != "random" else None
-    level = logging.root.level
-    logging.root.setLevel(logging.CRITICAL)  # open_clip tells the root logger what we asked for or raise
     try:
         with hub_or_cache() if needs_hub(source, weights, tokenizer is not None) else nullcontext():
             text = text_settings(source)
@@ -203,8 +201,6 @@ def load_clip(
         ) from error
     except Exception as error:
         raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error
-    finally:
-        logging.root.setLevel(level)
     return Backbone(model, preprocess, tokenizer, name, pretrained)
 
 

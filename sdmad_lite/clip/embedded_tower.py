@@ -7,6 +7,8 @@ same time it learnt more of the small and textured signs.
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers import PatchEmbed
 from timm.models import VisionTransformer, register_model
 from torch import Tensor, nn
@@ -27,7 +29,8 @@ class ConvStem(PatchEmbed):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         steps = [_conv(3, 24), _conv(24, 48), _conv(48, 96), _conv(96, 192)]
-        self.proj = nn.Sequential(*steps, nn.Conv2d(192, self.proj.out_channels, 1))
+        last: Any = self.proj  # a convolution, which the steps replace
+        self.proj: Any = nn.Sequential(*steps, nn.Conv2d(192, last.out_channels, 1))
 
 
 class StemTransformer(VisionTransformer):
@@ -49,5 +52,5 @@ def vit_stem_128(
     model = StemTransformer(
         img_size=128, patch_size=16, embed_dim=192, depth=6, num_heads=3, embed_layer=ConvStem, **kwargs
     )
-    model.default_cfg = {}
+    model.default_cfg = {}  # type: ignore[assignment]  # what timm asks of every model
     return model

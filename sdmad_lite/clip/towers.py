@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ TEXT_PATHS = (
 )
 
 
-def vision_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+def vision_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
     """Transformer layers of the image tower, first to last.
 
     Raises:
@@ -35,7 +36,7 @@ def vision_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
     return _needed(model, "image")
 
 
-def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
+def text_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
     """Transformer layers of the text tower, first to last.
 
     Raises:
@@ -44,7 +45,7 @@ def text_blocks(model: nn.Module) -> nn.ModuleList | nn.Sequential:
     return _needed(model, "text")
 
 
-def find_blocks(model: nn.Module, tower: str) -> nn.ModuleList | nn.Sequential | None:
+def find_blocks(model: Any, tower: str) -> nn.ModuleList | nn.Sequential | None:
     """Transformer layers of a tower ("image" or "text"), all of one width, or None where it has no such list."""
     for path in IMAGE_PATHS if tower == "image" else TEXT_PATHS:
         try:
@@ -58,7 +59,7 @@ def find_blocks(model: nn.Module, tower: str) -> nn.ModuleList | nn.Sequential |
     return None
 
 
-def _needed(model: nn.Module, tower: str) -> nn.ModuleList | nn.Sequential:
+def _needed(model: Any, tower: str) -> nn.ModuleList | nn.Sequential:
     blocks = find_blocks(model, tower)
     if blocks is None:
         part = model.get_submodule("visual") if tower == "image" else getattr(model, "text", model)
@@ -100,11 +101,11 @@ class _Skip(nn.Module):
 
 
 @contextmanager
-def without_lower(model: nn.Module, start: int) -> Iterator[None]:
+def without_lower(model: Any, start: int) -> Iterator[None]:
     """Inside the block the image tower's layers below number `start` pass on what they get."""
     blocks = vision_blocks(model)
-    path = next(path for path in IMAGE_PATHS if _is_at(model, path, blocks))
-    parent, name = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+    path, _, name = next(n for n, module in model.named_modules() if module is blocks).rpartition(".")
+    parent = model.get_submodule(path)
     kept = [*(_Skip() for _ in range(start)), *blocks[start:]]
     setattr(parent, name, nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept))
     try:
@@ -113,14 +114,7 @@ def without_lower(model: nn.Module, start: int) -> Iterator[None]:
         setattr(parent, name, blocks)
 
 
-def _is_at(model: nn.Module, path: str, module: nn.Module) -> bool:
-    try:
-        return model.get_submodule(path) is module
-    except AttributeError:
-        return False
-
-
-def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
+def encode_text(model: Any, tokens: Tensor) -> Tensor:
     """Unit-length embeddings (S, D) of tokens (S, L), without computing what cannot matter.
 
     In a causal tower that reads its end token, that is all behind the end of the longest text; in a tower of Hugging
@@ -150,13 +144,13 @@ def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
     return F.normalize(model.encode_text(tokens), dim=-1)
 
 
-def patch_embeddings(visual: nn.Module, pixels: Tensor) -> Tensor | None:
+def patch_embeddings(visual: Any, pixels: Tensor) -> Tensor | None:
     """Patch embeddings (N, h, w, D), of any length, in the space of images and texts; None where there are none.
 
     Each patch token of the last layer goes alone through what makes the embedding of an image: normalisation,
     attention pooling where there is one, and projection.
     """
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
         tokens, embed = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :], trunk.patch_embed
         dynamic = hasattr(embed, "dynamic_feat_size")
