@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -246,6 +247,24 @@ def test_companions_stand_beside_the_module():
 def test_what_is_private_stays_in_its_room():
     private = [line for line in own_imports() if re.match("_[^_]", line.name) and line.target != line.room]
     assert private == []
+
+
+def test_what_the_module_imports_the_core_installs():
+    """Else `pip install .` would not do; what an extra brings is asked for by `needs`, which names the extra."""
+    core = {package_name(requirement) for requirement in PYPROJECT["project"]["dependencies"]}
+    core |= {"pydantic-core", "traitlets"}  # parts of pydantic and ipywidgets
+    of = {name: {p.lower().replace("_", "-") for p in found} for name, found in packages_distributions().items()}
+    for package in (PACKAGE, *(ROOT / name for name in COMPANIONS)):
+        for path in package.rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            for node in (node for node, at_start in statements(ast.parse(text)) if at_start):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                first = {name.split(".")[0] for name in names if name} if not getattr(node, "level", 0) else set()
+                for name in first - sys.stdlib_module_names - {PACKAGE.name, *COMPANIONS}:
+                    assert of[name] & core, (path.name, name)
+            assert set(re.findall(r'needs\("[\w.]+", "(\w+)"\)', text)) <= set(
+                PYPROJECT["project"]["optional-dependencies"]
+            ), path
 
 
 HEAVY = {"matplotlib", "ipywidgets", "umap", "open_clip", "pandas", "torch"}
