@@ -30,9 +30,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## detect on generated chest images, 16 shots, and write a report to build/demo
 	$(BIN)/python -m sdmad_lite run --data data_samples/chest --signs chest_phantoms --shots 16 --seed 0 --out build/demo
 
-test: $(INSTALLED) ## check style, run the tests, then run every notebook
+test: $(INSTALLED) ## check style and types, run the tests, then run every notebook
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	find notebooks -name .ipynb_checkpoints -prune -o -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
 	MPLBACKEND=Agg $(BIN)/python -m pytest tests
 	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
