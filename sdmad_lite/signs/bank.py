@@ -8,46 +8,48 @@ A bank is a JSON file that people can read and audit:
      "provenance": {"author": ..., "kind": ..., "date": ..., "reviewed": ..., ...}}
 
 A sign may belong to several categories [paper: categories share signs, their combination differs].
-`lint` says what is doubtful in a bank that is well formed, `generate` asks a language model for one.
+`structure` holds what keeps a bank together; `lint` adds what is doubtful in a bank that is well formed.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import BankError
 from ..files import write_text
-from .findings import key, short, structure
 
 BANKS = Path(__file__).parent / "banks"
-MAX_BYTES = 5_000_000
-"""Of a bank's file."""
-PARTS = {"signs": "sign", "normal_signs": "normal sign"}
-"""List of a bank to what one of its entries is called."""
+MAX_BYTES = 5_000_000  # of a bank's file
+PARTS = {"signs": "sign", "normal_signs": "normal sign"}  # a list of a bank to what one of its entries is called
+DATA = tomllib.loads(Path(__file__).with_name("lint.toml").read_text(encoding="utf-8"))
+RULES: dict[str, tuple[str, str, str]] = {rule: tuple(row) for rule, row in DATA["rules"].items()}
+"""Rule to its severity, what it catches, and what to do."""
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
 
 class Sign(_Strict):
     """One visible finding in words, e.g. "blunted costophrenic angle"."""
 
-    text: str
+    text: str = Field(max_length=1000)
     categories: tuple[str, ...] = ()
-    id: str | None = None
-    """Short name by which a generator or a figure refers to the sign."""
-    accept: dict[str, str] | None = None
-    """Rule of the linter to the reason why this sign may break it."""
+    id: str | None = None  # short name by which a generator or a figure refers to the sign
+    accept: dict[str, str] | None = None  # rule of the linter to the reason why this sign may break it
 
     @field_validator("text")
     @classmethod
@@ -67,8 +69,8 @@ class Provenance(_Strict):
     reviewer: str | None = None
     model: str | None = None
     prompt: str | None = None
+    # how the model was asked: server, form of the answers, settings, requests, tokens, software
     generation: dict[str, str | int | float | None] | None = None
-    """How the model was asked: server, form of the answers, settings, requests, tokens, software."""
     note: str | None = None
 
 
@@ -121,8 +123,7 @@ class SignBank(_Strict):
         for category in categories:
             self.signs_of(category)  # raises on an unknown name
         owners = [[c for c in sign.categories if c in categories] for sign in self.signs]
-        signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True) if own]
-        return parse_bank({**self.model_dump(), "categories": categories, "signs": signs})
+        return self._owned(owners, categories=categories)
 
     def with_wrong_signs(self, fraction: float, seed: int = 0) -> SignBank:
         """A dirty copy: signs of other categories are added until `fraction` of each list is wrong.
@@ -139,12 +140,50 @@ class SignBank(_Strict):
             wrong = min(round(right * fraction / (1 - fraction)), len(others))
             for s in rng.choice(others, size=wrong, replace=False):
                 owners[s].append(category)
-        signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True)]
-        return parse_bank({**self.model_dump(), "name": f"{self.name}+{fraction:.0%} wrong", "signs": signs})
+        return self._owned(owners, name=f"{self.name}+{fraction:.0%} wrong")
+
+    def _owned(self, owners: Iterable[list[str]], **changes: object) -> SignBank:
+        """A copy in which each sign has other categories; signs without any are left out."""
+        signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True) if own]
+        return parse_bank({**self.model_dump(), **changes, "signs": signs})
 
     def save(self, path: str | Path) -> Path:
         """Write the bank as JSON, whole or not at all."""
         return write_text(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+
+
+# What keeps a bank together
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark on a bank."""
+
+    rule: str  # one of RULES
+    message: str  # what is wrong
+    place: str  # such as "sign 3 'blunted angle'", counted from 1; "" for the bank as a whole
+    severity: str  # "error", "warning" or "note"
+    suggestion: str  # what to do
+    file: str | None = None  # that holds the bank; None for a bank in memory
+
+    def __str__(self) -> str:
+        where = f"{self.file or 'sign bank'}: {self.rule}: {self.place}".removesuffix(" ")
+        return f"{where} {self.message}; {self.suggestion}"
+
+
+def finding(rule: str, message: str, place: str = "", severity: str | None = None) -> Finding:
+    """A finding, with the severity of its rule where none is given."""
+    return Finding(rule, message, place, severity or RULES[rule][0], RULES[rule][2])
+
+
+def key(text: str) -> str:
+    """A text without case, hyphens and doubled spaces: what has one key is the same."""
+    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+
+
+def short(text: object, most: int = 60) -> str:
+    """Quoted, in one line, and cut where it is long."""
+    return repr(whole if len(whole := str(text)) <= most else f"{whole[: most - 3]}...")
 
 
 def placed(part: str, signs: Iterable[tuple[int, Sign]]) -> dict[str, Sign]:
@@ -152,19 +191,52 @@ def placed(part: str, signs: Iterable[tuple[int, Sign]]) -> dict[str, Sign]:
     return {f"{PARTS[part]} {number + 1} {short(sign.text)}": sign for number, sign in signs}
 
 
-def problems(error: ValidationError, data: Any) -> Iterator[tuple[str, str]]:
-    """Place and message of each problem that pydantic found; a sign is named by its number and its text."""
+def structure(categories: Sequence[str], signs: Mapping[str, Sign], normal: Mapping[str, Sign]) -> Iterator[Finding]:
+    """What keeps the parts of a bank from fitting together: `load_bank` refuses it. Signs are given by their place."""
+    if not categories:
+        yield finding("category", "categories is empty")
+        return
+    known: dict[str, str] = {}  # key -> name as it stands in the list
+    for name in categories:
+        if key(name) in ("", "normal"):
+            yield finding("category", "cannot be used", f"category {short(name)}")
+        elif key(name) in known:
+            yield finding("category", "is listed twice", f"category {short(name)}")
+        known.setdefault(key(name), name)
+    first: dict[str, str] = {}  # key of a text -> place
+    ids: set[str] = set()
+    for place, sign in {**signs, **normal}.items():
+        if bool(sign.categories) == (place in normal):
+            what = "is a normal sign and names categories" if sign.categories else "names no category"
+            yield finding("form" if sign.categories else "unknown-category", what, place)
+        for name in () if place in normal else sign.categories:
+            if name not in categories:
+                near = get_close_matches(key(name)[:200], known, 1, 0.7)
+                hint = f"did you mean {short(known[near[0]])}?" if near else f"known are {', '.join(categories)}"
+                yield finding("unknown-category", f"names the unknown category {short(name)} ({hint})", place)
+        if (one := first.setdefault(key(sign.text), place)) != place:
+            yield finding("also-normal" if one in signs and place in normal else "duplicate", f"is {one} again", place)
+        if sign.id is not None and key(sign.id) in ids:
+            yield finding("form", f"has the id {short(sign.id)} of another sign", place)
+        ids.add(key(sign.id or ""))
+    owned = {name for sign in signs.values() for name in sign.categories}
+    yield from (finding("no-sign", "has no sign", f"category {short(c)}") for c in categories if c not in owned)
+    if not normal:
+        yield finding("no-sign", "normal_signs is empty, and scores are measured against normal signs")
+
+
+# Reading
+
+
+def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Place and message of each problem that pydantic found; a sign is named by its number."""
     for item in error.errors(include_url=False):
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; correct its spelling or remove it"
-        place, where = "", [str(part) for part in item["loc"]]
+        where, entry = [str(part) for part in item["loc"]], ""
         if len(where) > 1 and where[0] in PARTS:
-            part, number, where = where[0], int(where[1]), where[2:]
-            sign = data[part][number]
-            text = sign.get("text") if isinstance(sign, dict) else None
-            place = f"{PARTS[part]} {number + 1}" + (f" {short(text)}" if text else "")
-        yield ": ".join(filter(None, (place, ".".join(where)))), message
+            entry, where = f"{PARTS[where[0]]} {int(where[1]) + 1}", where[2:]
+        unknown = item["type"] == "extra_forbidden"
+        message = "unknown key; correct its spelling or remove it" if unknown else item["msg"]
+        yield ": ".join(filter(None, (entry, ".".join(where)))), message.removeprefix("Value error, ")
 
 
 def parse_bank(data: object, source: str = "sign bank") -> SignBank:
@@ -172,19 +244,12 @@ def parse_bank(data: object, source: str = "sign bank") -> SignBank:
     try:
         return SignBank.model_validate(data)
     except ValidationError as error:
-        found = (f"{place}: {message}" if place else message for place, message in problems(error, data))
+        found = (f"{place}: {message}" if place else message for place, message in problems(error))
         raise BankError(f"{source}: " + "; ".join(found)) from None
 
 
-def strict_json(text: str | bytes) -> object:
-    """Parse JSON in UTF-8. Refused, where the standard library is silent: repeated keys (the last would win), NaN.
-
-    Raises:
-        ValueError: says what is wrong, and in which line and column where it is the syntax.
-    """
-
-    def refuse(constant: str):
-        raise ValueError(f"{constant} is no value of JSON")
+def strict_json(text: str) -> object:
+    """Parse JSON; a repeated key, of which the standard library keeps the last, is a ValueError."""
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         if len(record := dict(pairs)) < len(pairs):
@@ -192,24 +257,22 @@ def strict_json(text: str | bytes) -> object:
             raise ValueError(f"the key {short(twice)} stands twice in one object")
         return record
 
-    try:
-        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return json.loads(text, object_pairs_hook=once)
 
 
-def read_bank(name_or_path: str | Path) -> tuple[Path, bytes]:
-    """Path and content of a bank's file, shipped or not. Raises BankError where there is none that can be read."""
+def read_bank(name_or_path: str | Path) -> tuple[str, object]:
+    """Path and plain data of a shipped bank or a file. Raises BankError where it cannot be read or is no JSON."""
     path = BANKS / f"{name_or_path}.json" if str(name_or_path) in shipped_banks() else Path(name_or_path)
     try:
         with open(path, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES // 1_000_000} MB")
-    except (OSError, ValueError) as error:  # ValueError: too large, or no possible path
-        raise _unreadable(path, error) from None
-    return path, data
+        return str(path), strict_json(data.decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no possible path, or no JSON
+        known = ", ".join(shipped_banks())
+        why = f"cannot be read as a sign bank ({error}); give a JSON file, or one of {known}"
+        raise BankError(f"{path}: {why}") from None
 
 
 def load_bank(name_or_path: str | Path) -> SignBank:
@@ -219,16 +282,7 @@ def load_bank(name_or_path: str | Path) -> SignBank:
         BankError: the file is missing, not JSON, or not a valid bank.
     """
     path, data = read_bank(name_or_path)
-    try:
-        content = strict_json(data)
-    except ValueError as error:
-        raise _unreadable(path, error) from None
-    return parse_bank(content, source=str(path))
-
-
-def _unreadable(path: Path, why: object) -> BankError:
-    known = ", ".join(shipped_banks())
-    return BankError(f"{path}: cannot be read as a sign bank ({why}); give a JSON file, or one of {known}")
+    return parse_bank(data, source=path)
 
 
 def shipped_banks() -> list[str]:

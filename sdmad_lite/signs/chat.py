@@ -209,5 +209,5 @@ def found_json(content: str) -> object:
         raise BadAnswer("it holds no JSON object")
     try:
         return strict_json(text[text.index("{") : text.rfind("}") + 1])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadAnswer(f"it is no valid JSON ({error})") from None

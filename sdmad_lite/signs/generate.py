@@ -26,9 +26,8 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import GenerationError
-from .bank import Provenance, Sign, SignBank, parse_bank
-from .findings import Finding, key, short, structure
-from .lint import FEW, FEW_NORMAL, check_bank, check_length, doubts, names_category, similar
+from .bank import Finding, Provenance, Sign, SignBank, key, parse_bank, short, structure
+from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
 
 if TYPE_CHECKING:
     from .chat import Chat
@@ -277,10 +276,11 @@ def _fault(text: object, category: str | None, categories: Iterable[str] | None)
     if category and categories is not None:
         if named := next((name for name in categories if names_category(text, name) == "whole"), None):
             return f"names the category {named!r}"
-        grave = {"encoding", "too-long", "negation", "not-visible", "wordy"}
+        grave = {"encoding", "negation", "not-visible", "wordy"}
     else:
-        grave = {"encoding", "too-long"}
-    return next((one.message for one in (*doubts(text), *check_length(text)) if one.rule in grave), None)
+        grave = {"encoding"}
+    fault = next((one.message for one in doubts(text) if one.rule in grave), None)
+    return fault or ("has too many tokens" if too_long(text) else None)
 
 
 def merge(said: Iterable[Sign]) -> tuple[list[Sign], list[str]]:

@@ -17,26 +17,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import SequenceMatcher
 from functools import lru_cache
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from ..errors import BankError
-from .bank import PARTS, Sign, SignBank, placed, problems, read_bank, strict_json
-from .findings import DATA, RULES, Finding, finding, key, short, structure
+from .bank import DATA, PARTS, Finding, Sign, SignBank, finding, key, placed, problems, read_bank, short, structure
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
-FORM = {"json", "form", "category", "unknown-category", "no-sign", "duplicate", "accept"}
+FORM = {"form", "category", "unknown-category", "no-sign", "duplicate"}
 """Rules that no sign may accept: the bank would not load, or not mean what it says."""
 OF_NORMAL = {"encoding", "spacing", "style"}
 """Rules on words that hold for normal signs too; those may negate."""
-FEW, FEW_NORMAL, UNEVEN, SAME_COSINE = 3, 2, 3, 0.97
+FEW, FEW_NORMAL, SAME_COSINE = 3, 2, 0.97
 CONTEXT = 77  # tokens that the text tower of CLIP reads, the start and end tokens among them
-MAX_TEXT, MAX_SIGNS = 1000, 1000  # longer texts are only called too long; of more signs no pairs are compared
+MAX_SIGNS = 1000  # of more signs no pairs are compared
 
 
 def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) -> list[Finding]:
@@ -48,53 +48,44 @@ def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) ->
             hardly tells apart.
 
     Raises:
-        BankError: the file is missing, cannot be read, or is larger than 5 MB.
+        BankError: the file is missing, no JSON, or larger than 5 MB.
     """
     if isinstance(bank, SignBank):
-        return list(_findings(bank.model_dump(mode="json", exclude_none=True), backbone))
-    path, content = read_bank(bank)
-    try:
-        data = strict_json(content)
-    except ValueError as error:
-        return [replace(finding("json", f"cannot be read ({error})"), file=str(path))]
-    return [replace(found, file=str(path)) for found in _findings(data, backbone)]
+        return _findings(bank.model_dump(mode="json", exclude_none=True), backbone)
+    path, data = read_bank(bank)
+    return [replace(found, file=path) for found in _findings(data, backbone)]
 
 
-def _findings(data: Any, backbone: Backbone | None) -> Iterator[Finding]:
+def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
     """Findings on what can be read of a bank given as plain data."""
     if not isinstance(data, dict):
-        yield finding("form", "the file holds no JSON object (docs/signs.md shows the form of a bank)")
-        return
+        return [finding("form", "the file holds no JSON object (docs/signs.md shows the form of a bank)")]
+    found = list[Finding]()
     try:
         SignBank.model_validate(data)
-    except ValidationError as error:  # what has no place is said by `structure` below
-        yield from (finding("form", message, place) for place, message in problems(error, data) if place)
+    except ValidationError as error:  # what has no place is said by `structure`
+        found += [finding("form", message, place) for place, message in problems(error) if place]
     named = data.get("categories")
     categories = [name.strip() for name in named if isinstance(name, str)] if isinstance(named, list) else []
     signs, normal = (placed(part, _readable(data.get(part))) for part in PARTS)
     both = signs | normal
-    capitals = 2 * sum(sign.text[:1].isupper() for sign in signs.values()) > len(signs)
-    found = [
-        *structure(categories, signs, normal),
-        *chain(*(check_sign(place, sign, categories, capitals) for place, sign in signs.items())),
-        *(f for place, sign in normal.items() for f in doubts(sign.text[:MAX_TEXT], place) if f.rule in OF_NORMAL),
-        *chain(*(check_length(sign.text, place, backbone) for place, sign in both.items())),
-        *check_pairs(signs, normal),
-        *(check_text_tower(both, backbone) if backbone else ()),
-    ]
+    found += structure(categories, signs, normal)
+    for place, sign in both.items():
+        words = check_sign(place, sign, categories)
+        found += words if place in signs else (one for one in words if one.rule in OF_NORMAL)
+        if too_long(sign.text, backbone):
+            found.append(finding("too-long", "has more tokens than the text tower reads", place))
+    found += check_pairs(signs, normal, backbone)
     order = {place: number for number, place in enumerate(both)}  # the bank as a whole first, then sign by sign
-    for one in sorted(found, key=lambda one: order.get(one.place, -1)):
-        reason = (both[one.place].accept or {}).get(one.rule) if one.place in both and one.rule not in FORM else None
-        yield one if reason is None else replace(one, severity="note", suggestion=f"accepted: {reason}")
-    broken = {(one.place, one.rule) for one in found if one.rule not in FORM}
-    for place, rule in ((place, rule) for place, sign in both.items() for rule in sign.accept or ()):
-        if (place, rule) not in broken:
-            why = "is not broken by this sign, or cannot be accepted" if rule in RULES else "does not exist"
-            yield finding("accept", f"accepts the rule {short(rule)}, which {why}", place)
-    yield from check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
+    found.sort(key=lambda one: order.get(one.place, -1))
+    for n, one in enumerate(found):
+        if one.place in both and one.rule not in FORM and (why := (both[one.place].accept or {}).get(one.rule)):
+            found[n] = replace(one, severity="note", suggestion=f"accepted: {why}")
+    found += check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
     origin = data.get("provenance")
     if isinstance(origin, dict) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
-        yield finding("unreviewed", "a language model wrote the bank and no expert has read it")
+        found.append(finding("unreviewed", "a language model wrote the bank and no expert has read it"))
+    return found
 
 
 def _readable(rows: object) -> Iterator[tuple[int, Sign]]:
@@ -121,51 +112,41 @@ _TEXTS = [
 ]
 
 
-def doubts(text: str, place: str = "") -> Iterator[Finding]:
+def doubts(text: str, place: str = "") -> list[Finding]:
     """What the rules on words say of one sign, each rule once."""
-    told = set()
+    told: dict[str, Finding] = {}
     for row, pattern, mild in _TEXTS:
         rule = row["rule"]
-        if rule in told or not (found := pattern.search(text)):
-            continue
-        told.add(rule)
-        # what is missing comes after the word that negates, but for "vessel markings absent"
-        after = 0 if found[0].lower() == "absent" else found.end()
-        milder = "mild" in row and mild.search(text, after)
-        yield finding(rule, row["message"].format(found=short(found[0])), place, "warning" if milder else None)
+        if rule not in told and (found := pattern.search(text)):
+            milder = "mild" in row and mild.search(text, found.end())
+            message = row["message"].format(found=short(found[0]))
+            told[rule] = finding(rule, message, place, "warning" if milder else None)
+    return [*told.values()]
 
 
-def check_sign(place: str, sign: Sign, categories: Sequence[str], capitals: bool) -> Iterator[Finding]:
-    """Words and category names in the sign of an anomaly; `capitals` where most signs begin with one."""
-    if len(sign.text) > MAX_TEXT:
-        return
-    yield from (found := list(doubts(sign.text, place)))
-    if sign.text[:1].isupper() and sign.text[1:2].islower() and not capitals:
-        yield finding("style", "begins with a capital, unlike most signs", place)
-    if any(one.rule == "negation" for one in found):
-        return
+def check_sign(place: str, sign: Sign, categories: Sequence[str]) -> list[Finding]:
+    """Doubtful words and category names in a sign."""
+    found = doubts(sign.text, place)
+    if any(one.rule == "negation" for one in found):  # one fault is enough
+        return found
     for category in categories:
-        named = names_category(sign.text, category)
-        if named and category in sign.categories:
-            yield finding("own-category", f"names its own category {short(category)}", place)
-        elif named:
-            severity = "error" if named == "whole" else "warning"
-            yield finding("other-category", f"names the category {short(category)}", place, severity)
+        if named := names_category(sign.text, category):
+            rule = "own-category" if category in sign.categories else "other-category"
+            severity = "warning" if (rule, named) == ("other-category", "part") else None
+            found.append(finding(rule, f"names the category {short(category)}", place, severity))
+    return found
 
 
-def check_length(text: str, place: str = "", backbone: Backbone | None = None) -> Iterator[Finding]:
-    """More tokens than the text tower reads: the given model's, or CLIP's."""
-    limit = backbone.tokenizer.context_length if backbone else CONTEXT
-    try:
-        if backbone:
+def too_long(text: str, backbone: Backbone | None = None) -> bool:
+    """Whether a text has more tokens than the text tower reads: the given model's, or CLIP's."""
+    if backbone:
+        try:
             backbone.tokenize([text])
-        # a piece of CLIP's vocabulary holds at least one byte, so that a short text need not be counted
-        elif len(text) > MAX_TEXT or (
-            len(text.encode(errors="replace")) + 2 > limit and len(_clip_tokenizer().encode(text)) + 2 > limit
-        ):
-            raise BankError
-    except BankError:
-        yield finding("too-long", f"has more tokens than the {limit} that the text tower reads", place)
+        except BankError:
+            return True
+        return False
+    # a piece of CLIP's vocabulary holds at least one byte, so that a short text need not be counted
+    return len(text.encode()) > CONTEXT - 2 < len(_clip_tokenizer().encode(text))
 
 
 @lru_cache
@@ -178,50 +159,36 @@ def _clip_tokenizer():
 # Signs beside each other
 
 
-def check_pairs(signs: dict[str, Sign], normal: dict[str, Sign]) -> Iterator[Finding]:
-    """Signs that say the same in other words; those that are the same are told by `structure`."""
+def check_pairs(signs: dict[str, Sign], normal: dict[str, Sign], backbone: Backbone | None) -> Iterator[Finding]:
+    """Signs that say the same in other words, or to the given model; `structure` tells those that are the same."""
     unique: dict[str, tuple[str, str]] = {}
     for place, sign in (signs | normal).items():
-        unique.setdefault(key(sign.text), (place, sign.text[:MAX_TEXT]))
+        unique.setdefault(key(sign.text), (place, sign.text))
     if len(unique) > MAX_SIGNS:
         yield finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
         return
+    fits = [(place, text) for place, text in unique.values() if backbone and not too_long(text, backbone)]
+    vectors = backbone.encode_texts([text for _, text in fits]).tolist() if backbone and fits else []  # unit length
+    embedded = {place: np.array(vector) for (place, _), vector in zip(fits, vectors, strict=True)}
     for (place, text), (other_place, other) in combinations(unique.values(), 2):
         if similar(text, other):
             rule = "also-normal" if place in signs and other_place in normal else "near-duplicate"
             yield finding(rule, f"says the same as {place}", other_place, "warning")
-
-
-def check_text_tower(signs: dict[str, Sign], backbone: Backbone) -> Iterator[Finding]:
-    """Pairs that the given model hardly tells apart."""
-    fits = [(place, sign.text) for place, sign in signs.items() if not [*check_length(sign.text, "", backbone)]]
-    if not 2 <= len(fits) <= MAX_SIGNS:
-        return
-    vectors = backbone.encode_texts([text for _, text in fits])  # (S, D), unit length
-    cosine = (vectors @ vectors.T).tolist()
-    for (i, (place, text)), (j, (other_place, other)) in combinations(enumerate(fits), 2):
-        if cosine[i][j] > SAME_COSINE and key(text) != key(other):
-            yield finding("text-tower", f"has cosine {cosine[i][j]:.3f} with {place}", other_place)
+        if place in embedded and other_place in embedded:
+            if (cosine := embedded[place] @ embedded[other_place]) > SAME_COSINE:
+                yield finding("text-tower", f"has cosine {cosine:.3f} with {place}", other_place)
 
 
 def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal: int) -> Iterator[Finding]:
-    """Categories with few signs, with none of their own, or with lists of very different length."""
+    """Categories with few signs, or with none of their own."""
     if 0 < normal < FEW_NORMAL:
         yield finding("few-signs", f"there is {normal} normal sign")
-    lists = {c: own for c in categories if (own := frozenset(s for s, named in enumerate(owners) if c in named))}
-    first: dict[frozenset[int], str] = {}
-    for category, own in lists.items():
-        place = f"category {short(category)}"
-        if len(own) < FEW:
-            yield finding("few-signs", f"has {len(own)} signs", place)
-        if (twin := first.setdefault(own, category)) != category:
-            yield finding("same-signs", f"has the very signs of {short(twin)}", place)
-        elif all(len({*owners[s]} & {*lists}) > 1 for s in own):
-            yield finding("no-own-sign", "shares all of its signs", place)
-    longest, shortest = (pick(lists, key=lambda c: len(lists[c]), default="") for pick in (max, min))
-    if lists and len(lists[longest]) > UNEVEN * len(lists[shortest]):
-        most, least = (f"{short(c)} has {len(lists[c])} signs" for c in (longest, shortest))
-        yield finding("uneven", f"{most} and {least}")
+    for category in categories:
+        own = [{*named} & {*categories} for named in owners if category in named]
+        if 0 < len(own) < FEW:
+            yield finding("few-signs", f"has {len(own)} signs", f"category {short(category)}")
+        if own and all(len(named) > 1 for named in own):
+            yield finding("no-own-sign", "shares all of its signs", f"category {short(category)}")
 
 
 # Do two texts say the same? Does one name a category?

@@ -89,10 +89,7 @@ CASES = [
     file(
         "nesting without end",
         "[" * 100_000,
-        (
-            "{path}/bank.json: cannot be read as a sign bank (it is nested too deeply); give a JSON file, "
-            "or one of {banks}"
-        ),
+        ("{path}/bank.json: cannot be read as a sign bank ({reason}); give a JSON file, or one of {banks}"),
     ),
     file(
         "a file of 6 MB",
@@ -148,7 +145,7 @@ CASES = [
     ),
     entries(
         "an empty sign",
-        ("{path}/bank.json: sign 5 ' ': text: is empty: write what is visible in the image, or remove the sign"),
+        ("{path}/bank.json: sign 5: text: is empty: write what is visible in the image, or remove the sign"),
         signs=signs(sign(" ", "Nodule")),
     ),
     entries(
@@ -179,7 +176,7 @@ CASES = [
     ),
     entries(
         "a number for a text",
-        "{path}/bank.json: sign 5 '7': text: Input should be a valid string",
+        "{path}/bank.json: sign 5: text: Input should be a valid string",
         signs=signs(sign(7, "Nodule")),
     ),
     entries(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_all_problems_of_a_bank_are_found_at_once(tmp_path):
     found = lint(bank, tmp_path)
     assert {"form", "category", "no-sign", "unknown-category", "negation"} <= {finding.rule for finding in found}
     form = [(finding.place, finding.message) for finding in found if finding.rule == "form"]
-    assert len(form) == 3 and ("sign 1 '5': text", "Input should be a valid string") in form
+    assert len(form) == 3 and ("sign 1: text", "Input should be a valid string") in form
     assert any("did you mean 'Effusion'?" in finding.message for finding in found)
 
 
@@ -96,33 +97,30 @@ def test_a_bank_in_memory_has_no_file():
     assert twin.message == "says the same as sign 2 'blunted costophrenic angle'"
 
 
-# Files that are no JSON
+# Files that are no bank
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ('{"name": "x",\n"signs": [\n', "line 3 column 1"),
-        ('{"name": "x",\n "signs": [],}', "line 2 column 14"),
-        ("", "line 1 column 1"),
         ("[]", "no JSON object"),
         ("null", "no JSON object"),
-        ('{\n"name": "a",\n"name": "b"}', "'name' stands twice"),
-        ('{"a": NaN}', "NaN is no value"),
-        ('{"a": ' + "9" * 9999 + "}", "4300 digits"),
-        ("[" * 100_000, "nested too deeply"),
+        ('{"a": NaN}', "unknown key"),
         ('{"signs": 3, "categories": {"a": 1}, "normal_signs": [[], 1, null]}', "Field required"),
-        (json.dumps(GOOD).replace("haze", "h\ud800ze"), "utf-8"),
     ],
 )
 def test_a_file_that_is_no_bank_is_an_error(tmp_path, text, named):
     found = lint(text, tmp_path)
-    assert any(f.severity == "error" and f.rule in ("json", "form") and named in f.message for f in found), found
+    assert any(f.severity == "error" and f.rule == "form" and named in f.message for f in found), found
 
 
-def test_a_missing_or_huge_file_is_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(BankError, match=r"none\.json: cannot be read"):
         check_bank(tmp_path / "none.json")
+    with pytest.raises(BankError, match=r"mine\.json: cannot be read .*line 2 column 14"):
+        lint('{"name": "x",\n "signs": [],}', tmp_path)
+    with pytest.raises(BankError, match=r"mine\.json: cannot be read .*utf-8"):
+        lint(json.dumps(GOOD, ensure_ascii=False).replace("haze", "h\ud800ze"), tmp_path)
     (tmp_path / "huge.json").write_bytes(b" " * 5_000_001)
     for use in (check_bank, load_bank):
         with pytest.raises(BankError, match=r"huge\.json: .*more than 5 MB"):
@@ -137,7 +135,7 @@ RULE = {
     "not-visible": with_sign("dry cough"),
     "other-category": with_sign("pulmonary edema beside it"),
     "own-category": with_sign("layering effusion"),
-    "too-long": with_sign("bright spots " * 500),
+    "too-long": with_sign("bright spots " * 50),
     "wordy": with_sign("dense shadow " + "that goes on and on " * 4),
     "vague": with_sign("abnormal finding"),
     "hedge": with_sign("may show a shadow"),
@@ -150,7 +148,6 @@ RULE = {
     "near-duplicate": with_sign("blunting of costophrenic angles"),
     "also-normal": with_sign("clear lung fields"),
     "unknown-category": with_sign("dark apex", "Efusion"),
-    "accept": with_sign("dark apex", accept={"hedge": "why not"}),
     "form": {**GOOD, "colour": True},
     "category": {**GOOD, "categories": ["Effusion", "Pulmonary edema", "effusion"]},
     "no-sign": {**GOOD, "categories": ["Effusion", "Pulmonary edema", "Hernia"]},
@@ -160,16 +157,7 @@ RULE = {
         "signs": [{"text": t, "categories": ["Effusion", "Pulmonary edema"]} for t in ("round a", "oval b", "flat c")]
         + [{"text": "dark edge", "categories": ["Effusion"]}],
     },
-    "same-signs": {**GOOD, "signs": [{"text": "dark edge", "categories": ["Effusion", "Pulmonary edema"]}]},
-    "uneven": {
-        **GOOD,
-        "signs": GOOD["signs"]
-        + [
-            {"text": f"{word} rim", "categories": ["Effusion"]} for word in "red blue green pink grey gold teal".split()
-        ],
-    },
     "unreviewed": {**GOOD, "provenance": {**GOOD["provenance"], "kind": "language model", "reviewed": False}},
-    "json": '{"name": 1,}',
 }
 
 
@@ -195,7 +183,7 @@ def test_an_accepted_rule_becomes_a_note_that_tells_the_reason(tmp_path):
     found = lint(with_sign("dark rim without vessel markings", accept={"negation": "it is bare"}), tmp_path)
     assert [(f.rule, f.severity, f.suggestion) for f in found] == [("negation", "note", "accepted: it is bare")]
     found = lint(with_sign("bat-wing haze", accept={"duplicate": "I like it"}), tmp_path)
-    assert {(f.rule, f.severity) for f in found} >= {("duplicate", "error"), ("accept", "warning")}
+    assert ("duplicate", "error") in {(f.rule, f.severity) for f in found}
 
 
 def test_a_backbone_counts_its_own_tokens(tmp_path, tiny_clip):
@@ -203,7 +191,7 @@ def test_a_backbone_counts_its_own_tokens(tmp_path, tiny_clip):
     bank = with_sign(long.strip())
     assert "too-long" not in {f.rule for f in lint(bank, tmp_path)}
     found = [f for f in lint(bank, tmp_path, backbone=tiny_clip) if f.rule == "too-long"]
-    assert len(found) == 1 and "32" in found[0].message
+    assert len(found) == 1
 
 
 def test_many_signs_do_not_take_for_ever(tmp_path):
@@ -262,7 +250,7 @@ def measured(part: str) -> tuple[int, int, int, int]:
     right = wrong = missed = 0
     for row in rows:
         sign, categories = Sign(text=row["text"], categories=(row["category"],)), load_bank(row["bank"]).categories
-        told, label = {f.rule for f in check_sign("", sign, categories, False)}, {row["rule"]} - {"none"}
+        told, label = {f.rule for f in check_sign("", sign, categories)}, {row["rule"]} - {"none"}
         right, wrong, missed = right + len(told & label), wrong + len(told - label), missed + len(label - told)
     return len(rows), right, wrong, missed
 
@@ -296,10 +284,12 @@ def test_whatever_is_edited_the_linter_answers_and_agrees_with_the_loader(tmp_pa
     at %= len(whole)
     path = tmp_path / "mine.json"
     path.write_bytes((whole[:at] + text + whole[at + cut :]).encode("utf-8", errors="surrogatepass"))
-    found = check_bank(path)
+    found = []
+    with suppress(BankError):
+        found = check_bank(path)
     try:
         load_bank(path)
-    except BankError:
-        assert any(finding.severity == "error" for finding in found)
+    except BankError as error:
+        assert "cannot be read" in str(error) or any(finding.severity == "error" for finding in found)
     else:
         assert not any(finding.severity == "error" and finding.rule in FORM for finding in found), found
