@@ -9,52 +9,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from ..errors import GenerationError, needs
 from ..files import write_text
-from .bank import strict_json
+from .bank import short, strict_json
 from .generate import PROMPTS, BadAnswer, Settings
 
 openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
-FORMS = ("json_schema", "json_object", "text")
+Form = Literal["json_schema", "json_object", "text"]
+FORMS: tuple[Form, ...] = get_args(Form)
 MAX_ANSWER, MAX_TOKENS = 1_000_000, 2000  # bytes of a response, tokens of an answer
-SPENT = ("requests", "prompt_tokens", "completion_tokens")
 T = TypeVar("T")
 
 
-def _of_choice(*path: str) -> Any:
-    return Field(None, validation_alias=AliasPath("choices", 0, *path))
+def _at(first: str, *path: str | int) -> Any:
+    return Field(None, validation_alias=AliasPath(first, *path))
 
 
 class _Response(BaseModel):
     """What is read of a response; servers leave out much of the rest."""
 
-    content: str | list[dict[str, Any]] | None = _of_choice("message", "content")
-    refusal: str | None = _of_choice("message", "refusal")
-    finish: str | None = _of_choice("finish_reason")
-    prompt_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "prompt_tokens"))
-    completion_tokens: int | None = Field(None, validation_alias=AliasPath("usage", "completion_tokens"))
+    content: str | None = _at("choices", 0, "message", "content")
+    refusal: str | None = _at("choices", 0, "message", "refusal")
+    finish: str | None = _at("choices", 0, "finish_reason")
+    prompt_tokens: int | None = _at("usage", "prompt_tokens")
+    completion_tokens: int | None = _at("usage", "completion_tokens")
 
 
 class Answer(BaseModel):
-    """A good answer, as it is kept in a file named after the hash of its request."""
+    """A good answer, as it is kept in a file named after the hash of its question."""
 
-    request: dict[str, Any]
     content: str
-    form: str = Field(pattern="^(json_schema|json_object|text)$")
+    form: Form
     date: date
-    spent: dict[str, int]  # names of SPENT; tokens only where the server counts them
+    spent: dict[str, int]  # requests, and the tokens that the server counted
     cached: bool = Field(default=False, exclude=True)
 
 
@@ -62,9 +59,8 @@ class Chat:
     """Questions to one server; `host` is its name and port, `form` what it takes of FORMS, `answers` those used."""
 
     def __init__(self, settings: Settings, cache: Path | None):
-        self.settings, self.cache, self.form = settings, cache, FORMS[0]
-        self.answers: list[Answer] = []
-        self.host = urlsplit(str(settings.base_url)).netloc
+        self.settings, self.cache, self.form, self.answers = settings, cache, FORMS[0], list[Answer]()
+        self.host = f"{settings.base_url.host}:{settings.base_url.port}"
         self.client = openai.OpenAI(
             base_url=str(settings.base_url),
             api_key=settings.api_key or "none",
@@ -72,11 +68,6 @@ class Chat:
             max_retries=settings.retries,
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
-
-    def spent(self, of: Iterable[bool] = (True, False)) -> dict[str, Any]:
-        """SPENT for the answers that came from the cache, for those that did not, or for all."""
-        total = sum((Counter(answer.spent) for answer in self.answers if answer.cached in of), Counter(requests=0))
-        return {name: total.get(name) for name in SPENT} | {"requests": total["requests"]}
 
     def ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> T:
         """The checked answer to a prompt, from the cache or from the server.
@@ -89,59 +80,49 @@ class Chat:
         Raises:
             GenerationError: no answer, or none that passes the check.
         """
-        chosen = self.settings
-        request = {"server": self.host, "prompt": prompt, "schema": schema, "max_tokens": MAX_TOKENS}
-        request |= chosen.model_dump(include={"model", "temperature", "seed"})
+        request = self.settings.model_dump(include={"model", "temperature", "seed"})
+        request |= {"server": self.host, "prompt": prompt, "schema": schema, "max_tokens": MAX_TOKENS}
         name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        place = self.cache and self.cache / f"{name}.json"
-        if place and (answer := _kept(place, request, check)):
-            self.form = FORMS[max(FORMS.index(answer.form), FORMS.index(self.form))]
-            self.answers.append(answer)
-            return check(found_json(answer.content))
-        spent: Counter[str] = Counter()
-        question, reason, todo = prompt, "", "raise timeout or retries, or take another model"
-        for _ in range(chosen.retries + 1):
+        place = self.cache / f"{name}.json" if self.cache else None
+        try:
+            answer = Answer.model_validate_json(place.read_bytes() if place else b"")
+            value, answer.cached = check(found_json(answer.content)), True
+        except (OSError, ValueError):  # there is none, or a damaged one
+            answer, value = self._ask(subject, prompt, schema, check)
+            if place:
+                write_text(place, answer.model_dump_json(indent=1) + "\n")
+        self.form = answer.form
+        self.answers.append(answer)
+        return value
+
+    def _ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> tuple[Answer, T]:
+        """A new answer; one that fails the check is asked for again with the reason."""
+        question, reason, todo, spent = prompt, "", PROMPTS["poor"], Counter[str]()
+        for _ in range(self.settings.retries + 1):
             try:
                 content = self._complete(question, schema, spent)
                 value = check(found_json(content))
+                return Answer(content=content, form=self.form, date=date.today(), spent=spent), value
             except BadAnswer as problem:
-                reason = self._clean(problem)
-                question = f"{prompt}\n\nYour last answer could not be used: {reason}. Answer again, with JSON only."
-            except openai.APIStatusError as error:  # the client has asked again where that may help
-                reason = self._clean(error.message)
-                if error.status_code < 500 and error.status_code != 429:
-                    todo = "check api_key, model and base_url (it often ends in /v1)"
+                reason = str(problem)
+                question = prompt + PROMPTS["again"].format(reason=reason)
+            except openai.APIError as error:  # the client has asked again where that may help
+                reason = short(self._clean(error.__cause__ or error), 400)
+                todo = PROMPTS["no_server" if type(error) is openai.APIConnectionError else "refused"]
                 break
-            except openai.APITimeoutError:
-                reason = f"it was not whole within {chosen.timeout:g} seconds"
-                break
-            except openai.APIConnectionError as error:
-                reason, todo = f"no answer: {self._clean(error.__cause__ or error)}", PROMPTS["no_server"]
-                break
-            else:
-                answer = Answer(request=request, content=content, form=self.form, date=date.today(), spent=spent)
-                self.answers.append(answer)
-                if place:
-                    write_text(place, answer.model_dump_json(indent=1) + "\n")
-                return value
-        what = f"{self.host} with the model {chosen.model!r} gave no usable answer ({reason})"
-        raise GenerationError(f"{subject}: {what}; {todo}. Nothing was written")
+        what = f"{self.host} with the model {self.settings.model!r} gave no usable answer ({reason})"
+        raise GenerationError(f"{subject}: {what}; {todo}. Nothing was written") from None
 
     def _complete(self, question: str, schema: dict, spent: Counter[str]) -> str:
         """The text of one answer; a server that refuses a form is asked for less, and at last without any option."""
         while True:
-            options: dict[str, Any] = {
-                "model": self.settings.model,
-                "messages": [{"role": "user", "content": question}],
-            }
-            if self.form != "text":
-                settings = {"temperature": self.settings.temperature, "seed": self.settings.seed}
-                options |= {name: value for name, value in settings.items() if value is not None}
-                options |= {"max_tokens": MAX_TOKENS, "response_format": {"type": self.form}}
+            kind: dict[str, Any] = {"type": self.form}
             if self.form == "json_schema":
-                options["response_format"]["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
+                kind["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
+            options = self.settings.model_dump(include={"temperature", "seed"}, exclude_none=True)
+            options |= {"max_tokens": MAX_TOKENS, "response_format": kind}
             try:
-                return self._text(self._body(options, spent), spent)
+                return self._said(question, {} if self.form == "text" else options, spent)
             except openai.APIStatusError as error:
                 spent["requests"] += 1
                 # some servers break (500) on a form that they do not know
@@ -149,57 +130,33 @@ class Chat:
                     raise
                 self.form = FORMS[FORMS.index(self.form) + 1]
 
-    def _body(self, options: dict, spent: Counter[str]) -> bytes:
-        """The bytes of one response, read only up to a size and a time."""
-        body = bytearray()
-        with self.client.chat.completions.with_streaming_response.create(**options) as response:
-            spent["requests"] += 1 + response.retries_taken
-            deadline = time.monotonic() + self.settings.timeout
-            try:
+    def _said(self, question: str, options: dict, spent: Counter[str]) -> str:
+        """What the model says in one response, which is read only up to a size and a time."""
+        create, body = self.client.chat.completions.with_streaming_response.create, bytearray()
+        messages = [{"role": "user", "content": question}]
+        try:
+            with create(model=self.settings.model, messages=messages, **options) as response:
+                spent["requests"] += 1 + response.retries_taken
+                deadline = time.monotonic() + self.settings.timeout
                 for chunk in response.iter_bytes():
                     body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise BadAnswer(f"it has more than {MAX_ANSWER // 1000} kB")
-                    if time.monotonic() > deadline:
-                        raise BadAnswer(f"it was not whole within {self.settings.timeout:g} seconds")
-            except httpx2.TransportError as error:
-                raise BadAnswer(f"the connection broke ({error})") from None
-        return bytes(body)
-
-    def _text(self, body: bytes, spent: Counter[str]) -> str:
-        """What the model says in a response."""
-        try:
-            said = _Response.model_validate_json(body)
-        except ValidationError as error:
-            raise BadAnswer(f"the response is not of the protocol ({error.errors()[0]['msg']})") from None
-        spent.update(said.model_dump(include={*SPENT}, exclude_none=True))
-        parts = said.content if isinstance(said.content, list) else [{"text": said.content or ""}]
-        text = "".join(str(part.get("text", "")) for part in parts)
-        if len(self.settings.api_key) >= 8 and self.settings.api_key in f"{text} {said.refusal}":
-            raise BadAnswer("it repeats the key")
+                    if len(body) > MAX_ANSWER or time.monotonic() > deadline:
+                        most = f"{MAX_ANSWER // 1000} kB and {self.settings.timeout:g} seconds"
+                        raise BadAnswer(f"it was not whole within {most}")
+            said = _Response.model_validate_json(bytes(body))
+        except (httpx2.RequestError, ValidationError):
+            raise BadAnswer("the response was cut off, or is not of the protocol") from None
+        spent.update(said.model_dump(include={"prompt_tokens", "completion_tokens"}, exclude_none=True))
         if said.finish == "length":
             raise BadAnswer("it was cut off because it was too long; write fewer and shorter signs")
-        if said.refusal or said.finish == "content_filter":
-            raise BadAnswer(f"the model declined ({said.refusal or 'content filter'})")
-        return text
+        if said.refusal:
+            raise BadAnswer(f"the model declined ({short(self._clean(said.refusal), 400)})")
+        return self._clean(said.content or "")
 
-    def _clean(self, message: object) -> str:
-        """A message from outside, fit to be shown: one line, short, without the key."""
-        text = str(message)
-        for secret in {self.settings.api_key, os.environ.get("OPENAI_API_KEY", "")}:
-            text = text.replace(secret, "***") if len(secret) >= 4 else text
-        text = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
-        return text if len(text) <= 400 else f"{text[:400]}..."
-
-
-def _kept(place: Path, request: dict, check: Callable[[object], object]) -> Answer | None:
-    """The answer of an earlier run; None where there is none, or one that is damaged: it is asked for again."""
-    try:
-        answer = Answer.model_validate_json(place.read_bytes())
-        check(found_json(answer.content))
-    except (OSError, ValueError):
-        return None
-    return answer.model_copy(update={"cached": True}) if answer.request == request else None
+    def _clean(self, text: object) -> str:
+        """A text from outside without the key."""
+        key = self.settings.api_key
+        return str(text).replace(key, "***") if len(key) >= 4 else str(text)
 
 
 def found_json(content: str) -> object:

@@ -13,24 +13,24 @@ measured, cleaned or left out, and never executed or used as a path. No expert h
 from __future__ import annotations
 
 import os
-import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 from tqdm import tqdm
 
 from .. import __version__
 from ..errors import GenerationError
-from .bank import Finding, Provenance, Sign, SignBank, key, parse_bank, short, structure
+from .bank import Finding, Sign, SignBank, key, parse_bank, short, structure
 from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
 
 if TYPE_CHECKING:
-    from .chat import Chat
+    from .chat import Answer, Chat
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 HOSTED = "https://api.openai.com/v1"
@@ -47,6 +47,13 @@ def _plain(text: str) -> str:
     return text
 
 
+def _anomalies(named: dict[str, str]) -> dict[str, str]:
+    for found in structure([*named], {}, {}):
+        if found.rule == "category":
+            raise ValueError(f"{found.place} {found.message}; {found.suggestion}")
+    return named
+
+
 Line = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
 Name = Annotated[Line, Field(min_length=1)]
 Price = Annotated[float, Field(ge=0)]
@@ -57,7 +64,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    categories: dict[Name, Line] = Field(min_length=1, max_length=100)  # to a description, or to ""
+    # names to a description, or to ""
+    categories: Annotated[dict[Name, Line], Field(min_length=1, max_length=100), AfterValidator(_anomalies)]
     modality: Name  # what the images are
     model: Name  # on the server
     base_url: HttpUrl
@@ -73,21 +81,6 @@ class Settings(BaseModel):
     retries: int = Field(2, ge=0, le=10)  # how often a lost or malformed answer is asked for again
     prices: tuple[Price, Price] | None = None  # of a million prompt and completion tokens, in any currency
 
-    @field_validator("categories")
-    @classmethod
-    def _anomalies(cls, named: dict[str, str]) -> dict[str, str]:
-        for found in structure([*named], {}, {}):
-            if found.rule == "category":
-                raise ValueError(f"{found.place} {found.message}; {found.suggestion}")
-        return named
-
-    @field_validator("base_url")
-    @classmethod
-    def _without_a_key(cls, url: HttpUrl) -> HttpUrl:
-        if url.username or url.password or url.query:
-            raise ValueError("Input should hold no user and no query; the key goes into api_key")
-        return url
-
 
 @dataclass(frozen=True)
 class Usage:
@@ -97,7 +90,6 @@ class Usage:
     cached: int
     prompt_tokens: int | None
     completion_tokens: int | None
-    seconds: float
     cost: float | None
 
 
@@ -114,12 +106,12 @@ class Generated:
 
     def __str__(self) -> str:
         bank, usage = self.bank, self.usage
-        cost = "" if usage.cost is None else f", cost {usage.cost:.4f}"
         return (
             f"{bank.name}: {len(bank.signs)} signs of {len(bank.categories)} categories, {len(bank.normal_signs)} "
             f"normal ({len(self.merged)} merged, {len(self.dropped)} left out); {usage.requests} requests, "
-            f"{usage.cached} answers from the cache, {usage.prompt_tokens} tokens in, {usage.completion_tokens} out, "
-            f"{usage.seconds:.1f} s{cost}; answers as {self.form}; reviewed: false, have an expert read it"
+            f"{usage.cached} answers from the cache, {usage.prompt_tokens} tokens in, {usage.completion_tokens} out"
+            f"{'' if usage.cost is None else f', cost {usage.cost:.4f}'}; answers as {self.form}; reviewed: false, "
+            "have an expert read it"
         )
 
 
@@ -153,11 +145,10 @@ def generate_signs(
     """
     from .chat import Chat  # late: openai is an extra
 
-    asked, start = _settings(categories, modality, model, base_url, api_key, settings), time.monotonic()
-    named = asked.categories
+    asked = _settings(categories, api_key, base_url, {"modality": modality, "model": model, **settings})
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmad_lite" / "answers"
     chat = Chat(asked, home if cache == "default" else Path(cache) if cache else None)
-    said, dropped = dict[str | None, list[Sign]](), list[str]()
+    named, said, dropped = asked.categories, dict[str | None, list[Sign]](), list[str]()
     with chat.client, tqdm([*named, None], desc="signs", disable=not progress, leave=False) as subjects:
         for category in subjects:
             subject = f"category {category!r}" if category else "normal signs"
@@ -171,36 +162,40 @@ def generate_signs(
     crossed = [sign for sign in normal if any(similar(sign.text, other.text) for other in signs)]
     dropped += [f"normal: {sign.text!r} is also the sign of an anomaly" for sign in crossed]
     bank = _bank(asked, chat, signs, [sign for sign in normal if sign not in crossed])
-    spent = chat.spent(of=[False])
+    fresh = [answer for answer in chat.answers if not answer.cached]
+    spent = _spent(fresh)
     tokens = spent["prompt_tokens"], spent["completion_tokens"]
     cost = asked.prices and sum((n or 0) * price for n, price in zip(tokens, asked.prices, strict=True)) / 1e6
-    cached = sum(answer.cached for answer in chat.answers)
-    usage = Usage(spent["requests"], cached, *tokens, time.monotonic() - start, cost)
+    usage = Usage(cached=len(chat.answers) - len(fresh), cost=cost, **spent)
     return Generated(bank, usage, chat.form, tuple(merged), tuple(dropped), tuple(check_bank(bank)))
 
 
-def _settings(categories, modality, model, base_url: str | None, api_key: str | None, more: dict) -> Settings:
+def _settings(categories, api_key: str | None, base_url: str | None, more: dict) -> Settings:
     """The arguments, checked before anything is sent."""
-    given = {"modality": modality, "model": model, **more}
-    given["categories"] = dict(categories) if isinstance(categories, Mapping) else categories
     if isinstance(categories, Sequence) and not isinstance(categories, str):
-        given["categories"] = dict.fromkeys(categories, "")
-        if len(given["categories"]) < len(categories):
-            raise GenerationError("categories: a name stands twice; remove one")
+        categories = dict.fromkeys(categories, "")
     # a key of the environment goes only where the environment, or the default, says
-    given["api_key"] = api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", ""))
-    given["base_url"] = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if given["api_key"] else "")
-    if not given["base_url"]:
-        raise GenerationError(
-            "api.openai.com: a key is needed; set OPENAI_API_KEY, or give a base_url: " + PROMPTS["no_server"]
-        )
+    key = api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", ""))
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if key else "")
+    if not url:
+        why = "a key is needed; set OPENAI_API_KEY, or give a base_url"
+        raise GenerationError(f"api.openai.com: {why}: {PROMPTS['no_server']}")
     try:
-        return Settings(**given)
+        return Settings(categories=categories, api_key=key, base_url=url, **more)  # type: ignore[arg-type]
     except ValidationError as error:  # never with the input: it may be a key
         problem = error.errors()[0]
         where, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
         todo = "; give host and path, such as http://localhost:11434/v1" if where == "base_url" else ""
         raise GenerationError(f"{where}: {message}{todo}") from None
+
+
+def _spent(answers: Iterable[Answer]) -> dict[str, Any]:
+    """Requests and tokens of some answers; None for tokens that the server does not count."""
+    total = Counter[str]()
+    for answer in answers:
+        total.update(answer.spent)
+    tokens = {name: total.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {"requests": total["requests"], **tokens}
 
 
 def sign_prompt(
@@ -241,13 +236,11 @@ def usable_signs(
         BadAnswer: fewer signs can be used than a bank needs; says why.
     """
     entries = answer.get("signs") if isinstance(answer, dict) else None
-    if not isinstance(entries, list):
-        raise BadAnswer('it has no list "signs"')
-    if len(entries) > 4 * count + 10:
-        raise BadAnswer(f"it has {len(entries)} signs, {count} were asked for")
+    if not isinstance(entries, list) or len(entries) > 4 * count + 10:
+        raise BadAnswer(f'it has no list "signs" of {count} signs')
     signs, left_out = list[Sign](), list[str]()
     for entry in entries:
-        text = entry.get("text") if isinstance(entry, dict) else None
+        text, also = (entry.get(name) if isinstance(entry, dict) else None for name in ("text", "also"))
         fault = _fault(text, category, categories if language.casefold() == "english" else None)
         text = " ".join(str(text).split()).rstrip(".;,: ")
         if not fault and any(similar(text, other.text) for other in signs):
@@ -255,9 +248,8 @@ def usable_signs(
         if fault or len(signs) == count:
             left_out.append(f"{short(text)} {fault or f'is more than the {count} signs asked for'}")
             continue
-        also = entry.get("also") if category else None
-        named = {key(name) for name in also if isinstance(name, str)} if isinstance(also, list) else set()
-        own = tuple(name for name in categories if name == category or key(name) in named)
+        named = {key(str(name)) for name in also} if isinstance(also, list) else set()
+        own = tuple(name for name in categories if category and (name == category or key(name) in named))
         signs.append(Sign(text=text, categories=own))
     if len(signs) < (least := min(FEW if category else FEW_NORMAL, count)):
         why = "; ".join(left_out[:5]) or "write more"
@@ -267,18 +259,13 @@ def usable_signs(
 
 def _fault(text: object, category: str | None, categories: Iterable[str] | None) -> str | None:
     """Why a sign of an answer is left out; `categories` where the rules on words apply."""
-    if not isinstance(text, str):
-        return "is no sign with a text"
-    if len(text) > MAX_TEXT:
-        return f"has {len(text)} characters"
-    if not key(text):
-        return "is empty"
+    if not isinstance(text, str) or not key(text) or len(text) > MAX_TEXT:
+        return f"is no text of 1 to {MAX_TEXT} characters"
+    grave = {"encoding"}
     if category and categories is not None:
         if named := next((name for name in categories if names_category(text, name) == "whole"), None):
             return f"names the category {named!r}"
-        grave = {"encoding", "negation", "not-visible", "wordy"}
-    else:
-        grave = {"encoding"}
+        grave |= {"negation", "not-visible", "wordy"}
     fault = next((one.message for one in doubts(text) if one.rule in grave), None)
     return fault or ("has too many tokens" if too_long(text) else None)
 
@@ -300,23 +287,20 @@ def _bank(asked: Settings, chat: Chat, signs: list[Sign], normal: list[Sign]) ->
     """The bank, with all that is needed to ask again."""
     counts: dict[str | None, int] = {"{category}": asked.signs_per_category, None: asked.normal_signs}
     prompts = [sign_prompt(c, asked.categories, asked.modality, n, asked.language) for c, n in counts.items()]
-    generation: dict[str, Any] = {
-        "server": chat.host,
-        "answer_form": chat.form,
-        "software": f"sdmad_lite {__version__}",
-    } | chat.spent()
+    how: dict[str, Any] = {"server": chat.host, "answer_form": chat.form, "software": f"sdmad_lite {__version__}"}
+    how |= _spent(chat.answers)
     if chat.form != "text":  # which is asked for without settings
-        generation |= {"temperature": asked.temperature, "seed": asked.seed}
-    provenance = Provenance(
-        author="sdmad_lite.generate",
-        kind="language model",
-        model=asked.model,
-        date=max(answer.date for answer in chat.answers),
-        reviewed=False,
-        prompt="\n\n".join(prompts),
-        generation=generation,
-        note="Not reviewed by an expert; not for clinical use.",
-    )
-    parts = {"signs": [s.model_dump() for s in signs], "normal_signs": [s.model_dump() for s in normal]}
+        how |= {"temperature": asked.temperature, "seed": asked.seed}
+    provenance = {
+        "author": "sdmad_lite.generate",
+        "kind": "language model",
+        "model": asked.model,
+        "date": max(answer.date for answer in chat.answers),
+        "reviewed": False,
+        "prompt": "\n\n".join(prompts),
+        "generation": how,
+        "note": "Not reviewed by an expert; not for clinical use.",
+    }
     about = asked.model_dump(include={"name", "modality", "color"}) | {"categories": [*asked.categories]}
-    return parse_bank(about | parts | {"provenance": provenance}, f"the answers of {chat.host}")
+    about |= {"signs": signs, "normal_signs": normal, "provenance": provenance}
+    return parse_bank(about, f"the answers of {chat.host}")

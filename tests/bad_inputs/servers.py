@@ -150,33 +150,39 @@ CASES = [
         "a key that is refused",
         refuses(401, "bad key"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 401 - bad "
-            "key); check api_key, model and base_url (it often ends in /v1). Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ("
+            "'Error code: 401 - bad key'); "
+            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "Nothing was written"
         ),
     ),
     asked(
         "a model that the server has not",
         refuses(404, "no model m"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 404 - no "
-            "model m); check api_key, model and base_url (it often ends in /v1). Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ("
+            "'Error code: 404 - no model m'); "
+            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "Nothing was written"
         ),
     ),
     asked(
         "a server that fails",
         refuses(500, "out of memory"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer (Error code: 500 - out "
-            "of memory); raise timeout or retries, or take another model. Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ("
+            "'Error code: 500 - out of memory'); "
+            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "Nothing was written"
         ),
     ),
     asked(
         "a page in place of an answer",
         lambda handler: reply(handler, 200, b"<html>", kind="text/html"),
         (
-            "category 'Effusion': {server} with the model 'm' gave no usable answer (the response is not of "
-            "the protocol (Invalid JSON: expected value at line 1 column 1)); raise timeout or retries, or "
-            "take another model. Nothing was written"
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ("
+            "the response was cut off, or is not of the protocol); "
+            "raise timeout or retries, or take another model. Nothing was written"
         ),
     ),
     asked(
