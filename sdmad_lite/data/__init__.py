@@ -1,8 +1,8 @@
 """Images and labels: from what a user has on disk to an `ImageTable`, and few-shot draws from it.
 
-`load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the
-form of MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py`
-opens images and finds those of a folder, `dicom.py` reads one of DICOM.
+`load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the form of
+MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py` opens and finds
+images, `dicom.py` those of DICOM; `paths.py` says why a file cannot be read.
 """
 
 from .classes import load_classes

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import DataError
 from .images import IMAGE_ENDINGS, walk_images
 from .names import NORMAL, find_normal, plain, to_categories
+from .paths import check_no_link, reading
 from .table import SPLITS, ImageTable
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
@@ -47,40 +48,36 @@ def load_classes(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
             f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
         )
-    rows: dict[tuple[str, Path], set[str]] = defaultdict(set)  # what each image of each part shows
-    copies: dict[Path, dict[str, Path]] = defaultdict(dict)  # by the first of the same bytes: its path in each part
-    for (split, name, path), same in zip(files, _same_bytes([path for _, _, path in files]), strict=True):
-        rows[split, copies[same].setdefault(split, path)].add(name)
-    doubled = [list(parts.items()) for parts in copies.values() if len(parts) > 1]
+    # by the first file of the same bytes: path and classes in each part of the split
+    copies: dict[Path, dict[str, tuple[Path, set[str]]]] = defaultdict(dict)
+    for (split, name, path), same in zip(files, _same_bytes(folder, [path for *_, path in files]), strict=True):
+        copies[same].setdefault(split, (path, set()))[1].add(name)
+    doubled = [[(path.relative_to(folder), split) for split, (path, _) in parts.items()] for parts in copies.values()]
+    doubled = [parts for parts in doubled if len(parts) > 1]
     if doubled and not drop_copies:
-        (a, first), (b, second) = doubled[0][:2]
+        a, b = (f"{path} ({split})" for path, split in doubled[0][:2])
         raise DataError(
-            f"{folder}: {len(doubled)} images stand in several parts of the split, such as {first.relative_to(folder)} "
-            f"({a}) and {second.relative_to(folder)} ({b}); remove one of each, or load_classes(..., drop_copies=True)"
+            f"{folder}: {len(doubled)} images stand in several parts of the split, such as {a} and {b}; remove one of "
+            "each, or load_classes(..., drop_copies=True)"
         )
-    for parts in doubled:
-        for row in sorted(parts, key=lambda part: SPLITS.index(part[0]))[:-1]:
-            del rows[row]
-    for (_, path), shown in rows.items():
+    lasts = ((parts, max(parts, key=["", *SPLITS].index)) for parts in copies.values())
+    rows = sorted((*parts[split], split) for parts, split in lasts)
+    for path, shown, _ in rows:
         if normal_name in shown and len(shown) > 1:
             other = min(shown - {normal_name})
             raise DataError(f"{path}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
-    order = sorted(rows, key=lambda row: row[1])
-    labels = np.array([[name in rows[row] for name in names] for row in order])
+    labels = np.array([[name in shown for name in names] for _, shown, _ in rows])
     found, y = to_categories(folder, names, labels, normal_name, categories)
-    splits, paths = zip(*order, strict=True)
-    return ImageTable(paths, y, found, {"split": splits} if any(splits) else {})
+    splits = tuple(split for *_, split in rows)
+    return ImageTable(tuple(path for path, *_ in rows), y, found, {"split": splits} if any(splits) else {})
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Those that may be classes, sorted; a link to a folder is refused."""
-    try:
+    with reading(folder, "change its permissions"):
         found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith((".", "__"))]
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error})") from None
     for path in found:
-        if path.is_symlink():
-            raise DataError(f"{path}: is a link to a folder; put the folder itself there")
+        check_no_link(path)
     return found
 
 
@@ -105,19 +102,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
                 raise DataError(f"{one}: holds no image ({', '.join(IMAGE_ENDINGS)}); add some or remove it")
 
 
-def _same_bytes(paths: Sequence[Path]) -> list[Path]:
+def _same_bytes(folder: Path, paths: Sequence[Path]) -> list[Path]:
     """For each path, the first one of the same content. Only files of equal size are read."""
-    first: dict[tuple, Path] = {}
-    found = []
-    try:
+    with reading(folder, "change its permissions"):
         sizes = [path.stat().st_size for path in paths]
         count = Counter(sizes)
-        for path, size in zip(paths, sizes, strict=True):
-            key: tuple = (size,)
-            if count[size] > 1:
-                with path.open("rb") as stream:
-                    key = size, hashlib.file_digest(stream, "sha256").digest()
-            found.append(first.setdefault(key, path))
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    return found
+        contents = [
+            (size, hashlib.sha256(path.read_bytes()).digest() if count[size] > 1 else b"")
+            for path, size in zip(paths, sizes, strict=True)
+        ]
+    first: dict[tuple[int, bytes], Path] = {}
+    return [first.setdefault(content, path) for content, path in zip(contents, paths, strict=True)]

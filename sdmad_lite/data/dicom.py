@@ -8,7 +8,6 @@ a usable window [ours]: 8-bit pixels stay as stored; others are stretched betwee
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError, SDMADError, needs
+from ..errors import DataError, needs
+from .paths import check_file, reading
 from .table import ImageTable
 
 DICOM_ENDINGS = (".dcm", ".dicom")
@@ -46,31 +46,18 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no file, or an empty one."""
-    if not os.path.isfile(path):  # unlike Path.is_file, also for a name too long or with a zero byte
-        raise DataError(f"{path}: no such image file; correct the path")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; copy it again")
-
-
 def read_dicom(path: str | Path) -> Image.Image:
     """One DICOM image as 8-bit grey (mode L), or RGB where the file has colours.
 
     Raises:
-        DataError: no DICOM, no image in it, several frames, a compression that cannot be unpacked here,
-            truncated or implausible; the message names the file.
+        DataError: no DICOM, no image in it, several frames, truncated, implausible, or a compression that cannot be
+            unpacked here; names the file.
         MissingExtraError: pydicom is not installed.
     """
     path = Path(path)
     with _pydicom(path) as pydicom:
-        tags = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "Modality"]
-        _check_header(path, pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags))
-        header = pydicom.dcmread(path)
-        if not any(f"{kind}PixelData" in header for kind in ("", "Float", "DoubleFloat")):
-            raise DataError(
-                f"{path}: holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
-            )
+        header = pydicom.dcmread(path, defer_size=1 << 16)  # leaves the pixels on disk until they are wanted
+        _check_header(path, header)
         stored = _decoded(path, header)
         return Image.fromarray((_grey if header.PhotometricInterpretation in GREY else _color)(stored, header))
 
@@ -96,32 +83,30 @@ def with_dicom_meta(table: ImageTable) -> ImageTable:
     if not missing or not all(isinstance(image, Path) and is_dicom(image) for image in table.images):
         return table
     stated = [dicom_meta(path) for path in table.images]
-    meta = dict(table.meta)
-    for column in missing:
-        values = tuple(one.get(column, "") for one in stated)
-        anonymised = column == "patient_id" and len(values) > 1 and len(set(values)) == 1
-        if all(values) and not anonymised:
-            meta[column] = values
-    return replace(table, meta=meta)
+    found = {column: tuple(one.get(column, "") for one in stated) for column in missing}
+    if len(stated) > 1 and len(set(found.get("patient_id", ()))) == 1:
+        del found["patient_id"]
+    return replace(table, meta=table.meta | {column: values for column, values in found.items() if all(values)})
 
 
 def _check_header(path: Path, header) -> None:
     """Everything that can be refused before pixels are read."""
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
     rows, columns, kind = (header.get(name) for name in ("Rows", "Columns", "PhotometricInterpretation"))
-    problem = ""
+    pixels = any(f"{form}PixelData" in header for form in ("", "Float", "DoubleFloat"))
     if header.file_meta.get("TransferSyntaxUID") is None:
         problem = "the DICOM header names no transfer syntax; export the file again"
-    elif rows is None or columns is None:
-        problem = f"holds no image ({header.get('Modality') or 'no rows, no columns'}); remove it"
+    elif rows is None or columns is None or not pixels:
+        problem = f"holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
     elif frames > 1:
         problem = f"has {frames} frames; export the frame or slice to use as a file of its own"
     elif not 0 < rows * columns <= MAX_PIXELS:
         problem = f"declares {rows} x {columns} pixels; at most {MAX_PIXELS:,} are read"
     elif kind not in KINDS.get(samples, ()):
         problem = f"photometric interpretation {kind!r} with {samples} samples is not read; convert it"
-    if problem:
-        raise DataError(f"{path}: {problem}")
+    else:
+        return
+    raise DataError(f"{path}: {problem}")
 
 
 def _decoded(path: Path, header) -> np.ndarray:
@@ -200,20 +185,14 @@ def _pydicom(path: Path) -> Iterator[Any]:
     """The module pydicom; whatever a damaged file makes it raise becomes a DataError that names the file."""
     pydicom = needs("pydicom", "dicom")
     check_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that many scanners write wrong; those used are checked
+    remedy = "it may be damaged, copy or export it again"
+    with warnings.catch_warnings(), reading(path, remedy, " as DICOM"):
+        warnings.simplefilter("ignore")  # of values that many scanners write wrong; those used are checked
+        try:
             syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-            if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
-                raise DataError(f"{path}: is a deflated DICOM, which can unpack to any size; inflate it: dcmconv +te")
-            yield pydicom
-    except SDMADError:
-        raise
-    except pydicom.errors.InvalidDicomError:
-        problem = "is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        problem = f"cannot be read as DICOM ({reason}); it may be damaged, copy or export it again"
-    else:
-        return
-    raise DataError(f"{path}: {problem}")
+        except pydicom.errors.InvalidDicomError:
+            what = "is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
+            raise DataError(f"{path}: {what}") from None
+        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            raise DataError(f"{path}: is a deflated DICOM, which can unpack to any size; inflate it: dcmconv +te")
+        yield pydicom

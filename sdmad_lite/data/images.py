@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .dicom import DICOM_ENDINGS, check_file, is_dicom, read_dicom
+from .dicom import DICOM_ENDINGS, is_dicom, read_dicom
+from .paths import check_file, check_link, check_no_link, reading
 from .table import ImageTable
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
@@ -22,11 +23,10 @@ IMAGE_ENDINGS: tuple[str, ...] = (*_PLAIN, *DICOM_ENDINGS)
 
 
 def as_images(images) -> tuple[list, bool]:
-    """A list of images, and whether ONE image was given rather than many.
+    """A list of images, and whether ONE was given rather than many.
 
-    One image is a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Many are an `ImageTable`, an array
-    (N, H, W) or (N, H, W, 3), or any other iterable of such images. Raises a DataError for anything else, and where
-    there is none among many. The images themselves are checked when they are read.
+    One is a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Many are an `ImageTable`, an array (N, H, W)
+    or (N, H, W, 3), or another iterable of such images. Anything else, and none among many, is a DataError.
     """
     if isinstance(images, (str, Path, Image.Image)):
         return [images], True
@@ -57,48 +57,38 @@ def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterato
     links to folders. Where the data set is named by `within`, a link to a folder or to a file outside of it, and an
     image's name that leads to no file, is a DataError, as is always a folder that cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            # with the slash, so that the order is that of the paths
-            names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries if e.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error}); change its permissions or leave it out") from None
+    with reading(folder, "change its permissions or leave it out"), os.scandir(folder) as entries:
+        # with the slash, so that the order is that of the paths
+        names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries if e.name[0] != ".")
     for name in names:
         path, ending = Path(folder, name), os.path.splitext(name)[1].lower()
         if name.endswith("/"):
             yield from walk_images(path, within)
-        elif within is not None and path.is_symlink() and path.is_dir():
-            raise DataError(f"{path}: is a link to a folder; put the folder itself there")
-        elif name != "DICOMDIR" and (ending in IMAGE_ENDINGS or (not ending and path.is_file() and is_dicom(path))):
-            if within is not None and path.is_symlink() and not leads_into(path, within):
-                raise DataError(f"{path}: is a link out of the data folder; put the file itself there")
-            if within is not None and not path.is_file():
-                raise DataError(f"{path}: no such image file; correct the link or remove it")
+            continue
+        if within is not None:
+            check_no_link(path)
+        if name != "DICOMDIR" and (ending in IMAGE_ENDINGS or (not ending and path.is_file() and is_dicom(path))):
+            if within is not None:
+                check_link(path, within)
+                if not path.is_file():
+                    raise DataError(f"{path}: no such image file; correct the link or remove it")
             yield path
 
 
-def leads_into(path: Path, folder: str | Path) -> bool:
-    """Whether a path, after all links, lies in a folder."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))  # resolve() fails on a loop of links
-
-
 def read_image(image, color: bool = False) -> Image.Image:
-    """Open a path, array or PIL image as 8-bit grey (mode L), or RGB where `color` is true.
+    """Open a path, an (H, W) or (H, W, 3) uint8 array or a PIL image as 8-bit grey (mode L), with `color` as RGB.
 
-    Args:
-        image: path of an image or DICOM file; (H, W) or (H, W, 3) uint8 array; or PIL image.
-        color: whether colours carry meaning in this modality. A grey image stored as RGB is welcome
-            either way; a truly coloured one is refused unless `color` is true.
+    `color`: whether colours carry meaning in this modality. A grey image stored as RGB is welcome either way; a truly
+    coloured one is refused without it.
 
     Raises:
-        DataError: missing, empty, truncated, multi-frame, 16-bit (other than DICOM) or coloured image; the
-            message names the file.
+        DataError: missing, empty, truncated, multi-frame, 16-bit (other than DICOM) or coloured; names the file.
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-            what = f"{image.dtype} {image.shape}"
-            raise DataError(f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {what}")
+            given = f"{image.dtype} {image.shape}"
+            raise DataError(f"image: an array must be uint8 of shape (H, W) or (H, W, 3), not {given}")
         if not image.size:
             raise DataError(f"image: the array is empty, its shape is {image.shape}")
         image = Image.fromarray(image)
@@ -120,15 +110,11 @@ def _opened(path: Path) -> Image.Image:
     check_file(path)
     if is_dicom(path):
         return read_dicom(path)
-    try:
+    with reading(path, "truncated, or no image: copy it again", " as an image"):
         Image.init()  # so that all of FORMATS are known
         with Image.open(path, formats=FORMATS) as opened:
             # a JPEG may carry a preview of itself (MPO)
-            frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
-            if frames == 1:
-                opened.load()
-                return opened.copy()
-    except Exception as error:  # damaged bytes make decoders raise nearly anything
-        reason = f"({error}); truncated, or no image: copy it again"
-        raise DataError(f"{path}: cannot be read as an image {reason}") from None
-    raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")
+            if (frames := 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)) != 1:
+                raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")
+            opened.load()
+            return opened.copy()

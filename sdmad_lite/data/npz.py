@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from .names import find_normal, to_categories
+from .paths import reading
 from .table import SPLITS, ImageTable
 
 MAX_BYTES = 16 << 30
@@ -117,10 +118,8 @@ def _beside(path: Path) -> tuple[list[str] | None, str | None]:
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return None, None
-    try:
+    with reading(beside, "write a list of names", " as JSON"):
         names = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{beside}: cannot be read as JSON ({error}); write a list of names") from None
     normal = names.pop("normal", None) if isinstance(names, dict) else None
     names = names.get("labels", names.get("label", names)) if isinstance(names, dict) else names
     if isinstance(names, dict):
@@ -137,24 +136,18 @@ def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; correct the path")
     wanted = ["images", "labels", *(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = set(archive.namelist())
-            members = {key: archive.getinfo(f"{key}.npy") for key in wanted if f"{key}.npy" in there}
-            if not members:
-                has = ", ".join(archive.namelist()[:8]) or "no arrays"
-                raise DataError(f"{path}: has {has}; write train_images, train_labels, test_images, test_labels")
-            if (total := sum(member.file_size for member in members.values())) > max_bytes:
-                raise DataError(
-                    f"{path}: declares {total:,} bytes of arrays, more than {max_bytes:,}; it may be a zip bomb. Save "
-                    "images as files, or raise max_bytes of load_npz"
-                )
-            return {key: _array(path, archive, member) for key, member in members.items()}
-    except DataError:
-        raise
-    except Exception as error:  # damaged archives make zipfile and numpy raise many things
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as .npz ({reason}); it may be damaged, copy it again") from None
+    with reading(path, "it may be damaged, copy it again", " as .npz"), zipfile.ZipFile(path) as archive:
+        there = archive.namelist()
+        members = {key: archive.getinfo(f"{key}.npy") for key in wanted if f"{key}.npy" in there}
+        if not members:
+            has = ", ".join(there[:8]) or "no arrays"
+            raise DataError(f"{path}: has {has}; write train_images, train_labels, test_images, test_labels")
+        if (total := sum(member.file_size for member in members.values())) > max_bytes:
+            raise DataError(
+                f"{path}: declares {total:,} bytes of arrays, more than {max_bytes:,}; it may be a zip bomb. Save "
+                "images as files, or raise max_bytes of load_npz"
+            )
+        return {key: _array(path, archive, member) for key, member in members.items()}
 
 
 def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -171,7 +171,7 @@ CASES = [
     scan(
         "a report, no image",
         dicom(Modality="SR", PixelData=None, Rows=None, Columns=None),
-        "{path}/scan.dcm: holds no image (SR); remove it",
+        "{path}/scan.dcm: holds no image (SR); remove it from the set",
     ),
     scan(
         "a header without pixels", dicom(PixelData=None), "{path}/scan.dcm: holds no image (DX); remove it from the set"
