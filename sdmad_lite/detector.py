@@ -37,7 +37,7 @@ from .alignment.checkpoint import remove_checkpoint
 from .data import ImageTable
 from .data.images import as_images
 from .errors import DataError, SDMADError
-from .explain import CategoryExplanation, explanation_of, sign_maps
+from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
 from .selection import (
     TRAINING_FREE,
@@ -272,10 +272,10 @@ class SDMAD:
         """Decisions (N, C) in {0, 1}, by the thresholds of best F1 on the support set."""
         return (self.predict_proba(images, progress=progress) >= self.thresholds_).astype(np.int64)
 
-    def explain(self, images) -> list[CategoryExplanation] | list[list[CategoryExplanation]]:
-        """For each category: every sign's weight, cosine and part of the logit; a list of these for many images.
+    def explain(self, images) -> list[Any]:
+        """A `CategoryExplanation` for each category; of many images, a list of such lists.
 
-        The contributions, the image evidence and the bias sum to the logit.
+        The contributions of the signs, the image evidence and the bias sum to the logit.
         """
         self.check_fitted()
         images, one = as_images(images)

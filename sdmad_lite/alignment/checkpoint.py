@@ -1,7 +1,6 @@
 """The checkpoint of a training run: one safetensors file, written whole or not at all, checked when it is read.
 
-Tensors stand in it as tensors; what else the run needs, and a hash of the tensors, is JSON in the header. The file is
-written beside, forced to disk and renamed, so that a run that is killed at any moment finds a whole one.
+What a run needs beside tensors, and a hash of the tensors, is JSON in the header of the file.
 """
 
 from __future__ import annotations
@@ -43,13 +42,14 @@ class Checkpoint:
         """State and tensors to go on from; None where there is no checkpoint yet.
 
         Raises:
-            OutputError: the folder cannot be written; a long run should not find that out late.
-            CheckpointError: the checkpoint is broken, or of another run.
+            OutputError: the folder cannot be written. CheckpointError: the checkpoint is broken, or of another run.
         """
-        with new_file(self.file.with_name(f"{NAME}.probe")):
+        # a long run should not find out late that nothing can be written here
+        probe = self.file.with_name(f"{NAME}.probe")
+        with new_file(probe):
             pass
-        for left in (self.file.with_name(f"{NAME}.probe"), *self.file.parent.glob(f".{NAME}.*")):
-            left.unlink()  # the latter of a process that was killed while it wrote
+        for left in (probe, *self.file.parent.glob(f".{NAME}.*")):  # the latter of a process killed while it wrote
+            left.unlink()
         if not self.file.exists():
             return None
         try:
@@ -74,16 +74,12 @@ class Checkpoint:
         return (self.steps is not None and step % self.steps == 0) or time.monotonic() - self.written >= self.seconds
 
     def write(self, state: dict, tensors: dict[str, Tensor]) -> None:
-        """Replace the checkpoint; where that fails (a full disk) the earlier one stays and a CheckpointWarning says so.
-
-        Args:
-            state: JSON values. tensors: by name.
-        """
+        """Replace the checkpoint; where that fails (a full disk) the earlier one stays, with a CheckpointWarning."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        header = state | {"identity": self.identity, "hash": _hash(tensors)}
+        header = json.dumps(state | {"identity": self.identity, "hash": _hash(tensors)})
         try:
             with new_file(self.file) as temporary:
-                save_file(tensors, temporary, {"sdmad_lite": json.dumps(header)})
+                save_file(tensors, temporary, {"sdmad_lite": header})
         except (OutputError, SafetensorError) as error:
             message = f"no checkpoint was written ({error}); an earlier one is kept and the training goes on"
             warnings.warn(message, CheckpointWarning, stacklevel=2)
@@ -98,7 +94,5 @@ def remove_checkpoint(folder: str | Path) -> None:
 
 
 def _hash(tensors: dict[str, Tensor]) -> str:
-    whole = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        whole.update(name.encode() + value.numpy().tobytes())
-    return whole.hexdigest()
+    content = (name.encode() + value.numpy().tobytes() for name, value in sorted(tensors.items()))
+    return hashlib.sha256(b"".join(content)).hexdigest()

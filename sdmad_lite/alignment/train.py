@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -121,26 +121,22 @@ class Training:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint."""
-        tensors = {f"adapters.{name}": value for name, value in self.adapters.state_dict().items()}
-        tensors |= {"log_scale": self.log_scale, "bias": self.bias, "losses": torch.stack(self.losses)}
+        tensors = {f"parameter.{number}": value for number, value in enumerate(self.parameters)}
         for number, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items()}
+        tensors["losses"] = torch.stack(self.losses)
         checkpoint.write({"rng": self.rng.bit_generator.state, "order": self.order, "step": self.step}, tensors)
 
     @torch.no_grad()
     def restore(self, state: dict, tensors: dict[str, Tensor]) -> None:
         """Go back to where a checkpoint was written."""
         self.rng.bit_generator.state, self.order, self.step = state["rng"], state["order"], state["step"]
-        for name, parameter in self.adapters.named_parameters():
-            parameter.copy_(tensors[f"adapters.{name}"])
-        self.log_scale.copy_(tensors["log_scale"])
-        self.bias.copy_(tensors["bias"])
         self.losses = list(tensors["losses"].to(self.bias.device))
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, number, slot = name.split(".")
-                slots.setdefault(int(number), {})[slot] = value
+        for number, parameter in enumerate(self.parameters):
+            parameter.copy_(tensors[f"parameter.{number}"])
+            mine = f"optimizer.{number}."
+            slots[number] = {name.removeprefix(mine): tensors[name] for name in tensors if name.startswith(mine)}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
 
 
@@ -232,7 +228,7 @@ def align(
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
     training = Training(adapters, target.shape[1], config, seed, device)
     processes = training.processes
-    checkpoint = _resume(training, _identity(backbone, adapters, pixels, labels, bank, config, seed, run), run)
+    checkpoint = _resume(training, backbone, pixels, labels, bank, seed, run)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
 
@@ -275,36 +271,28 @@ def align(
     )
 
 
-def _resume(training: Training, identity: dict, run: RunConfig) -> Checkpoint | None:
+def _resume(training: Training, backbone, pixels, labels, bank, seed: int, run: RunConfig) -> Checkpoint | None:
     """The checkpoint of this run, if one is wanted; the training goes back to where it was written."""
     if run.checkpoint is None:
         return None
+    adapters: Any = training.adapters
+    settings = [(name, adapter.lam, tuple(adapter.down.weight.shape)) for name, adapter in adapters.items()]
+    # what has to be the same for a run to go on, under the names that a user is told
+    identity = {
+        "images": _digest(tuple(pixels.shape), pixels.contiguous().numpy().tobytes()),
+        "labels": _digest(np.asarray(labels).tolist()),
+        "sign bank": _digest(bank.texts, bank.membership().tolist()),
+        "backbone": backbone.fingerprint,
+        "adapter settings": _digest(settings),
+        "alignment settings": asdict(training.config),
+        "seed": seed,
+        "precision": "bf16" if run.bf16(backbone.device) else "fp32",
+    }
     checkpoint = Checkpoint(run.checkpoint, identity, run.checkpoint_seconds, run.checkpoint_steps)
-    found = training.processes.from_main(checkpoint.read)
-    if found is not None:
+    if found := training.processes.from_main(checkpoint.read):
         training.restore(*found)
     return checkpoint
 
 
-def _identity(backbone, adapters, pixels, labels, bank, config, seed, run) -> dict:
-    """What has to be the same for a run to go on, under the names that a user is told."""
-    if run.checkpoint is None:
-        return {}
-
-    def digest(*parts) -> str:
-        whole = hashlib.sha256()
-        for part in parts:
-            whole.update(part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode())
-        return whole.hexdigest()[:16]
-
-    settings = [(name, adapter.lam, tuple(adapter.down.weight.shape)) for name, adapter in adapters.items()]
-    return {
-        "images": digest(tuple(pixels.shape), pixels.contiguous().numpy()),
-        "labels": digest(np.asarray(labels).tolist()),
-        "sign bank": digest(bank.texts, bank.membership().tolist()),
-        "backbone": backbone.fingerprint,
-        "adapter settings": digest(settings),
-        "alignment settings": asdict(config),
-        "seed": seed,
-        "precision": "bf16" if run.bf16(backbone.device) else "fp32",
-    }
+def _digest(*parts) -> str:
+    return hashlib.sha256(b"".join(p if isinstance(p, bytes) else repr(p).encode() for p in parts)).hexdigest()[:16]

@@ -197,7 +197,7 @@ def load_clip(
         raise
     except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
         raise BackboneError(
-            f"{name}: needs the package {error.name!r}; install it: pip install {error.name}"
+            f"{name}: needs the package {error.name!r}; install it with: pip install 'sdmad_lite[hf]'"
         ) from error
     except Exception as error:
         raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error

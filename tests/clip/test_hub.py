@@ -285,5 +285,5 @@ def test_a_local_model_asks_nobody(names, without_network, monkeypatch):
 
 def test_a_model_that_needs_another_package_says_which(names, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BackboneError, match="needs the package 'transformers'; install it"):
+    with pytest.raises(BackboneError, match=r"needs the package 'transformers'; install it with: .*hf"):
         load_clip(names["biomedclip"], device="cpu")
