@@ -160,7 +160,7 @@ def predict(
     images goes to a file, a row for each image; a .json file holds what --json prints.
     """
     from .deployment.scoring import listed
-    from .deployment.tables import TABLES, image_files, write_scores
+    from .deployment.tables import TABLES, write_scores
     from .show.explained import explained_csv, explained_rows, explained_table, write_maps
 
     ending = Path(out).suffix.lower() if out else ""
@@ -171,7 +171,10 @@ def predict(
         raise SDMADError(f"predict: {what}")
     fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
     root = Path(data) if data and Path(data).is_dir() else None
-    source: Any = image_files(images) if images else root  # a folder is searched for images at any depth
+    source: Any = root  # a folder is searched for images at any depth
+    if images:
+        folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
+        source = [path for name in images for path in folders.get(name, [name])]
     if data and (dataset or not root or (root / "labels.csv").exists()):
         source = read_table(data, dataset, normal, names, fitted.bank.categories, split, others="keep")
     told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
@@ -255,7 +258,7 @@ def embed(
     device: Device = None,
 ) -> None:
     """Write embeddings of images and signs, before and after the adapters."""
-    from .deployment.embeddings import embeddings, write_embeddings
+    from .deployment.embeddings import write_embeddings
 
     if Path(out).suffix not in (".npz", ".parquet"):
         raise SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")
@@ -267,8 +270,8 @@ def embed(
     bank = fitted.bank if fitted else sd.load_bank(str(signs))
     model = fitted.backbone if fitted else sd.load_clip(backbone or "embedded", pretrained, device)
     table = read_table(data, dataset, normal, names, bank.categories, split, others="leave out")
-    arrays = embeddings(table, bank, model, fitted, progress=not output.quiet)
-    write_embeddings(out, arrays, table, bank, root=data if Path(data).is_dir() else None)
+    root = data if Path(data).is_dir() else None
+    arrays = write_embeddings(out, table, bank, model, fitted, root=root, progress=not output.quiet)
     width, where = arrays["image"].shape[1], str(Path(out).resolve())
     told = {"out": where, "images": len(table), "signs": len(bank.texts), "width": width, "arrays": sorted(arrays)}
     answer(told, f"{len(table)} images and {len(bank.texts)} signs, {width} numbers each: {where}")

@@ -1,8 +1,5 @@
 """Score an archive: any number of images to one table, in steady memory, by any number of processes. [ours]
 
-    summary = score_archive(detector, "radiographs/", "scores.parquet")
-    pandas.read_parquet("scores.parquet")
-
 The table is a folder of Parquet parts, which pandas, pyarrow, Polars and Spark read as one. A part that stands is done:
 a run that was killed goes on with the next. For teaching and research; not for clinical use.
 """
@@ -12,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -70,16 +65,13 @@ def score_archive(
 ) -> ArchiveSummary:
     """Score images into a folder of Parquet parts: the rows of `score_table`, in the order of the source.
 
-    Neither the number of processes nor of workers changes any bit on a CPU with the same number of threads.
-
     Args:
         source: a folder, searched at any depth for images and sorted by path; or a table or list of images.
-        out: folder of the parts. One of an earlier run is continued.
+        out: folder of the parts. One of an earlier run is continued, or with resume=False replaced.
         root: the paths of a table or list are written relative to this folder; those of a folder always are.
         batch_size: images at once, 128 on an accelerator and 32 on a CPU if left out; halved until they fit.
         workers: further processes that read images, for each process; by the machine if left out.
-        resume: false scores everything again. explain: whether to add the parts of each logit.
-        bf16: compute in bfloat16 by autocast, which changes a probability by some hundredths at most.
+        explain: whether to add the parts of each logit. bf16: whether to compute in bfloat16 by autocast.
         rows_per_part: what is lost at most when a process is killed, and all rows that it keeps in memory.
 
     Raises:
@@ -88,8 +80,8 @@ def score_archive(
         DataError: there is no image, or a number is out of range. MissingExtraError: pyarrow is not installed.
     """
     pa, parquet = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive")
-    for name, value in {"batch_size": batch_size, "rows_per_part": rows_per_part, "workers": workers}.items():
-        least = 0 if name == "workers" else 1
+    limits = {"batch_size": (batch_size, 1), "rows_per_part": (rows_per_part, 1), "workers": (workers, 0)}
+    for name, (value, least) in limits.items():
         if value is not None and value < least:
             raise DataError(f"{name} is {value}: give at least {least}")
     folder, images, processes = Path(out), listed(source, root), Processes(detector.backbone.device)
@@ -97,25 +89,23 @@ def score_archive(
     whole = about(detector) | options | {"images": len(images), "list of images": _digest(images)}
     numbers, starts = range(len(images)), range(0, len(images), rows_per_part)
     parts = {folder / f"part-{n:05}.parquet": numbers[i : i + rows_per_part] for n, i in enumerate(starts)}
-    with scorer(detector, explain, bf16) as score:
-        columns = {name: pa.from_numpy_dtype(values.dtype) for name, values in score(torch.empty(0)).items()}
-        schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
-        _enter(folder, whole, resume, processes)
-        missing = [file for file, part in parts.items() if _errors(file, len(part)) is None]
-        processes.wait()  # until all know what is missing; then each makes every count-th part of it
-        mine = missing[processes.index :: processes.count]
-        rows = _rows(detector, score, images, [parts[file] for file in mine], batch_size, workers, progress)
+    columns = {n: pa.from_numpy_dtype(values.dtype) for n, values in scores(detector, torch.empty(0), explain).items()}
+    schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
+    _enter(folder, whole, resume, processes)
+    missing = [file for file, part in parts.items() if _errors(file, len(part)) is None]
+    processes.wait()  # until all know what is missing; then each makes every count-th part of it
+    mine = missing[processes.index :: processes.count]
+    with detector.installed():
+        rows = _rows(detector, images, [parts[file] for file in mine], explain, bf16, batch_size, workers, progress)
         for file in mine:
             table = pa.Table.from_pylist(list(islice(rows, len(parts[file]))), schema)
             with new_file(file) as temporary:
                 parquet.write_table(table, temporary, write_page_checksum=True)
     processes.wait()
-    errors = 0
-    for file, part in parts.items():
-        if (found := _errors(file, len(part))) is None:
-            raise OutputError(f"{file}: is gone or damaged; run again, it alone is made anew")
-        errors += found
-    return ArchiveSummary(folder, len(images), errors, len(parts) - len(missing), len(missing))
+    errors = [_errors(file, len(part)) for file, part in parts.items()]
+    if None in errors:
+        raise OutputError(f"{folder}: a part is gone or damaged; run again, it alone is made anew")
+    return ArchiveSummary(folder, len(images), sum(filter(None, errors)), len(parts) - len(missing), len(missing))
 
 
 def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=False) -> list[dict[str, Any]]:
@@ -127,8 +117,8 @@ def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=F
     sign, `<category> | image evidence` and `<category> | bias`. Where there is an error all these are None.
     """
     images = listed(source, root)
-    with scorer(detector, explain) as score:
-        return list(_rows(detector, score, images, [range(len(images))], None, 0, progress))
+    with detector.installed():
+        return list(_rows(detector, images, [range(len(images))], explain, False, None, 0, progress))
 
 
 def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
@@ -139,7 +129,7 @@ def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
     if isinstance(source, (str, Path)):
         root, source = source, [str(path) for path in walk_images(source)]  # a string is a tenth of a Path
         if not source:
-            raise DataError(f"{root}: holds no image; give a folder that holds some")
+            raise DataError(f"{root}: holds no image; name files, or a folder that holds some")
     named = []
     for number, image in enumerate(as_images(source)[0]):
         name = f"image {number}"
@@ -169,42 +159,13 @@ def about(detector: SDMAD) -> dict[str, Any]:
     return {"notice": NOTICE, "detector": digest.hexdigest(), "thresholds": thresholds}
 
 
-@contextmanager
-def scorer(detector: SDMAD, explain=False, bf16=False) -> Iterator[Callable[[Tensor], dict[str, np.ndarray]]]:
-    """Inside the block the adapters stand in the model; it gives a function from pixels to columns of `score_table`.
+def scores(detector: SDMAD, pixels: Tensor, explain: bool = False, bf16: bool = False) -> dict[str, np.ndarray]:
+    """Of prepared pixels (N, 3, H, W) the columns of `score_table`, name -> (N,); call it in `detector.installed()`.
 
-    The function takes prepared pixels (N, 3, H, W), halves the batch where it does not fit into the memory, and returns
-    name -> (N,). It raises a BackboneError if one image alone does not fit, an OutputError if two columns had one name.
+    Raises:
+        BackboneError: one image alone does not fit into the memory. OutputError: two columns would have one name.
     """
-    device, most = detector.backbone.device, sys.maxsize
-    nothing = np.zeros((0, len(detector.bank.texts))), np.zeros((0, detector.image_weights_.shape[1]))
-
-    def score(pixels: Tensor) -> dict[str, np.ndarray]:
-        nonlocal most
-        found = [nothing]
-        while len(pixels):
-            try:
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    found.append(detector.features_of_pixels(pixels[:most].to(device, non_blocking=True)))
-                pixels = pixels[most:]
-            except RuntimeError as error:
-                # the memory of a CPU has no type of error
-                if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                    raise
-                most = min(most, len(pixels)) // 2
-                if not most:
-                    raise BackboneError(
-                        f"one image alone does not fit into the memory of {device}; use a CPU"
-                    ) from None
-        cosines, activations = map(np.concatenate, zip(*found, strict=True))
-        return _columns(detector, cosines, activations, explain)
-
-    with detector.installed():
-        yield score
-
-
-def _columns(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray, explain: bool) -> dict[str, np.ndarray]:
-    """Of cosines (N, S) and activations (N, d), name -> (N,)."""
+    cosines, activations = _features(detector, pixels, bf16)
     probability, weights = expit(detector.logits(cosines, activations)), detector.weights_
     columns: list[tuple[str, np.ndarray]] = []
     for category, p, threshold in zip(detector.bank.categories, probability.T, detector.thresholds_, strict=True):
@@ -219,6 +180,22 @@ def _columns(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray, expl
     if twice := [name for name in names if names.count(name) > 1]:
         raise OutputError(f"two columns would be called {twice[0]!r}; rename that category in the bank")
     return dict(columns)
+
+
+def _features(detector: SDMAD, pixels: Tensor, bf16: bool) -> tuple[np.ndarray, ...]:
+    """Cosines (N, S) and activations (N, d) of pixels, by halves where they do not fit into the memory."""
+    if not len(pixels):
+        return np.zeros((0, len(detector.bank.texts))), np.zeros((0, detector.image_weights_.shape[1]))
+    device = detector.backbone.device
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return detector.features_of_pixels(pixels.to(device, non_blocking=True))
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise BackboneError(f"one image alone does not fit into the memory of {device}; use a CPU") from None
+    # here and not above, where the error still holds what was computed
+    halves = [_features(detector, half, bf16) for half in pixels.tensor_split(2)]
+    return tuple(map(np.concatenate, zip(*halves, strict=True)))
 
 
 def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tuple[list[dict], Tensor]:
@@ -237,31 +214,28 @@ def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tu
     return rows, torch.stack(pixels) if pixels else torch.empty(0)
 
 
-def _rows(detector, score, images, parts, batch_size, workers, progress) -> Iterator[dict[str, Any]]:
+def _rows(detector, images, parts, explain, bf16, batch_size, workers, progress) -> Iterator[dict[str, Any]]:
     """A row for each image of some parts, which are ranges of numbers."""
-    device, processes = detector.backbone.device.type, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = detector.backbone.device.type
     size = batch_size or (32 if device == "cpu" else 128)
     # a batch never spans two parts, so that its neighbours, and with them the last bits, are always the same
     batches = [part[start : start + size] for part in parts for start in range(0, len(part), size)]
     if workers is None:
-        workers = min(1 if device == "cpu" else 8, max(0, (os.cpu_count() or 1) // processes - 1))
+        spare = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
+        workers = min(1 if device == "cpu" else 8, max(0, spare))
     loader = DataLoader(
-        images,  # type: ignore[arg-type]
+        images,
         batch_sampler=batches,
         collate_fn=partial(_read, preprocess=detector.backbone.preprocess, color=detector.bank.color),
         num_workers=min(workers, len(batches)),
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # the loader draws a number, which would move the caller's random state
     )
-    shown = progress and is_main()
-    with tqdm(total=sum(map(len, parts)), desc="images", unit="image", disable=not shown) as bar:
-        for rows, pixels in loader:
-            columns = score(pixels)
-            scored = zip(*(values.tolist() for values in columns.values()), strict=True)
-            bar.update(len(rows))
-            for row in rows:
-                values = [None] * len(columns) if row["error"] else next(scored)
-                yield row | dict(zip(columns, values, strict=True))
+    for rows, pixels in tqdm(loader, desc="batches of images", disable=not (progress and is_main())):
+        columns = scores(detector, pixels, explain, bf16)
+        scored = zip(*(values.tolist() for values in columns.values()), strict=True)
+        for row in rows:
+            yield row | (dict.fromkeys(columns) if row["error"] else dict(zip(columns, next(scored), strict=True)))
 
 
 def _enter(folder: Path, whole: dict[str, Any], resume: bool, processes: Processes) -> None:
@@ -276,8 +250,7 @@ def _enter(folder: Path, whole: dict[str, Any], resume: bool, processes: Process
     try:
         found = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        told = f"{folder / ABOUT}: cannot be read ({error}); remove its folder to start anew"
-        raise CheckpointError(f"{told}. Several machines need one folder that all of them see") from None
+        raise CheckpointError(f"{folder / ABOUT}: cannot be read ({error}); remove its folder to start anew") from None
     if other := " and another ".join(name for name in whole if found.get(name) != whole[name]):
         raise CheckpointError(f"{folder}: belongs to another {other}; give the same, another folder, or resume=False")
     for left in folder.glob(".part-*") if processes.main else ():  # of a process that was killed while it wrote

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import read_image
+from ..deployment.tables import csv_text
 from ..explain import explanation_of
 from ..files import NOTICE, new_folder
 from .plots import plot_sign_maps, to_png
@@ -77,11 +76,8 @@ def signs_in_a_cell(row: Mapping, most: int | None = None) -> str:
 
 def explained_csv(rows: Sequence[Mapping]) -> str:
     """Rows as CSV, the signs in one cell."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "detected": int(row["detected"]), "signs": signs_in_a_cell(row)} for row in rows)
-    return stream.getvalue().rstrip("\n")
+    cells = [{**row, "detected": int(row["detected"]), "signs": signs_in_a_cell(row)} for row in rows]
+    return csv_text(cells).rstrip("\n")
 
 
 def explained_table(rows: Sequence[Mapping]) -> str:

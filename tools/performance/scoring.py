@@ -18,7 +18,7 @@ from common import ratio, record, spread, take_turns
 from sdmad_lite.alignment import build_adapters
 from sdmad_lite.alignment.activations import activation_width
 from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
-from sdmad_lite.deployment.scoring import scorer
+from sdmad_lite.deployment.scoring import scores
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection import equal_weights
 
@@ -57,8 +57,10 @@ def measured(name: str, device: torch.device, batch: int, rounds: int, bf16: boo
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             plain.encode_image(pixels)
 
-    with scorer(detector, bf16=bf16) as score:
-        times = take_turns({"plain": encode_image, "scoring": lambda: score(pixels)}, rounds, warm_up=2)
+    with detector.installed():
+        times = take_turns(
+            {"plain": encode_image, "scoring": lambda: scores(detector, pixels, bf16=bf16)}, rounds, warm_up=2
+        )
     return {
         "batch": batch,
         "precision": "bf16" if bf16 else "fp32",
