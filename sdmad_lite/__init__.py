@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import SDMADError as SDMADError
     from .evaluation.protocols import evaluate as evaluate
     from .selection import SelectionConfig as SelectionConfig
+    from .show import plots as plots
     from .signs.bank import SignBank as SignBank
     from .signs.bank import load_bank as load_bank
     from .signs.generate import generate_signs as generate_signs
@@ -49,11 +50,13 @@ _HOME = {
     "SDMADError": "sdmad_lite.errors",
 }
 
-__all__ = list(_HOME)
+__all__ = [*_HOME, "plots"]
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str):
+    if name == "plots":
+        return import_module("sdmad_lite.show.plots")
     if name not in _HOME:
         raise AttributeError(f"module 'sdmad_lite' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -291,6 +291,7 @@ def test_an_import_is_light(statement, allowed):
 def test_what_the_package_offers_is_there():
     assert all(getattr(sdmad_lite, name) is not None for name in sdmad_lite.__all__)
     assert set(sdmad_lite.__all__) <= set(dir(sdmad_lite))
+    assert sdmad_lite.plots.show_images([np.zeros((4, 4))]).axes
     with pytest.raises(AttributeError, match="no attribute 'sdmad'"):
         sdmad_lite.sdmad  # noqa: B018
 
