@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from textwrap import fill
 from typing import cast
 
@@ -120,12 +120,9 @@ def _alike(case: EmbeddingCase, kind: str, name: str, points: np.ndarray) -> str
 
 def embedding_panel(case: EmbeddingCase) -> Panel:
     """The explorer with controls; the slider picks a point."""
-    controls = {
-        "colour": choice("colour", case.colours),
-        "layout": choice("layout", list(case.layouts)),
-        "point": slider("image", 0, len(case.images) - 1, 0),
-    }
-    return Panel(lambda **values: embedding_explorer(case, **values), controls)
+    point = slider(0, len(case.images) - 1, 0, "image")
+    controls = {"colour": choice(case.colours), "layout": choice(list(case.layouts)), "point": point}
+    return Panel(partial(embedding_explorer, case), controls)
 
 
 # Break it
@@ -200,11 +197,6 @@ def _draw_pairs(axis, names: Sequence[str], before: Sequence[float], now: Sequen
 
 def break_panel(case: BreakCase) -> Panel:
     """One image with controls to spoil it."""
-    controls = {
-        "category": choice("category", case.detector.bank.categories),
-        "noise": slider("noise", 0, 0.4, 0.0),
-        "blur": slider("blur", 0, 8, 0.0),
-        "exposure": slider("exposure", -2, 2, 0.0),
-        "occlusion": slider("occlusion", 0, 0.8, 0.0),
-    }
-    return Panel(lambda **values: break_it(case, **values), controls)
+    ranges = {"noise": (0, 0.4), "blur": (0, 8), "exposure": (-2, 2), "occlusion": (0, 0.8)}
+    controls = {name: slider(low, high, 0.0) for name, (low, high) in ranges.items()}
+    return Panel(partial(break_it, case), {"category": choice(case.detector.bank.categories), **controls})

@@ -44,6 +44,7 @@ class Panel(ipywidgets.VBox):
         self.draw, self.controls, self._follow, self._quiet = draw, dict(controls), dict(follow or {}), False
         self.picture, self.state = ipywidgets.Image(format="png"), ipywidgets.HTML()
         for name, control in self.controls.items():
+            control.description = getattr(control, "description", "") or name
             control.observe(partial(self._moved, name), "value")
         self._redraw()
         layout = ipywidgets.Layout(flex_flow="row wrap")
@@ -107,27 +108,25 @@ class Checks(ipywidgets.Box):
 
 
 LOOK = {"style": {"description_width": "initial"}}  # no label is shortened
-STILL = LOOK | {"continuous_update": False}  # a slider draws when it is let go
 
 
-def choice(name: str, options: Sequence, first=None, width: str = "300px") -> ipywidgets.Dropdown:
-    """A list to choose from, at `first` where it has that."""
-    value = first if first in options else options[0]
-    return ipywidgets.Dropdown(options=list(options), value=value, description=name, layout={"width": width}, **LOOK)
+def choice(options: Sequence, first=None, name: str = "", width: str = "300px", kind=ipywidgets.Dropdown, **look):
+    """A list to choose from, at `first` where it has that; the Panel names it after its key where no name is given."""
+    value, look = first if first in options else options[0], LOOK | {"layout": {"width": width}} | look
+    return kind(options=list(options), value=value, description=name, **look)
 
 
-def marks(name: str, options: Sequence, first=None) -> ipywidgets.SelectionSlider:
-    """A slider over values that do not lie evenly, at `first` where it has that."""
-    value = first if first in options else options[0]
-    return ipywidgets.SelectionSlider(options=list(options), value=value, description=name, **STILL)
+def marks(options: Sequence, first=None, name: str = "") -> ipywidgets.SelectionSlider:
+    """A slider over values that do not lie evenly."""
+    return choice(options, first, name, kind=ipywidgets.SelectionSlider, layout={}, continuous_update=False)
 
 
-def slider(name: str, low: float, high: float, value: float) -> ipywidgets.Widget:
+def slider(low: float, high: float, value: float, name: str = "") -> ipywidgets.Widget:
     """A slider over whole numbers, or in twenty steps where the value is a float."""
+    how = {"min": low, "max": high, "description": name, "continuous_update": False, **LOOK}
     if isinstance(value, int):
-        return ipywidgets.IntSlider(value, low, high, description=name, **STILL)
-    steps = {"min": low, "max": high, "step": (high - low) / 20, "readout_format": ".2f"}
-    return ipywidgets.FloatSlider(value, **steps, description=name, **STILL)
+        return ipywidgets.IntSlider(value, **how)
+    return ipywidgets.FloatSlider(value, step=(high - low) / 20, readout_format=".2f", **how)
 
 
 def panel_axes(width: float, height: float, ratios: Sequence[float], left: float, wspace: float) -> tuple[Figure, list]:

@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,8 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
 
 def board_panel(case: BoardCase) -> Panel:
     """The board with controls."""
-    controls = {
-        "category": choice("category", case.categories),
-        "protocol": choice("protocol", PROTOCOLS),
-        "threshold": slider("threshold", 0, 1, 0.5),
-    }
-    return Panel(lambda **values: protocol_board(case, **values), controls)
+    controls = {"category": choice(case.categories), "protocol": choice(PROTOCOLS), "threshold": slider(0, 1, 0.5)}
+    return Panel(partial(protocol_board, case), controls)
 
 
 # Shots and strength, from fits that `make grid` did beforehand
@@ -199,11 +196,6 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
 
 def grid_panel(case: GridCase) -> Panel:
     """The grid with controls, first at 4 shots and λ 0.7 where it has them."""
-    controls = {
-        "shots": marks("shots, K", case.shots, 4),
-        "lam": marks("λ", case.lambdas, 0.7),
-        "terms": choice("loss", case.terms),
-        "score": choice("score", list(case.ap)),
-        "category": choice("category", [MACRO, *case.categories]),
-    }
-    return Panel(lambda **values: shots_and_strength(case, **values), controls)
+    controls = {"shots": marks(case.shots, 4, "shots, K"), "lam": marks(case.lambdas, 0.7, "λ")}
+    controls |= {"terms": choice(case.terms, name="loss"), "score": choice(list(case.ap))}
+    return Panel(partial(shots_and_strength, case), controls | {"category": choice([MACRO, *case.categories])})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from textwrap import fill
 
 import numpy as np
@@ -115,11 +115,11 @@ def explorer_panel(case: ExplorerCase) -> Panel:
     bank = case.detector.bank
     own, most = bank.signs_of(bank.categories[0]), max(len(bank.signs_of(c)) for c in bank.categories)
     controls = {
-        "category": choice("category", bank.categories),
-        "image": slider("image", 0, len(case.images) - 1, int(np.argmax(np.sum(case.labels, 1)))),
-        "kept": slider("kept", 1, most, most),
-        "threshold": slider("threshold", 0, 1, 0.5),
-        "heat": choice("heat map", own, width="520px"),
+        "category": choice(bank.categories),
+        "image": slider(0, len(case.images) - 1, int(np.argmax(np.sum(case.labels, 1)))),
+        "kept": slider(1, most, most),
+        "threshold": slider(0, 1, 0.5),
+        "heat": choice(own, name="heat map", width="520px"),
         "signs": Checks({text: text for text in own}),
     }
 
@@ -128,7 +128,7 @@ def explorer_panel(case: ExplorerCase) -> Panel:
         controls["signs"].offer({text: text for text in own})
         controls["heat"].options, controls["heat"].value = own, own[0]
 
-    return Panel(lambda **values: sign_explorer(case, **values), controls, {"category": new_category})
+    return Panel(partial(sign_explorer, case), controls, {"category": new_category})
 
 
 # Signs kept
@@ -235,8 +235,8 @@ def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
     first = category or case.bank.categories[0]
     count = len(case.ranked(first))
     controls = {
-        "category": choice("category", case.bank.categories, first),
-        "number": slider("number kept", 1, count, count),
+        "category": choice(case.bank.categories, first),
+        "number": slider(1, count, count, "number kept"),
         "signs": Checks(case.labelled(first)),
     }
 
