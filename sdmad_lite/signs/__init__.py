@@ -5,16 +5,9 @@ one (words and rules are data, in lint.toml); `generate` asks a language model f
 prompts.toml) over `chat`, which alone needs the package openai and is loaded when it is used.
 """
 
-from .bank import RULES as RULES
-from .bank import Finding as Finding
-from .bank import Provenance as Provenance
-from .bank import Sign as Sign
-from .bank import SignBank as SignBank
-from .bank import load_bank as load_bank
-from .bank import parse_bank as parse_bank
-from .bank import shipped_banks as shipped_banks
-from .generate import Settings as Settings
-from .generate import generate_signs as generate_signs
-from .generate import sign_prompt as sign_prompt
-from .generate import usable_signs as usable_signs
-from .lint import check_bank as check_bank
+from .bank import RULES, Finding, Provenance, Sign, SignBank, load_bank, parse_bank, shipped_banks
+from .generate import generate_signs, sign_prompt, usable_signs
+from .lint import check_bank
+
+__all__ = ["RULES", "Finding", "Provenance", "Sign", "SignBank", "check_bank", "generate_signs", "load_bank"]
+__all__ += ["parse_bank", "shipped_banks", "sign_prompt", "usable_signs"]

@@ -51,15 +51,25 @@ class Answer(BaseModel):
     content: str
     form: Form
     date: date
-    spent: dict[str, int]  # requests, and the tokens that the server counted
-    cached: bool = Field(default=False, exclude=True)
+
+
+def _schema(categories: list[str]) -> dict:
+    """JSON schema of an answer; under "also" stand other categories of a sign."""
+    also = {"type": "array", "items": {"type": "string", "enum": categories}}
+    closed: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    sign = closed | {"properties": {"text": {"type": "string"}, "also": also}, "required": ["text", "also"]}
+    return closed | {"properties": {"signs": {"type": "array", "items": sign}}, "required": ["signs"]}
 
 
 class Chat:
-    """Questions to one server; `host` is its name and port, `form` what it takes of FORMS, `answers` those used."""
+    """Questions to one server; `host` is its name and port, `form` what it takes of FORMS, `date` of the last answer.
+
+    `spent` counts the requests, and the tokens that the server tells; `cached` the answers from the cache.
+    """
 
     def __init__(self, settings: Settings, cache: Path | None):
-        self.settings, self.cache, self.form, self.answers = settings, cache, FORMS[0], list[Answer]()
+        self.settings, self.cache, self.form, self.date = settings, cache, FORMS[0], date.min
+        self.spent, self.cached = Counter[str](), 0
         self.host = f"{settings.base_url.host}:{settings.base_url.port}"
         self.client = openai.OpenAI(
             base_url=str(settings.base_url),
@@ -69,40 +79,35 @@ class Chat:
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
 
-    def ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> T:
-        """The checked answer to a prompt, from the cache or from the server.
-
-        Args:
-            subject: what is asked for, named in messages.
-            schema: JSON schema of the answer.
-            check: turns the parsed answer into the result, or raises BadAnswer.
+    def ask(self, subject: str, prompt: str, categories: list[str], check: Callable[[object], T]) -> T:
+        """The answer to a prompt, from the cache or from the server, as `check` reads it or refuses it by BadAnswer.
 
         Raises:
-            GenerationError: no answer, or none that passes the check.
+            GenerationError: no answer, or none that passes the check; names `subject`.
         """
         request = self.settings.model_dump(include={"model", "temperature", "seed"})
-        request |= {"server": self.host, "prompt": prompt, "schema": schema, "max_tokens": MAX_TOKENS}
+        request |= {"server": self.host, "prompt": prompt, "categories": categories, "max_tokens": MAX_TOKENS}
         name = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         place = self.cache / f"{name}.json" if self.cache else None
         try:
             answer = Answer.model_validate_json(place.read_bytes() if place else b"")
-            value, answer.cached = check(found_json(answer.content)), True
+            value = check(found_json(answer.content))
+            self.cached += 1
         except (OSError, ValueError):  # there is none, or a damaged one
-            answer, value = self._ask(subject, prompt, schema, check)
+            answer, value = self._ask(subject, prompt, categories, check)
             if place:
                 write_text(place, answer.model_dump_json(indent=1) + "\n")
-        self.form = answer.form
-        self.answers.append(answer)
+        self.form, self.date = answer.form, max(answer.date, self.date)
         return value
 
-    def _ask(self, subject: str, prompt: str, schema: dict, check: Callable[[object], T]) -> tuple[Answer, T]:
+    def _ask(self, subject: str, prompt: str, categories: list[str], check: Callable) -> tuple[Answer, Any]:
         """A new answer; one that fails the check is asked for again with the reason."""
-        question, reason, todo, spent = prompt, "", PROMPTS["poor"], Counter[str]()
+        question, reason, todo = prompt, "", PROMPTS["poor"]
         for _ in range(self.settings.retries + 1):
             try:
-                content = self._complete(question, schema, spent)
+                content = self._complete(question, categories)
                 value = check(found_json(content))
-                return Answer(content=content, form=self.form, date=date.today(), spent=spent), value
+                return Answer(content=content, form=self.form, date=date.today()), value
             except BadAnswer as problem:
                 reason = str(problem)
                 question = prompt + PROMPTS["again"].format(reason=reason)
@@ -113,30 +118,30 @@ class Chat:
         what = f"{self.host} with the model {self.settings.model!r} gave no usable answer ({reason})"
         raise GenerationError(f"{subject}: {what}; {todo}. Nothing was written") from None
 
-    def _complete(self, question: str, schema: dict, spent: Counter[str]) -> str:
+    def _complete(self, question: str, categories: list[str]) -> str:
         """The text of one answer; a server that refuses a form is asked for less, and at last without any option."""
         while True:
             kind: dict[str, Any] = {"type": self.form}
             if self.form == "json_schema":
-                kind["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
+                kind["json_schema"] = {"name": "signs", "strict": True, "schema": _schema(categories)}
             options = self.settings.model_dump(include={"temperature", "seed"}, exclude_none=True)
             options |= {"max_tokens": MAX_TOKENS, "response_format": kind}
             try:
-                return self._said(question, {} if self.form == "text" else options, spent)
+                return self._said(question, {} if self.form == "text" else options)
             except openai.APIStatusError as error:
-                spent["requests"] += 1
+                self.spent["requests"] += 1
                 # some servers break (500) on a form that they do not know
                 if error.status_code not in (400, 415, 422, 500, 501) or self.form == "text":
                     raise
                 self.form = FORMS[FORMS.index(self.form) + 1]
 
-    def _said(self, question: str, options: dict, spent: Counter[str]) -> str:
+    def _said(self, question: str, options: dict) -> str:
         """What the model says in one response, which is read only up to a size and a time."""
         create, body = self.client.chat.completions.with_streaming_response.create, bytearray()
         messages = [{"role": "user", "content": question}]
         try:
             with create(model=self.settings.model, messages=messages, **options) as response:
-                spent["requests"] += 1 + response.retries_taken
+                self.spent["requests"] += 1 + response.retries_taken
                 deadline = time.monotonic() + self.settings.timeout
                 for chunk in response.iter_bytes():
                     body += chunk
@@ -146,7 +151,7 @@ class Chat:
             said = _Response.model_validate_json(bytes(body))
         except (httpx2.RequestError, ValidationError):
             raise BadAnswer("the response was cut off, or is not of the protocol") from None
-        spent.update(said.model_dump(include={"prompt_tokens", "completion_tokens"}, exclude_none=True))
+        self.spent.update(said.model_dump(include={"prompt_tokens", "completion_tokens"}, exclude_none=True))
         if said.finish == "length":
             raise BadAnswer("it was cut off because it was too long; write fewer and shorter signs")
         if said.refusal:

@@ -4,19 +4,17 @@
                           base_url="http://localhost:11434/v1")
     made.bank.save("my_signs.json")
 
-One question for each category and one for the normal signs [ours: a lost answer costs little, and each is kept on
-disk]. Categories share signs [paper]: the model may say for which other categories a sign speaks, and signs that two
-answers put alike become one with both categories [ours]. What an answer holds is text and stays text: it is
-measured, cleaned or left out, and never executed or used as a path. No expert has read the bank: `reviewed` is false.
+One question for each category and one for the normal signs, each answer kept on disk [ours]. The model may say for
+which other categories a sign speaks [paper: they share signs], and signs that two answers put alike become one [ours].
+What an answer holds is measured, cleaned or left out, and never executed or used as a path.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +28,7 @@ from .bank import Finding, Sign, SignBank, key, parse_bank, short, structure
 from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
 
 if TYPE_CHECKING:
-    from .chat import Answer, Chat
+    from .chat import Chat
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 HOSTED = "https://api.openai.com/v1"
@@ -41,12 +39,6 @@ class BadAnswer(ValueError):
     """What is wrong with an answer, in words that the model can act on."""
 
 
-def _plain(text: str) -> str:
-    if not text.isprintable() or text != text.strip():
-        raise ValueError("Input should be plain text")
-    return text
-
-
 def _anomalies(named: dict[str, str]) -> dict[str, str]:
     for found in structure([*named], {}, {}):
         if found.rule == "category":
@@ -54,7 +46,7 @@ def _anomalies(named: dict[str, str]) -> dict[str, str]:
     return named
 
 
-Line = Annotated[str, Field(max_length=200), AfterValidator(_plain)]
+Line = Annotated[str, Field(max_length=200, pattern=r"^\P{C}*$")]  # without control characters
 Name = Annotated[Line, Field(min_length=1)]
 Price = Annotated[float, Field(ge=0)]
 
@@ -62,7 +54,7 @@ Price = Annotated[float, Field(ge=0)]
 class Settings(BaseModel):
     """What is asked for, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, str_strip_whitespace=True)
 
     # names to a description, or to ""
     categories: Annotated[dict[Name, Line], Field(min_length=1, max_length=100), AfterValidator(_anomalies)]
@@ -87,7 +79,7 @@ class Usage:
     """What a run took. Tokens are None where the server tells none; cost is None without prices."""
 
     requests: int
-    cached: int
+    cached: int  # answers
     prompt_tokens: int | None
     completion_tokens: int | None
     cost: float | None
@@ -105,14 +97,9 @@ class Generated:
     findings: tuple[Finding, ...]  # what the linter says of the bank
 
     def __str__(self) -> str:
-        bank, usage = self.bank, self.usage
-        return (
-            f"{bank.name}: {len(bank.signs)} signs of {len(bank.categories)} categories, {len(bank.normal_signs)} "
-            f"normal ({len(self.merged)} merged, {len(self.dropped)} left out); {usage.requests} requests, "
-            f"{usage.cached} answers from the cache, {usage.prompt_tokens} tokens in, {usage.completion_tokens} out"
-            f"{'' if usage.cost is None else f', cost {usage.cost:.4f}'}; answers as {self.form}; reviewed: false, "
-            "have an expert read it"
-        )
+        took = ", ".join(f"{value} {name}" for name, value in asdict(self.usage).items())
+        what = f"{len(self.bank.signs)} signs and {len(self.bank.normal_signs)} normal, {len(self.dropped)} left out"
+        return f"{self.bank.name}: {what}; {took}; answers as {self.form}; reviewed: false, have an expert read it"
 
 
 def generate_signs(
@@ -155,18 +142,16 @@ def generate_signs(
             count = asked.signs_per_category if category else asked.normal_signs
             prompt = sign_prompt(category, named, asked.modality, count, asked.language)
             check = partial(usable_signs, category=category, categories=named, count=count, language=asked.language)
-            said[category], left_out = chat.ask(subject, prompt, _schema(category, named), check)
+            said[category], left_out = chat.ask(subject, prompt, [*named], check)
             dropped += [f"{category or 'normal'}: {why}" for why in left_out]
     normal = said.pop(None)
     signs, merged = merge([sign for own in said.values() for sign in own])
     crossed = [sign for sign in normal if any(similar(sign.text, other.text) for other in signs)]
     dropped += [f"normal: {sign.text!r} is also the sign of an anomaly" for sign in crossed]
     bank = _bank(asked, chat, signs, [sign for sign in normal if sign not in crossed])
-    fresh = [answer for answer in chat.answers if not answer.cached]
-    spent = _spent(fresh)
-    tokens = spent["prompt_tokens"], spent["completion_tokens"]
+    tokens = chat.spent.get("prompt_tokens"), chat.spent.get("completion_tokens")
     cost = asked.prices and sum((n or 0) * price for n, price in zip(tokens, asked.prices, strict=True)) / 1e6
-    usage = Usage(cached=len(chat.answers) - len(fresh), cost=cost, **spent)
+    usage = Usage(chat.spent["requests"], chat.cached, *tokens, cost)
     return Generated(bank, usage, chat.form, tuple(merged), tuple(dropped), tuple(check_bank(bank)))
 
 
@@ -176,26 +161,14 @@ def _settings(categories, api_key: str | None, base_url: str | None, more: dict)
         categories = dict.fromkeys(categories, "")
     # a key of the environment goes only where the environment, or the default, says
     key = api_key or ("" if base_url else os.environ.get("OPENAI_API_KEY", ""))
-    url = base_url or os.environ.get("OPENAI_BASE_URL") or (HOSTED if key else "")
-    if not url:
-        why = "a key is needed; set OPENAI_API_KEY, or give a base_url"
-        raise GenerationError(f"api.openai.com: {why}: {PROMPTS['no_server']}")
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or HOSTED
+    if url == HOSTED and not key:
+        raise GenerationError(PROMPTS["no_key"] + PROMPTS["no_server"])
     try:
         return Settings(categories=categories, api_key=key, base_url=url, **more)  # type: ignore[arg-type]
     except ValidationError as error:  # never with the input: it may be a key
         problem = error.errors()[0]
-        where, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
-        todo = "; give host and path, such as http://localhost:11434/v1" if where == "base_url" else ""
-        raise GenerationError(f"{where}: {message}{todo}") from None
-
-
-def _spent(answers: Iterable[Answer]) -> dict[str, Any]:
-    """Requests and tokens of some answers; None for tokens that the server does not count."""
-    total = Counter[str]()
-    for answer in answers:
-        total.update(answer.spent)
-    tokens = {name: total.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {"requests": total["requests"], **tokens}
+        raise GenerationError(f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def sign_prompt(
@@ -209,26 +182,14 @@ def sign_prompt(
     return text.format(count=count, language=language, rules=PROMPTS["rules"], **asked)
 
 
-def _schema(category: str | None, named: Mapping[str, str]) -> dict:
-    """JSON schema of an answer; under "also" stand other categories, if there are any."""
-    others = [name for name in named if name != category] if category else []
-    properties: dict[str, dict] = {"text": {"type": "string"}}
-    if others:
-        properties["also"] = {"type": "array", "items": {"type": "string", "enum": others}}
-    closed = {"type": "object", "additionalProperties": False}
-    sign = closed | {"properties": properties, "required": [*properties]}
-    return closed | {"properties": {"signs": {"type": "array", "items": sign}}, "required": ["signs"]}
-
-
 def usable_signs(
     answer: object, category: str | None, categories: Iterable[str], count: int, language: str = "English"
 ) -> tuple[list[Sign], list[str]]:
     """What can be used of the JSON of an answer: the signs, and why others are left out.
 
     Args:
-        answer: data from outside; it is measured before it is read.
-        category: whose signs were asked for, None for normal signs.
-        categories: of the bank.
+        answer: data from outside.
+        category: one of `categories` of the bank, None for normal signs.
         count: how many signs were asked for; more are left out, four times as many are refused.
         language: the rules on words are applied to English alone.
 
@@ -276,9 +237,8 @@ def merge(said: Iterable[Sign]) -> tuple[list[Sign], list[str]]:
     for sign in said:
         text = next((text for text in signs if similar(sign.text, text)), sign.text)
         if text in signs:
-            both = tuple(dict.fromkeys(signs[text].categories + sign.categories))
-            unions.append(f"{sign.text!r} with {text!r}: {', '.join(both)}")
-            sign = Sign(text=text, categories=both)
+            unions.append(f"{sign.text!r} with {text!r}")
+            sign = Sign(text=text, categories=(*dict.fromkeys(signs[text].categories + sign.categories),))
         signs[text] = sign
     return [*signs.values()], unions
 
@@ -287,15 +247,14 @@ def _bank(asked: Settings, chat: Chat, signs: list[Sign], normal: list[Sign]) ->
     """The bank, with all that is needed to ask again."""
     counts: dict[str | None, int] = {"{category}": asked.signs_per_category, None: asked.normal_signs}
     prompts = [sign_prompt(c, asked.categories, asked.modality, n, asked.language) for c, n in counts.items()]
-    how: dict[str, Any] = {"server": chat.host, "answer_form": chat.form, "software": f"sdmad_lite {__version__}"}
-    how |= _spent(chat.answers)
+    how = {"server": chat.host, "answer_form": chat.form, "software": f"sdmad_lite {__version__}"}
     if chat.form != "text":  # which is asked for without settings
-        how |= {"temperature": asked.temperature, "seed": asked.seed}
+        how |= asked.model_dump(include={"temperature", "seed"})
     provenance = {
         "author": "sdmad_lite.generate",
         "kind": "language model",
         "model": asked.model,
-        "date": max(answer.date for answer in chat.answers),
+        "date": chat.date,
         "reviewed": False,
         "prompt": "\n\n".join(prompts),
         "generation": how,

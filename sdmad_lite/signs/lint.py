@@ -14,14 +14,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from ..errors import BankError
@@ -69,13 +68,12 @@ def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
     categories = [name.strip() for name in named if isinstance(name, str)] if isinstance(named, list) else []
     signs, normal = (placed(part, _readable(data.get(part))) for part in PARTS)
     both = signs | normal
+    long = [place for place, sign in both.items() if too_long(sign.text, backbone)]
+    found += [finding("too-long", "has more tokens than the text tower reads", place) for place in long]
     found += structure(categories, signs, normal)
     for place, sign in both.items():
-        words = check_sign(place, sign, categories)
-        found += words if place in signs else (one for one in words if one.rule in OF_NORMAL)
-        if too_long(sign.text, backbone):
-            found.append(finding("too-long", "has more tokens than the text tower reads", place))
-    found += check_pairs(signs, normal, backbone)
+        found += (one for one in check_sign(place, sign, categories) if place in signs or one.rule in OF_NORMAL)
+    found += check_pairs({place: sign.text for place, sign in both.items() if place not in long}, {*normal}, backbone)
     order = {place: number for number, place in enumerate(both)}  # the bank as a whole first, then sign by sign
     found.sort(key=lambda one: order.get(one.place, -1))
     for n, one in enumerate(found):
@@ -91,36 +89,32 @@ def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
 def _readable(rows: object) -> Iterator[tuple[int, Sign]]:
     """Number, from 0, and sign of the entries of a list that are one; the form of the others is told already."""
     for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        try:
+        with suppress(ValidationError):
             yield number, Sign.model_validate(row)
-        except ValidationError:
-            pass
 
 
 # One sign
 
 
-def _pattern(words: Sequence[str], regex: str = "", whole: bool = False) -> re.Pattern:
-    listed = rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)" if words else ""
-    parts = rf"^(?:\W|{listed})*$" if whole else listed, regex
-    return re.compile("|".join(part for part in parts if part), re.IGNORECASE)
+def _pattern(words: Sequence[str]) -> re.Pattern:
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
 
 
 _TEXTS = [
-    (row, _pattern(row.get("words", ()), row.get("regex", ""), row.get("whole", False)), _pattern(row.get("mild", ())))
+    (row, re.compile(row["regex"], re.IGNORECASE) if "regex" in row else _pattern(row["words"]))
     for row in DATA["texts"]
 ]
+_MILD = _pattern(DATA["mild"])
 
 
 def doubts(text: str, place: str = "") -> list[Finding]:
     """What the rules on words say of one sign, each rule once."""
     told: dict[str, Finding] = {}
-    for row, pattern, mild in _TEXTS:
-        rule = row["rule"]
-        if rule not in told and (found := pattern.search(text)):
-            milder = "mild" in row and mild.search(text, found.end())
+    for row, pattern in _TEXTS:
+        if row["rule"] not in told and (found := pattern.search(text)):
+            mild = row["rule"] == "negation" and _MILD.search(text, found.end())
             message = row["message"].format(found=short(found[0]))
-            told[rule] = finding(rule, message, place, "warning" if milder else None)
+            told[row["rule"]] = finding(row["rule"], message, place, "warning" if mild else None)
     return [*told.values()]
 
 
@@ -140,43 +134,34 @@ def check_sign(place: str, sign: Sign, categories: Sequence[str]) -> list[Findin
 def too_long(text: str, backbone: Backbone | None = None) -> bool:
     """Whether a text has more tokens than the text tower reads: the given model's, or CLIP's."""
     if backbone:
-        try:
+        with suppress(BankError):
             backbone.tokenize([text])
-        except BankError:
-            return True
+            return False
+        return True
+    if len(text.encode(errors="replace")) <= CONTEXT - 2:  # a piece of CLIP's vocabulary holds at least one byte
         return False
-    # a piece of CLIP's vocabulary holds at least one byte, so that a short text need not be counted
-    return len(text.encode()) > CONTEXT - 2 < len(_clip_tokenizer().encode(text))
+    import open_clip  # late: it is heavy
 
-
-@lru_cache
-def _clip_tokenizer():
-    from open_clip.tokenizer import SimpleTokenizer  # late: it is heavy
-
-    return SimpleTokenizer()
+    return bool(open_clip.tokenize(text, CONTEXT + 1)[0, CONTEXT])
 
 
 # Signs beside each other
 
 
-def check_pairs(signs: dict[str, Sign], normal: dict[str, Sign], backbone: Backbone | None) -> Iterator[Finding]:
+def check_pairs(texts: dict[str, str], normal: set[str], backbone: Backbone | None) -> Iterator[Finding]:
     """Signs that say the same in other words, or to the given model; `structure` tells those that are the same."""
-    unique: dict[str, tuple[str, str]] = {}
-    for place, sign in (signs | normal).items():
-        unique.setdefault(key(sign.text), (place, sign.text))
+    unique = {key(text): (place, text) for place, text in reversed(texts.items())}  # the first of those that are same
     if len(unique) > MAX_SIGNS:
         yield finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
         return
-    fits = [(place, text) for place, text in unique.values() if backbone and not too_long(text, backbone)]
-    vectors = backbone.encode_texts([text for _, text in fits]).tolist() if backbone and fits else []  # unit length
-    embedded = {place: np.array(vector) for (place, _), vector in zip(fits, vectors, strict=True)}
-    for (place, text), (other_place, other) in combinations(unique.values(), 2):
+    vectors = backbone.encode_texts([text for _, text in unique.values()]) if backbone and unique else None  # (S, D)
+    cosine = None if vectors is None else (vectors @ vectors.T).tolist()
+    for (i, (other_place, other)), (j, (place, text)) in combinations(enumerate(unique.values()), 2):
         if similar(text, other):
-            rule = "also-normal" if place in signs and other_place in normal else "near-duplicate"
+            rule = "also-normal" if other_place in normal and place not in normal else "near-duplicate"
             yield finding(rule, f"says the same as {place}", other_place, "warning")
-        if place in embedded and other_place in embedded:
-            if (cosine := embedded[place] @ embedded[other_place]) > SAME_COSINE:
-                yield finding("text-tower", f"has cosine {cosine:.3f} with {place}", other_place)
+        if cosine and cosine[i][j] > SAME_COSINE:
+            yield finding("text-tower", f"has cosine {cosine[i][j]:.3f} with {place}", other_place)
 
 
 def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal: int) -> Iterator[Finding]:
@@ -216,43 +201,29 @@ def _content(text: str) -> frozenset[str]:
 
 
 def similar(one: str, other: str) -> bool:
-    """Whether two signs are the same but for order, number, spelling, a synonym or one small word.
+    """Whether two signs are the same but for order, number, spelling, a synonym or a small word.
 
-    At least two thirds of the words agree and no words are opposites (left and right, large and small).
-    Misspelt words agree by their letters.
+    At least two thirds of their words agree and no words are opposites (left and right, large and small).
     """
     a, b = _content(one), _content(other)
     if not a or not b:
         return key(one) == key(other)
-    only_a, only_b = a - b, b - a
-    if not a & b or 2 * len(a & b) < max(len(a), len(b)) - 1:  # the quick way out of most pairs
-        return False
-    if any(frozenset((x, y)) in _OPPOSITE for x in only_a for y in only_b):
-        return False
-    for x in sorted(only_a):  # a slip of the keyboard
-        twin = next((y for y in sorted(only_b) if len(x) > 4 and SequenceMatcher(None, x, y).ratio() >= 0.85), None)
-        if twin is not None:
-            only_a, only_b = only_a - {x}, only_b - {twin}
-    common = len(a) - len(only_a)
-    if min(len(a), len(b)) == 1:
-        return not only_a and not only_b
-    return common / (common + len(only_a) + len(only_b)) >= 2 / 3
+    alike = 3 * len(a & b) >= 2 * len(a | b)
+    return alike and not any(frozenset((x, y)) in _OPPOSITE for x in a - b for y in b - a)
 
 
 def names_category(text: str, category: str) -> str | None:
     """ "whole" where the text holds the category's name, "part" where it holds its main word, else None.
 
-    "Nodule/Mass" is named by either word. A short name in capitals, such as MS, is looked for as written.
+    "Nodule/Mass" is named by either word.
     """
     found, part = stems(text), None
     for name in re.split(r"[/;(),]| or | and ", category.replace("_", " ")):
         words = stems(name)
-        if words and name.strip().isupper() and len(name.strip()) <= 5:
-            if re.search(rf"\b{re.escape(name.strip())}\b", text):
-                return "whole"
-        elif words and any(found[i : i + len(words)] == words for i in range(len(found))):
-            if len(words) > 1 or words[0] not in _BROAD:
-                return "whole"
-        elif len(words) > 1 and words[-1] in found and words[-1] not in _BROAD:
+        if not words or (len(words) == 1 and words[0] in _BROAD):
+            continue
+        if any(found[i : i + len(words)] == words for i in range(len(found))):
+            return "whole"
+        if words[-1] in found and words[-1] not in _BROAD:
             part = "part"
     return part

@@ -102,14 +102,14 @@ CASES = [
     file("a list", "[]", "{path}/bank.json: Input should be a valid dictionary or instance of SignBank"),
     entries(
         "a misspelt key",
-        "{path}/bank.json: colour: unknown key; correct its spelling or remove it",
+        "{path}/bank.json: colour: Extra inputs are not permitted",
         color=None,
         colour=False,
     ),
     entries("no modality", "{path}/bank.json: modality: Field required", modality=None),
     entries(
         "no category",
-        ("{path}/bank.json: categories is empty; name each anomaly once, and not the normal (it has normal_signs)"),
+        "{path}/bank.json: categories: Tuple should have at least 1 item after validation, not 0",
         categories=[],
     ),
     entries(
@@ -135,17 +135,20 @@ CASES = [
     ),
     entries(
         "no normal sign",
-        ("{path}/bank.json: normal_signs is empty, and scores are measured against normal signs; write 3 to 7 signs"),
+        "{path}/bank.json: normal_signs: Tuple should have at least 1 item after validation, not 0",
         normal_signs=[],
     ),
     entries(
         "a normal sign with a category",
-        ("{path}/bank.json: normal sign 1 'clear lungs' is a normal sign and names categories; correct it"),
+        (
+            "{path}/bank.json: normal sign 1 'clear lungs' is a normal sign and names categories; "
+            "correct it or remove it"
+        ),
         normal_signs=[sign("clear lungs", "Nodule")],
     ),
     entries(
         "an empty sign",
-        ("{path}/bank.json: sign 5: text: is empty: write what is visible in the image, or remove the sign"),
+        "{path}/bank.json: sign 5 '' is empty; correct it or remove it",
         signs=signs(sign(" ", "Nodule")),
     ),
     entries(
@@ -158,13 +161,13 @@ CASES = [
     ),
     entries(
         "a sign's id twice",
-        "{path}/bank.json: sign 6 'b' has the id 'x' of another sign; correct it",
+        "{path}/bank.json: sign 6 'b' has the id 'x' of another sign; correct it or remove it",
         signs=signs(sign("a", "Nodule", id="x"), sign("b", "Nodule", id="x")),
     ),
     entries(
         "a sign of an unknown category",
         (
-            "{path}/bank.json: sign 5 'a spot' names the unknown category 'Nodul' (did you mean 'Nodule'?); "
+            "{path}/bank.json: sign 5 'a spot' names the unknown category 'Nodul' (known are Effusion, Nodule); "
             "correct it, or remove the sign"
         ),
         signs=signs(sign("a spot", "Nodul")),

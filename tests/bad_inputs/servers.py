@@ -214,10 +214,7 @@ CASES = [
     asked(
         "an address that is none",
         says("{}"),
-        (
-            "base_url: Input should be a valid URL, relative URL without a base; give host and path, such "
-            "as http://localhost:11434/v1"
-        ),
+        ("base_url: Input should be a valid URL, relative URL without a base"),
         base_url="localhost",
     ),
     asked(

@@ -101,7 +101,8 @@ def test_restricted_drops_the_other_categories_and_takes_the_order_asked_for(tin
 
 
 @pytest.mark.parametrize(
-    ("categories", "named"), [(["Hernia"], "'Hernia'"), ([], "categories is empty"), (["Mass", "Mass"], "'Mass'")]
+    ("categories", "named"),
+    [(["Hernia"], "'Hernia'"), ([], "categories: .*at least 1 item"), (["Mass", "Mass"], "'Mass'")],
 )
 def test_restricted_refuses_what_the_bank_cannot_give(tiny, categories, named):
     with pytest.raises(BankError, match=named):
@@ -174,9 +175,9 @@ def _add_sign(text, *categories):
 
 
 BAD = {
-    "empty sign": (_set("signs", 2, "text", to=""), "sign 3.*: text: is empty"),
-    "sign of blanks": (_set("signs", 2, "text", to=" \t"), "sign 3.*: text: is empty"),
-    "sign of punctuation": (_set("normal_signs", 1, "text", to="..."), "normal sign 2: text: is empty"),
+    "empty sign": (_set("signs", 2, "text", to=""), "sign 3 '' is empty"),
+    "sign of blanks": (_set("signs", 2, "text", to=" \t"), "sign 3 '' is empty"),
+    "sign of punctuation": (_set("normal_signs", 1, "text", to="..."), "normal sign 2 '...' is empty"),
     "same sign twice": (_add_sign("blunted angle", "Mass"), "sign 5 'blunted angle' is sign 2 'blunted angle' again"),
     "same but for case": (_add_sign("Blunted ANGLE", "Mass"), "sign 5 'Blunted ANGLE' is sign 2 .* again"),
     "same but for spacing": (_add_sign(" blunted   angle", "Mass"), "'blunted   angle' is sign 2 .* again"),
@@ -189,19 +190,19 @@ BAD = {
     "category twice": (lambda bank: bank["categories"].append("mass"), "category 'mass' is listed twice"),
     "category called normal": (lambda bank: bank["categories"].append("Normal"), "category 'Normal' cannot be used"),
     "category of blanks": (lambda bank: bank["categories"].append(" "), "category '' cannot be used"),
-    "no categories": (_set("categories", to=[]), "categories is empty"),
+    "no categories": (_set("categories", to=[]), "categories: .*at least 1 item"),
     "sign without category": (_set("signs", 3, "categories", to=[]), "'large round opacity' names no category"),
     "normal sign with category": (
         _set("normal_signs", 0, "categories", to=["Mass"]),
         "'clear lungs' is a normal sign and",
     ),
-    "no normal signs": (_set("normal_signs", to=[]), "normal_signs is empty"),
+    "no normal signs": (_set("normal_signs", to=[]), "normal_signs: .*at least 1 item"),
     "missing field": (_drop("modality"), "modality: Field required"),
     "missing field inside": (_drop("provenance", "reviewed"), "provenance.reviewed: Field required"),
-    "unknown field": (_set("colour", to="grey"), "colour: unknown key"),
+    "unknown field": (_set("colour", to="grey"), "colour: .*not permitted"),
     "unknown field of a sign": (
         _set("signs", 1, "category", to="Edema"),
-        "sign 2: category: unknown key",
+        "sign 2: category: .*not permitted",
     ),
     "wrong date": (_set("provenance", "date", to="22/11/2026"), "provenance.date: .*date"),
     "impossible date": (_set("provenance", "date", to="2026-02-30"), "provenance.date: .*date"),
@@ -224,7 +225,7 @@ def test_bad_bank_is_refused_by_name(tmp_path, change, named):
 
 def test_all_mistakes_in_the_fields_are_named_at_once():
     bank = deepcopy(TINY)
-    bank["signs"][0]["text"] = ""
+    bank["signs"][0]["text"] = 5
     del bank["modality"]
     with pytest.raises(BankError, match=r"modality: .*; sign 1: text: "):
         parse_bank(bank)

@@ -144,7 +144,6 @@ def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
     how = origin.generation
     assert (how["temperature"], how["seed"], how["answer_form"]) == (0.5, 7, "json_schema")
     assert how["server"] == f"127.0.0.1:{script.server_port}" and how["software"].startswith("sdmad_lite ")
-    assert (how["requests"], how["prompt_tokens"], how["completion_tokens"]) == (3, 300, 30)
     usage = made.usage
     assert (usage.requests, usage.cached, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 300, 30)
     assert usage.cost == pytest.approx((300 * 2 + 30 * 10) / 1e6)
@@ -154,10 +153,13 @@ def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
     assert [r["seed"] for r in script.requests] == [7] * 3 and script.requests[0]["temperature"] == 0.5
 
 
-def test_the_schema_names_the_other_categories_and_descriptions_reach_the_prompt(script):
+def test_the_schema_names_the_categories_and_descriptions_reach_the_prompt(script):
     generate(script, {"Effusion": "fluid around the lung", "Edema": ""}, language="English")
     form = script.requests[0]["response_format"]["json_schema"]
-    assert form["schema"]["properties"]["signs"]["items"]["properties"]["also"]["items"]["enum"] == ["Edema"]
+    assert form["schema"]["properties"]["signs"]["items"]["properties"]["also"]["items"]["enum"] == [
+        "Effusion",
+        "Edema",
+    ]
     assert "Effusion (fluid around the lung)" in script.requests[0]["messages"][0]["content"]
     assert script.headers[0]["Authorization"] == f"Bearer {KEY}"
 
@@ -189,7 +191,7 @@ def test_a_server_without_json_schema_is_asked_for_a_json_object_then_for_text(s
 def test_settings_that_a_server_refuses_are_left_out_and_recorded(script):
     script.steps = [lambda r: refusal(400, "Unsupported parameter: 'seed'") if "seed" in r else good(r)]
     how = generate(script).bank.provenance.generation
-    assert (how.get("temperature"), how.get("seed"), how["answer_form"], how["requests"]) == (None, None, "text", 5)
+    assert (how.get("temperature"), how.get("seed"), how["answer_form"]) == (None, None, "text")
     assert set(script.requests[-1]) == {"model", "messages"}
 
 
@@ -475,7 +477,6 @@ def test_a_run_that_failed_goes_on_where_it_was(script, tmp_path):
         lambda text: text.replace("meniscus", "fever and cough").replace("veil", "no veil"),
         lambda text: text.replace('"form": "json_schema"', '"form": "spell"'),
         lambda text: re.sub(r'"date": "[\d-]+"', '"date": "soon"', text),
-        lambda text: re.sub(r'"requests": \d+', '"requests": "much"', text),
         lambda text: "[" * 100_000,
     ],
 )
@@ -521,7 +522,7 @@ def test_a_cache_that_cannot_be_written_is_said(script, tmp_path):
         ({"categories": ["Mass", "mass"]}, "category 'mass' is listed twice"),
         ({"categories": ["Normal"]}, "category 'Normal' cannot be used"),
         ({"categories": [3]}, "categories: .*string"),
-        ({"categories": ["a\nb"]}, "categories: .*plain text"),
+        ({"categories": ["a\nb"]}, "categories: .*pattern"),
         ({"categories": {"DR": "x" * 300}}, "categories: .*at most 200 characters"),
         ({"model": ""}, "model: .*at least 1"),
         ({"language": 3}, "language: .*string"),

@@ -77,7 +77,7 @@ def test_all_problems_of_a_bank_are_found_at_once(tmp_path):
     assert {"form", "category", "no-sign", "unknown-category", "negation"} <= {finding.rule for finding in found}
     form = [(finding.place, finding.message) for finding in found if finding.rule == "form"]
     assert len(form) == 3 and ("sign 1: text", "Input should be a valid string") in form
-    assert any("did you mean 'Effusion'?" in finding.message for finding in found)
+    assert any("known are Effusion" in finding.message for finding in found)
 
 
 def test_a_finding_names_the_sign_by_its_number_and_its_text(tmp_path):
@@ -105,7 +105,7 @@ def test_a_bank_in_memory_has_no_file():
     [
         ("[]", "no JSON object"),
         ("null", "no JSON object"),
-        ('{"a": NaN}', "unknown key"),
+        ('{"a": NaN}', "not permitted"),
         ('{"signs": 3, "categories": {"a": 1}, "normal_signs": [[], 1, null]}', "Field required"),
     ],
 )
@@ -207,7 +207,6 @@ def test_many_signs_do_not_take_for_ever(tmp_path):
         ("blunted costophrenic angle", "blunting of the costophrenic angles", True),
         ("haemorrhage near the disc", "hemorrhages near the disc", True),
         ("costophrenic angle blunted", "blunted costophrenic angle", True),
-        ("calcified granuloma", "calcifed granuloma", True),
         ("thin pleural line", "pleural line", True),
         ("left heart border bulging", "right heart border bulging", False),
         ("large round opacity", "small round opacity", False),
