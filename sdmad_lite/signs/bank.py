@@ -34,8 +34,8 @@ BANKS = Path(__file__).parent / "banks"
 MAX_BYTES = 5_000_000  # of a bank's file
 PARTS = {"signs": "sign", "normal_signs": "normal sign"}  # a list of a bank to what one of its entries is called
 DATA = tomllib.loads(Path(__file__).with_name("lint.toml").read_text(encoding="utf-8"))
+# rule to its severity, what it catches, and what to do
 RULES: dict[str, tuple[str, str, str]] = {rule: tuple(row) for rule, row in DATA["rules"].items()}
-"""Rule to its severity, what it catches, and what to do."""
 
 
 class _Strict(BaseModel):
@@ -258,11 +258,7 @@ def read_bank(name_or_path: str | Path) -> tuple[str, object]:
 
 
 def load_bank(name_or_path: str | Path) -> SignBank:
-    """Load a shipped bank by name (see `shipped_banks`) or any bank by its path.
-
-    Raises:
-        BankError: the file is missing, not JSON, or not a valid bank.
-    """
+    """A shipped bank by name, or any by its path. Raises BankError: it is missing, not JSON, or not a valid bank."""
     path, data = read_bank(name_or_path)
     return parse_bank(data, source=path)
 

@@ -53,14 +53,6 @@ class Answer(BaseModel):
     date: date
 
 
-def _schema(categories: list[str]) -> dict:
-    """JSON schema of an answer; under "also" stand other categories of a sign."""
-    also = {"type": "array", "items": {"type": "string", "enum": categories}}
-    closed: dict[str, Any] = {"type": "object", "additionalProperties": False}
-    sign = closed | {"properties": {"text": {"type": "string"}, "also": also}, "required": ["text", "also"]}
-    return closed | {"properties": {"signs": {"type": "array", "items": sign}}, "required": ["signs"]}
-
-
 class Chat:
     """Questions to one server; `host` is its name and port, `form` what it takes of FORMS, `date` of the last answer.
 
@@ -80,10 +72,9 @@ class Chat:
         )
 
     def ask(self, subject: str, prompt: str, categories: list[str], check: Callable[[object], T]) -> T:
-        """The answer to a prompt, from the cache or from the server, as `check` reads it or refuses it by BadAnswer.
+        """What `check` makes of the answer to a prompt, from the cache or the server; it refuses one by BadAnswer.
 
-        Raises:
-            GenerationError: no answer, or none that passes the check; names `subject`.
+        Raises GenerationError: no answer, or none that passes the check; names `subject`.
         """
         request = self.settings.model_dump(include={"model", "temperature", "seed"})
         request |= {"server": self.host, "prompt": prompt, "categories": categories, "max_tokens": MAX_TOKENS}
@@ -123,7 +114,8 @@ class Chat:
         while True:
             kind: dict[str, Any] = {"type": self.form}
             if self.form == "json_schema":
-                kind["json_schema"] = {"name": "signs", "strict": True, "schema": _schema(categories)}
+                schema = json.loads(PROMPTS["schema"].replace("CATEGORIES", json.dumps(categories)))
+                kind["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
             options = self.settings.model_dump(include={"temperature", "seed"}, exclude_none=True)
             options |= {"max_tokens": MAX_TOKENS, "response_format": kind}
             try:
@@ -138,16 +130,15 @@ class Chat:
     def _said(self, question: str, options: dict) -> str:
         """What the model says in one response, which is read only up to a size and a time."""
         create, body = self.client.chat.completions.with_streaming_response.create, bytearray()
-        messages = [{"role": "user", "content": question}]
+        options |= {"model": self.settings.model, "messages": [{"role": "user", "content": question}]}
         try:
-            with create(model=self.settings.model, messages=messages, **options) as response:
+            with create(**options) as response:
                 self.spent["requests"] += 1 + response.retries_taken
                 deadline = time.monotonic() + self.settings.timeout
                 for chunk in response.iter_bytes():
                     body += chunk
                     if len(body) > MAX_ANSWER or time.monotonic() > deadline:
-                        most = f"{MAX_ANSWER // 1000} kB and {self.settings.timeout:g} seconds"
-                        raise BadAnswer(f"it was not whole within {most}")
+                        raise BadAnswer(f"it was not whole within 1000 kB and {self.settings.timeout:g} seconds")
             said = _Response.model_validate_json(bytes(body))
         except (httpx2.RequestError, ValidationError):
             raise BadAnswer("the response was cut off, or is not of the protocol") from None

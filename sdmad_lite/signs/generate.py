@@ -250,16 +250,7 @@ def _bank(asked: Settings, chat: Chat, signs: list[Sign], normal: list[Sign]) ->
     how = {"server": chat.host, "answer_form": chat.form, "software": f"sdmad_lite {__version__}"}
     if chat.form != "text":  # which is asked for without settings
         how |= asked.model_dump(include={"temperature", "seed"})
-    provenance = {
-        "author": "sdmad_lite.generate",
-        "kind": "language model",
-        "model": asked.model,
-        "date": chat.date,
-        "reviewed": False,
-        "prompt": "\n\n".join(prompts),
-        "generation": how,
-        "note": "Not reviewed by an expert; not for clinical use.",
-    }
+    told = {"model": asked.model, "date": chat.date, "prompt": "\n\n".join(prompts), "generation": how}
     about = asked.model_dump(include={"name", "modality", "color"}) | {"categories": [*asked.categories]}
-    about |= {"signs": signs, "normal_signs": normal, "provenance": provenance}
+    about |= {"signs": signs, "normal_signs": normal, "provenance": PROMPTS["provenance"] | told}
     return parse_bank(about, f"the answers of {chat.host}")

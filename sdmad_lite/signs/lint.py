@@ -1,8 +1,5 @@
 """What is wrong or doubtful in a sign bank, each with its place and a suggestion. [ours]
 
-    for finding in check_bank("my_signs.json"):
-        print(finding)
-
 An error is what `load_bank` refuses or what spoils the score of a category; a warning is worth a look; a note is
 for information. A bank that `load_bank` refuses is read as far as it goes, and all of its problems are listed.
 A sign may carry `"accept": {"rule": "reason"}`: what it breaks knowingly becomes a note that tells the reason.
@@ -29,10 +26,8 @@ from .bank import DATA, PARTS, Finding, Sign, SignBank, finding, key, placed, pr
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
-FORM = {"form", "category", "unknown-category", "no-sign", "duplicate"}
-"""Rules that no sign may accept: the bank would not load, or not mean what it says."""
-OF_NORMAL = {"encoding", "spacing", "style"}
-"""Rules on words that hold for normal signs too; those may negate."""
+FORM = {"form", "category", "unknown-category", "no-sign", "duplicate"}  # no sign may accept what keeps it from loading
+OF_NORMAL = {"encoding", "spacing", "style"}  # rules on words that hold for normal signs too; those may negate
 FEW, FEW_NORMAL, SAME_COSINE = 3, 2, 0.97
 CONTEXT = 77  # tokens that the text tower of CLIP reads, the start and end tokens among them
 MAX_SIGNS = 1000  # of more signs no pairs are compared
