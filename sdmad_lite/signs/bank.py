@@ -95,12 +95,9 @@ class SignBank(_Strict):
 
     def membership(self) -> np.ndarray:
         """M: (C+1, S) in {0, 1}; row 0 is normal, row c+1 is category c."""
-        member = np.zeros((len(self.categories) + 1, len(self.texts)), dtype=np.float32)
-        for s, sign in enumerate(self.signs):
-            for category in sign.categories:
-                member[self.categories.index(category) + 1, s] = 1
-        member[0, len(self.signs) :] = 1
-        return member
+        signs = self.signs + self.normal_signs  # a normal sign has no category, every other has one
+        own = [[category in sign.categories for sign in signs] for category in self.categories]
+        return np.array([[not sign.categories for sign in signs], *own], dtype=np.float32)
 
     def signs_of(self, category: str) -> list[str]:
         """Sign texts of one category, or of "normal"."""
