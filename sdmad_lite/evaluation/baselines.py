@@ -3,9 +3,8 @@
     predictor = ON_FEATURES["linear probe"](Support(images, labels, u, v, bank, backbone, seed=0))
     predictor(Query(new_images, u_new))  # scores (T, C), higher means more likely
 
-Every baseline has this one shape. Fitting has no parameter by which a test image could come in. A method is a frozen
-dataclass of its hyper-parameters, so that `dataclasses.replace(method, lr=...)` is another one. Those here need the
-frozen embeddings alone: images u (N, D), signs v (S, D), labels Y (N, C).
+A method is a frozen dataclass of its hyper-parameters: `dataclasses.replace(method, lr=...)` is another one. Those here
+need the frozen embeddings alone: images u (N, D), signs v (S, D), labels Y (N, C).
 """
 
 from __future__ import annotations
@@ -32,24 +31,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """All that a method may learn from.
-
-    images: N paths, arrays or PIL images. labels: Y (N, C) in {0, 1}. u: (N, D) and v: (S, D) unit-length
-    embeddings of the images and of the bank's signs by the frozen backbone. seed: of everything random. augmented:
-    (A, N, D) embeddings of several versions of the images, the first unchanged; u alone when left out.
+    """All that a method may learn from; embeddings are of unit length, by the frozen backbone.
 
     Raises:
         DataError: shapes or labels do not fit, or a category has no positive or no negative image.
     """
 
-    images: Sequence
-    labels: np.ndarray
-    u: Tensor
-    v: Tensor
+    images: Sequence  # N paths, arrays or PIL images
+    labels: np.ndarray  # Y (N, C) in {0, 1}
+    u: Tensor  # (N, D), of the images
+    v: Tensor  # (S, D), of the bank's signs
     bank: SignBank
     backbone: Backbone
-    seed: int = 0
-    augmented: Tensor | None = None
+    seed: int = 0  # of everything random
+    augmented: Tensor | None = None  # (A, N, D): several versions of the images, the first unchanged
 
     def __post_init__(self):
         count, names, given = len(self.images), self.bank.categories, np.shape(self.labels)
@@ -99,6 +94,8 @@ class Query:
 Predictor = Callable[[Query], np.ndarray]
 """Gives scores (T, C), unbounded; higher means more likely."""
 
+Penalty = Callable[[], Tensor] | None
+
 
 class Method(Protocol):
     """A baseline: called with a support set it returns a predictor."""
@@ -146,25 +143,31 @@ class Temperature(nn.Module):
         return margin * self.scale.exp() + self.bias
 
 
-def train_margin(
-    margin: Callable[[Tensor], Tensor],
-    parameters: Iterable[Tensor],
-    support: Support,
-    steps: int,
-    lr: float,
-    decay: float = 0,
-    penalty: Callable[[], Tensor] | None = None,
-) -> Predictor:
-    """Train what `margin` (features -> (N, C)) depends on, and a Temperature, by the loss of stage 1 and a penalty."""
-    features, target = support.examples
-    temperature = Temperature(target.shape[1])
+@dataclass(frozen=True)
+class Trained:
+    """A method that `descend` trains: steps, learning rate, weight decay."""
 
-    def loss() -> Tensor:
-        value = inter_anomaly_loss(temperature(margin(features)), target)
-        return value if penalty is None else value + penalty()
+    steps: int = 100
+    lr: float = 1e-2
+    decay: float = 0
 
-    descend([*parameters, *temperature.parameters()], loss, steps, lr, decay)
-    return lambda query: temperature(margin(query.u)).detach().numpy()
+    def train(
+        self,
+        support: Support,
+        margin: Callable[[Tensor], Tensor],
+        parameters: Iterable[Tensor],
+        penalty: Penalty = None,
+    ) -> Predictor:
+        """Fit what `margin` (features -> (N, C)) depends on and a Temperature, by the loss of stage 1 and a penalty."""
+        features, target = support.examples
+        temperature = Temperature(target.shape[1])
+
+        def loss() -> Tensor:
+            value = inter_anomaly_loss(temperature(margin(features)), target)
+            return value if penalty is None else value + penalty()
+
+        descend([*parameters, *temperature.parameters()], loss, self.steps, self.lr, self.decay)
+        return lambda query: temperature(margin(query.u)).detach().numpy()
 
 
 def prototypes(u: Tensor, labels: np.ndarray, u_test: Tensor) -> Tensor:
@@ -175,11 +178,8 @@ def prototypes(u: Tensor, labels: np.ndarray, u_test: Tensor) -> Tensor:
     Args:
         u: (N, D) and u_test: (T, D), unit length. labels: (N, C); each category has both values.
     """
-    out = []
-    for y in labels.T:
-        positive, negative = (F.normalize(u[torch.from_numpy(y == value)].mean(0), dim=0) for value in (1, 0))
-        out.append(u_test @ (positive - negative))
-    return torch.stack(out, 1)
+    y = torch.as_tensor(labels, dtype=u.dtype).T  # (C, N); a sum has the direction of the mean
+    return u_test @ (F.normalize(y @ u, dim=1) - F.normalize((1 - y) @ u, dim=1)).T
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,7 @@ class ZeroShotNames:
 
 @dataclass(frozen=True)
 class ZeroShotSigns:
-    """`Support.margins`: all signs of the bank, nothing trained.
-
-    Source: CLIP's prompt ensembling (Radford et al. 2021, arXiv 2103.00020), with signs for prompts.
-    """
+    """`Support.margins`, nothing trained: CLIP's prompt ensembling (arXiv 2103.00020), with signs for prompts."""
 
     what: ClassVar[str] = "frozen model, all signs"
 
@@ -224,14 +221,10 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """`logistic` on the features.
-
-    Source: the linear probe of Radford et al. 2021 (arXiv 2103.00020).
-    """
+    """`logistic` on the features: the linear probe of Radford et al. 2021 (arXiv 2103.00020)."""
 
     what: ClassVar[str] = "logistic regression on image features"
-    strength: float = 1.0
-    """Inverse penalty. [ours] On validation draws, choosing it by cross-validation for each category was worse."""
+    strength: float = 1.0  # inverse penalty; [ours] one for all: cross-validation was worse on validation draws
 
     def __call__(self, support: Support) -> Predictor:
         features, target = support.examples
@@ -240,11 +233,11 @@ class LinearProbe:
 
 
 @dataclass(frozen=True)
-class TextProbe:
+class TextProbe(Trained):
     """A linear probe that starts as the margin of each category's signs and is held there by a penalty.
 
-    Source: the zero-shot initialisation of Silva-Rodríguez et al. 2024 (arXiv 2312.12730); the quadratic
-    penalty, which weakens as shots grow, is our choice.
+    Source: the zero-shot initialisation of Silva-Rodríguez et al. 2024 (arXiv 2312.12730); [ours] the quadratic
+    penalty, which weakens as shots grow.
     """
 
     what: ClassVar[str] = "linear probe that starts at the sign texts"
@@ -256,15 +249,11 @@ class TextProbe:
         start = support.weights @ support.v  # (C, D)
         pull = self.pull / support.labels.sum(0).mean() / start.square().sum().clamp(min=1e-12)
         w = nn.Parameter(start.clone())
-
-        def penalty() -> Tensor:
-            return pull * (w - start).square().sum()
-
-        return train_margin(lambda u: u @ w.T, [w], support, self.steps, self.lr, penalty=penalty)
+        return self.train(support, lambda u: u @ w.T, [w], penalty=lambda: pull * (w - start).square().sum())
 
 
 @dataclass(frozen=True)
-class TipAdapter:
+class TipAdapter(Trained):
     """Tip-Adapter-F: a cache of support features whose keys are trained, added to the zero-shot margin.
 
     Source: Zhang et al. 2021 (arXiv 2111.03930): affinity exp(-beta (1 - u keys^T)), times alpha. Its
@@ -272,10 +261,9 @@ class TipAdapter:
     """
 
     what: ClassVar[str] = "cache of support features with trained keys"
+    lr: float = 1e-3
     alpha: float = 10.0  # weight of the cache beside the margin
     beta: float = 5.5  # sharpness of the affinity
-    steps: int = 100
-    lr: float = 1e-3
 
     def __call__(self, support: Support) -> Predictor:
         features, target = support.examples
@@ -286,22 +274,21 @@ class TipAdapter:
             affinity = torch.exp(-self.beta * (1 - u @ keys.T))  # (T, N)
             return support.margins(u) + self.alpha * affinity @ values
 
-        return train_margin(margin, [keys], support, self.steps, self.lr)
+        return self.train(support, margin, [keys])
 
 
 @dataclass(frozen=True)
-class ClipAdapter:
+class ClipAdapter(Trained):
     """A residual bottleneck on the image feature, scored against the fixed sign texts.
 
     Source: CLIP-Adapter (Gao et al. 2021, arXiv 2110.04544); the multi-label loss is that of stage 1.
     """
 
     what: ClassVar[str] = "residual adapter on image features"
+    steps: int = 150
+    decay: float = 1e-2
     ratio: float = 0.6  # the adapter's share of the feature; 0.2 in the paper, 0.6 was better on validation draws
     reduction: int = 4
-    steps: int = 150
-    lr: float = 1e-2
-    decay: float = 1e-2
 
     def __call__(self, support: Support) -> Predictor:
         width = support.u.shape[1]
@@ -312,7 +299,7 @@ class ClipAdapter:
         def margin(u: Tensor) -> Tensor:
             return support.margins(F.normalize(self.ratio * layers(u) + (1 - self.ratio) * u, dim=-1))
 
-        return train_margin(margin, layers.parameters(), support, self.steps, self.lr, self.decay)
+        return self.train(support, margin, layers.parameters())
 
 
 ON_FEATURES: dict[str, Method] = {

@@ -1,10 +1,8 @@
 """Support draws as data: which rows of a training table were drawn, in a file that others can use.
 
-    episodes = draw_episodes(train, shots=[1, 4, 16], draws=5, seed=0, name="chest phantoms")
-    episodes.save("chest.json")
-    support = load_episodes("chest.json").support(train, shots=4, draw=0)
-
-A file names no image: it fits the table whose labels and patients have its hash.
+episodes = draw_episodes(train, shots=[1, 4, 16], draws=5, seed=0, name="chest phantoms")
+episodes.save("chest.json")
+support = load_episodes("chest.json").support(train, shots=4, draw=0)
 """
 
 from __future__ import annotations
@@ -16,11 +14,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ..data import ImageTable, draw_support
 from ..errors import DataError
 from ..files import write_text
+
+
+def _each_once(rows: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(rows)) < len(rows):
+        raise ValueError("names a row twice")
+    return rows
+
+
+Draw = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class Episodes(BaseModel):
@@ -32,19 +39,9 @@ class Episodes(BaseModel):
     name: str  # of the data set
     seed: int  # draw d was drawn with seed + d
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # `table_hash` of the training table
-    draws: dict[int, tuple[tuple[Annotated[int, Field(ge=0)], ...], ...]]  # K -> for each draw the rows of the table
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Episodes:
-        if not self.draws:
-            raise ValueError("draws is empty")
-        for shots, drawn in self.draws.items():
-            if shots < 1 or not drawn:
-                raise ValueError(f"draws: K = {shots} with {len(drawn)} draws; K and their number must be at least 1")
-            for number, rows in enumerate(drawn):
-                if not rows or len(set(rows)) < len(rows):
-                    raise ValueError(f"draws: K = {shots}, draw {number} is empty or names a row twice")
-        return self
+    draws: dict[PositiveInt, Annotated[tuple[Draw, ...], Field(min_length=1)]] = Field(
+        min_length=1
+    )  # K -> rows of each
 
     def rows(self, table: ImageTable, shots: int, draw: int) -> np.ndarray:
         """Rows of the training table in draw number `draw` (from 0) of K = `shots`.
@@ -52,16 +49,15 @@ class Episodes(BaseModel):
         Raises:
             DataError: another table, or a draw that is not there.
         """
-        what = f"episodes of {self.name!r}"
+        what, drawn = f"episodes of {self.name!r}", self.draws.get(shots, ())
         if table_hash(table) != self.sha256:
             raise DataError(f"{what}: drawn from another table; its labels or patients differ")
-        if shots not in self.draws or not 0 <= draw < len(self.draws[shots]):
-            there = ", ".join(f"{len(drawn)} of K = {k}" for k, drawn in self.draws.items())
+        if not 0 <= draw < len(drawn):
+            there = ", ".join(f"{len(draws)} of K = {k}" for k, draws in self.draws.items())
             raise DataError(f"{what}: no draw {draw} of K = {shots}; there are {there}")
-        rows = np.asarray(self.draws[shots][draw])
-        if rows.max() >= len(table):
-            raise DataError(f"{what}: row {rows.max()} of a table with {len(table)}")
-        return rows
+        if max(drawn[draw]) >= len(table):
+            raise DataError(f"{what}: row {max(drawn[draw])} of a table with {len(table)}")
+        return np.asarray(drawn[draw])
 
     def support(self, table: ImageTable, shots: int, draw: int) -> ImageTable:
         """The support set of one draw; see `rows`."""
@@ -96,11 +92,10 @@ def load_episodes(path: str | Path) -> Episodes:
     Raises:
         DataError: the file is missing, not JSON, of another version, or not a valid set of draws.
     """
-    path = Path(path)
     try:
-        return Episodes.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Episodes.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        raise DataError(f"{path}: no valid support draws ({'; '.join(problems)}); draw them again") from None
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise DataError(f"{path}: no valid support draws ({problems}); draw them again") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as support draws ({error}); give a file that save() wrote") from None

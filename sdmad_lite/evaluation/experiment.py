@@ -1,7 +1,4 @@
-"""The whole path: draw support sets, fit both stages and the baselines, then open the sealed test set.
-
-Used by the command line and the results script; notebooks take the same steps one at a time.
-"""
+"""The whole path: draw support sets, fit both stages and the baselines, then open the sealed test set."""
 
 from __future__ import annotations
 
@@ -96,9 +93,7 @@ def run_experiment(
 
     Args:
         train, test: tables with the bank's categories; no patient is in both.
-        bank, backbone: what to look for and with.
-        shots: K.
-        seeds: one support draw each; five or more give an interval worth printing.
+        shots: K. seeds: one support draw each; five or more give an interval worth printing.
 
     Raises:
         DataError: too few patients to draw from, or tables of other categories than the bank's.
@@ -107,24 +102,24 @@ def run_experiment(
         if tuple(table.categories) != tuple(bank.categories):
             raise DataError(f"{name}: categories {table.categories} differ from the bank's {bank.categories}")
     settings, sealed = settings or Settings(), SealedTest(test)
-    drawn = (draw_support(train, shots, seed) for seed in seeds) if settings.support is None else settings.support
-    support = list(drawn)
+    given = settings.support
+    support = [draw_support(train, shots, seed) for seed in seeds] if given is None else list(given)
     # Fit everything on every draw. No test image can come in here.
     draws = zip(tqdm(seeds, desc="support draws", disable=not progress), support, strict=True)
-    fits = [fit_methods(train.rows(rows), seed, bank, backbone, settings, progress) for seed, rows in draws]
-    predictors = {method: [fit.predictors[method] for fit in fits] for method in fits[0].predictors}
+    fits = [_fit(train.rows(rows), seed, bank, backbone, settings, progress) for seed, rows in draws]
+    detectors, training_free, fitted = (list(each) for each in zip(*fits, strict=True))
     # Open the test set, once, for all methods of all draws.
-    ours = [(BOTH_STAGES, draw) for draw in range(len(fits))]
     opened = sealed.open(
-        {(method, draw): predict for method, each in predictors.items() for draw, predict in enumerate(each)},
-        thresholds={key: fit.detector.thresholds_ for key, fit in zip(ours, fits, strict=True)},
+        {(method, i): predict for i, predictors in enumerate(fitted) for method, predict in predictors.items()},
+        thresholds={(BOTH_STAGES, i): detector.thresholds_ for i, detector in enumerate(detectors)},
         prepare=lambda images: Query(images, backbone.encode_images(images, color=bank.color, progress=progress)),
-        grouped=ours,
+        grouped=[(BOTH_STAGES, i) for i in range(len(fits))],
     )
 
     def by_method(found: Mapping) -> dict[str, list]:
-        return {method: [found[method, draw] for draw in range(len(fits))] for method in predictors}
+        return {method: [found[method, i] for i in range(len(fits))] for method in fitted[0]}
 
+    groups = [opened.subgroups[BOTH_STAGES, i] for i in range(len(fits))]
     return Experiment(
         bank=bank,
         test=test,
@@ -132,28 +127,19 @@ def run_experiment(
         seeds=list(seeds),
         methods=OWN | {name: method.what for name, method in settings.baselines.items()},
         results=by_method(opened.results),
-        subgroups={group: [opened.subgroups[key][group] for key in ours] for group in opened.subgroups[ours[0]]},
+        subgroups={name: [group[name] for group in groups] for name in groups[0]},
         scores=by_method(opened.scores),
-        detectors=[fit.detector for fit in fits],
-        training_free=[fit.training_free for fit in fits],
-        predictors=predictors,
+        detectors=detectors,
+        training_free=training_free,
+        predictors={method: [predictors[method] for predictors in fitted] for method in fitted[0]},
         support=support,
     )
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """All methods, fitted on one support set."""
-
-    detector: SDMAD
-    training_free: SDMAD
-    predictors: dict[str, Predictor]
-
-
-def fit_methods(
-    support: ImageTable, seed: int, bank: SignBank, backbone: Backbone, settings: Settings, progress: bool = False
-) -> Fitted:
-    """Fit SD-MAD, the same without stage 1, and the baselines on one support set."""
+def _fit(
+    support: ImageTable, seed: int, bank: SignBank, backbone: Backbone, settings: Settings, progress: bool
+) -> tuple[SDMAD, SDMAD, dict[str, Predictor]]:
+    """SD-MAD, the same without stage 1, and the predictors of both, of their parts and of the baselines."""
     common: dict[str, Any] = {"backbone": backbone, "random_state": seed}
     common |= {} if settings.selection is None else {"selection": settings.selection}
     detector = SDMAD(bank, alignment=settings.alignment, **common).fit_table(support, progress=progress)
@@ -161,25 +147,20 @@ def fit_methods(
     augmented = embed_augmented(backbone, support.images, detector.alignment.augmentations, seed, bank.color)
     v = backbone.encode_texts(bank.texts)
     given = Support(support.images, support.labels, augmented[0], v, bank, backbone, seed, augmented)
-    theirs = {name: fit(given) for name, fit in settings.baselines.items()}
-    return Fitted(detector, frozen, _own(detector, frozen, progress) | theirs)
-
-
-def _own(detector: SDMAD, frozen: SDMAD, progress: bool) -> dict[str, Predictor]:
-    """Predictors of SD-MAD, of its parts, and of signs selected on the frozen model."""
     equal = equal_weights(detector.membership)
 
     @lru_cache(maxsize=1)
     def features(query: Query) -> tuple[np.ndarray, np.ndarray]:  # asked for by each part, computed once
         return detector.features(query.images, progress=progress)
 
-    return {
+    own = {
         BOTH_STAGES: lambda query: expit(detector.logits(*features(query))),
         SIGNS_ONLY: lambda query: margins(features(query)[0], detector.weights_),
         STAGE_1: lambda query: margins(features(query)[0], equal),
         IMAGE_ONLY: lambda query: detector.image_logits(features(query)[1]),
         NO_TRAINING: lambda query: expit(frozen.logits((query.u @ frozen.sign_embeddings_.T).double().numpy())),
     }
+    return detector, frozen, own | {name: fit(given) for name, fit in settings.baselines.items()}
 
 
 def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:
@@ -188,11 +169,10 @@ def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dic
     A category needs `least` positive images in train and in test, and `shots` positive patients in train.
     """
     out = {}
-    for c, name in enumerate(train.categories):
-        positives = int(train.labels[:, c].sum()), int(test.labels[:, c].sum())
-        patients = len(np.unique(train.patients()[train.labels[:, c] == 1]))
-        if min(positives) < least:
-            out[name] = f"{positives[0]} positives in train and {positives[1]} in test, {least} are needed in each"
+    for name, here, there in zip(train.categories, train.labels.T, test.labels.T, strict=True):
+        patients = len(np.unique(train.patients()[here == 1]))
+        if min(here.sum(), there.sum()) < least:
+            out[name] = f"{here.sum()} positives in train and {there.sum()} in test, {least} are needed in each"
         elif patients < shots:
             out[name] = f"{patients} positive patients in train, {shots} shots need {shots}"
     return out

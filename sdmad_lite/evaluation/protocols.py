@@ -1,13 +1,13 @@
 """Three protocols that score the same predictions, and the statistics over support draws and over patients.
 
-[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. This file and `sealed`, which calls
-it, are the only ones that see the labels of a test set. All functions work from scores alone, whoever made them.
+[paper] names three evaluation protocols; [ours] their definitions, see `evaluate`. Only this file and `sealed`, which
+calls it, see the labels of a test set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,6 @@ class Protocol:
     macro: Macro
     any_anomaly: Score | None = None
 
-    def rows(self) -> Iterator[tuple[str, Score | Macro]]:
-        """The lines of a table, each with its title: the categories, any anomaly where there is one, macro."""
-        yield from self.per_category.items()
-        if self.any_anomaly is not None:
-            yield "any anomaly", self.any_anomaly
-        yield "macro", self.macro
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -94,14 +87,16 @@ class Interval:
 
     def macro(self, protocol: str = "multilabel") -> tuple[Macro, Macro, Macro]:
         """(mean, low, high) of one protocol's macro figures."""
-        mean, low, high = (getattr(tree, protocol).macro for tree in (self.mean, self.low, self.high))
-        return mean, low, high
+        return dict(self.rows(protocol))["macro"]
 
-    def rows(self, protocol: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
-        """`Protocol.rows`: title, (mean, low, high) as Score or Macro."""
-        trees = (getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high))
-        for (title, mean), (_, low), (_, high) in zip(*trees, strict=True):
-            yield title, (mean, low, high)
+    def rows(self, protocol: str) -> Iterator[tuple[str, Any]]:
+        """Lines of a table: title, (mean, low, high) as Score or Macro; at the end any anomaly, if any, and macro."""
+        parts = [getattr(tree, protocol) for tree in (self.mean, self.low, self.high)]
+        for name in parts[0].per_category:
+            yield name, tuple(part.per_category[name] for part in parts)
+        if parts[0].any_anomaly is not None:
+            yield "any anomaly", tuple(part.any_anomaly for part in parts)
+        yield "macro", tuple(part.macro for part in parts)
 
 
 @dataclass(frozen=True)
@@ -139,20 +134,19 @@ def evaluate(
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     _check(scores, labels, categories, thresholds)
-    has, normal = labels == 1, labels.sum(1) == 0
-    # Each protocol ranks, for each category, the images with it among these (N, C).
-    among = has | normal[:, None], np.tile(~normal[:, None], has.shape[1]), np.ones_like(has)
-    detection, discrimination, multilabel = (
-        {name: _score(scores[:, c], has[:, c], rows[:, c]) for c, name in enumerate(categories)} for rows in among
-    )
-    if thresholds is not None:
-        for c, (name, score) in enumerate(multilabel.items()):
-            multilabel[name] = replace(score, f1=_f1(has[:, c], scores[:, c] >= thresholds[c]))
-    anywhere = _score(scores.max(1), ~normal, np.ones_like(normal))
+    has, normal, everyone = labels == 1, labels.sum(1) == 0, np.ones_like(labels, dtype=bool)
+
+    def protocol(among: np.ndarray, cuts: Any = None, **more: Any) -> Protocol:
+        """Each category c is ranked over the images in `among`[:, c]."""
+        cuts = [None] * len(categories) if cuts is None else cuts
+        each = {name: _score(scores[:, c], has[:, c], among[:, c], cuts[c]) for c, name in enumerate(categories)}
+        return Protocol(each, replace(_macro(list(each.values())), **more))
+
+    detection = protocol(has | normal[:, None])
     return Evaluation(
-        detection=Protocol(detection, _macro(detection), any_anomaly=anywhere),
-        discrimination=Protocol(discrimination, _macro(discrimination)),
-        multilabel=Protocol(multilabel, replace(_macro(multilabel), **_across(scores, labels, thresholds))),
+        detection=replace(detection, any_anomaly=_score(scores.max(1), ~normal, everyone[:, 0])),
+        discrimination=protocol(everyone & ~normal[:, None]),
+        multilabel=protocol(everyone, thresholds, **_across(scores, labels, thresholds)),
     )
 
 
@@ -168,32 +162,25 @@ def _check(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], th
         raise DataError(f"thresholds: shape {np.shape(thresholds)}, expected one for each of {count} categories")
 
 
-def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray) -> Score:
-    """Rank the images in `among` by their score (N,)."""
+def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray, threshold: float | None = None) -> Score:
+    """Rank the images in `among` by their score (N,), and decide where there is a threshold."""
     y, s = positive[among], score[among]
     auroc = ap = None
     if 0 < y.sum() < len(y):
         auroc, ap = float(metrics.roc_auc_score(y, s)), float(metrics.average_precision_score(y, s))
-    return Score(positives=int(y.sum()), negatives=int((~y).sum()), auroc=auroc, ap=ap)
+    return Score(int(y.sum()), int((~y).sum()), auroc, ap, f1=None if threshold is None else _f1(y, s >= threshold))
 
 
 def _f1(truth: np.ndarray, decision: np.ndarray) -> float | None:
     return float(metrics.f1_score(truth, decision, zero_division=0)) if truth.any() else None
 
 
-def _macro(scores: dict[str, Score]) -> Macro:
-    def mean(figures: list) -> float | None:
-        known = [figure for figure in figures if figure is not None]
-        return float(np.mean(known)) if known else None
-
-    ranked = [score for score in scores.values() if score.auroc is not None]
-    return Macro(
-        categories=len(ranked),
-        positives=sum(score.positives for score in ranked),
-        auroc=mean([score.auroc for score in ranked]),
-        ap=mean([score.ap for score in ranked]),
-        f1=mean([score.f1 for score in scores.values()]),
-    )
+def _macro(scores: list[Score]) -> Macro:
+    ranked, means = [score for score in scores if score.auroc is not None], {}
+    for figure in ("auroc", "ap", "f1"):
+        known = [value for score in scores if (value := getattr(score, figure)) is not None]
+        means[figure] = float(np.mean(known)) if known else None
+    return Macro(categories=len(ranked), positives=sum(score.positives for score in ranked), **means)
 
 
 def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> dict[str, Any]:
@@ -241,10 +228,8 @@ def over_draws(results: Sequence[Evaluation]) -> Interval:
     A figure that is None in some draw is None; one draw gives no interval.
     """
 
-    def over(values: list) -> tuple:
-        if None in values:
-            return None, None, None
-        return tuple(None if np.isnan(end) else end for end in mean_interval(values))
+    def over(values: list) -> list:
+        return [None] * 3 if None in values else [None if np.isnan(end) else end for end in mean_interval(values)]
 
     return _interval(results, over)
 
@@ -278,34 +263,29 @@ def bootstrap(
         with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, on all images
             drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
 
-    def over(values: list) -> tuple:
+    def over(values: list) -> list:
         figure, known = values[0], [value for value in values[1:] if value is not None]
-        if figure is None or not drawn or len(known) < 0.9 * len(drawn):
-            return figure, None, None
-        return (figure, *np.percentile(known, [2.5, 97.5]).tolist())
+        enough = figure is not None and drawn and len(known) >= 0.9 * len(drawn)
+        return [figure, *(np.percentile(known, [2.5, 97.5]).tolist() if enough else [None, None])]
 
     return _interval([result, *drawn], over)
 
 
-def _interval(trees: Sequence[Evaluation], over: Callable[[list], tuple]) -> Interval:
-    """`over` makes (mean, low, high) of the values that a figure has in the trees."""
+def _interval(trees: Sequence[Evaluation], over: Callable[[list], list]) -> Interval:
+    """`over` makes [mean, low, high] of the values that a figure has in the trees."""
     ends = _combined(trees, over)
-
-    def end(i: int) -> Evaluation:
-        return _combined([ends], lambda values: values[0][i])
-
-    return Interval(mean=end(0), low=end(1), high=end(2))
+    picks: list[Callable[[list], Any]] = [lambda v: v[0][0], lambda v: v[0][1], lambda v: v[0][2]]
+    return Interval(*(_combined([ends], pick) for pick in picks))
 
 
 def _combined(trees: Sequence[Any], combine: Callable[[list], Any]) -> Any:
     """One tree from several of the same form: each figure is what `combine` makes of theirs, a count is the first's."""
     first = trees[0]
-    if is_dataclass(first) and not isinstance(first, type):
-        parts = {part.name: _combined([getattr(tree, part.name) for tree in trees], combine) for part in fields(first)}
-        return type(first)(**parts)
     if isinstance(first, dict):
         return {name: _combined([tree[name] for tree in trees], combine) for name in first}
-    return first if isinstance(first, int) else combine(list(trees))
+    if first is None or isinstance(first, (float, list)):
+        return combine(list(trees))
+    return first if isinstance(first, int) else type(first)(**_combined([vars(tree) for tree in trees], combine))
 
 
 def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:

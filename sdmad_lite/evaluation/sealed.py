@@ -2,8 +2,7 @@
 
     sealed = SealedTest(test)
     detector.fit(images, labels)
-    opened = sealed.open({"mine": detector.predict_proba})
-    opened.results["mine"].multilabel.macro
+    sealed.open({"mine": detector.predict_proba}).results["mine"].multilabel.macro
 
 A second look is refused: whoever chooses after the first one reports luck.
 """
@@ -60,9 +59,8 @@ class SealedTest:
         """Score all predictors, once and for all. The images go to them alone, the labels to nobody.
 
         Args:
-            predictors: key -> function from the images (as `prepare` leaves them) to scores (T, C).
+            predictors: key -> function from the images (as `prepare`, called once, leaves them) to scores (T, C).
             thresholds: key -> (C,), set on the support set, for those that also make decisions.
-            prepare: makes of the T images what the predictors take; called once.
             grouped: keys to score also within each of the `groups`.
 
         Raises:

@@ -125,9 +125,9 @@ def test_a_draw_that_is_not_there_is_named(train, shots, draw):
     [
         ({"version": 2}, "version"),
         ({"sha256": "abc"}, "sha256"),
-        ({"draws": {}}, "draws is empty"),
-        ({"draws": {"0": [[1]]}}, "K = 0"),
-        ({"draws": {"1": []}}, "K = 1 with 0 draws"),
+        ({"draws": {}}, "draws: Dictionary should have at least 1 item"),
+        ({"draws": {"0": [[1]]}}, "draws.0.*greater than 0"),
+        ({"draws": {"1": []}}, "draws.1: Tuple should have at least 1 item"),
         ({"draws": {"1": [[1, 1]]}}, "names a row twice"),
         ({"draws": {"1": [[-1]]}}, "draws.1.0.0"),
         ({"draws": {"x": [[1]]}}, "draws.x"),
