@@ -22,31 +22,23 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 from tqdm import tqdm
 
-from .alignment import (
-    NO_ADAPTERS,
-    AdapterConfig,
-    AlignmentConfig,
-    RunConfig,
-    align,
-    build_adapters,
-    installed,
-    own_device,
-    record_activations,
-)
+from .alignment.activations import record_activations
+from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, installed
 from .alignment.checkpoint import remove_checkpoint
+from .alignment.processes import own_device
+from .alignment.run import RunConfig
+from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
 from .errors import DataError, SDMADError
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
-from .selection import (
+from .selection.calibration import Calibration, best_f1_thresholds
+from .selection.image_evidence import EvidenceConfig, ImageEvidence
+from .selection.sign_selector import (
     TRAINING_FREE,
-    Calibration,
-    EvidenceConfig,
-    ImageEvidence,
     SelectionConfig,
     SignSelector,
-    best_f1_thresholds,
     equal_weights,
     margins,
 )
@@ -149,7 +141,8 @@ class SDMAD:
             DataError: wrong shape or values, no normal image, or a category without a positive.
             CheckpointError: the checkpoint is of another run, or broken. OutputError: none can be written there.
         """
-        images, labels = self._checked(images, labels)
+        images, _ = as_images(images)
+        labels = self._checked(labels, len(images))
         run = replace(self.run, progress=progress or self.run.progress, checkpoint=checkpoint or self.run.checkpoint)
         # stage 1: the adapters learn to bring signs and images together
         adapters = build_adapters(self.backbone, self.adapters, self.random_state)
@@ -183,10 +176,10 @@ class SDMAD:
             raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
         return self.fit(table.images, table.labels, progress=progress, checkpoint=checkpoint)
 
-    def _checked(self, images, labels) -> tuple[list, np.ndarray]:
-        images, _ = as_images(images)
+    def _checked(self, labels, count: int) -> np.ndarray:
+        """Labels Y (N, C) of `count` images as integers, if stages 1 and 2 can learn from them."""
         labels = np.asarray(labels)
-        expected = (len(images), len(self.bank.categories))
+        expected = (count, len(self.bank.categories))
         if labels.shape != expected:
             raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")
         if not np.isin(labels, (0, 1)).all():
@@ -198,7 +191,7 @@ class SDMAD:
             raise DataError(
                 "labels: no normal image (a row of zeros); add at least one, scores are measured against it"
             )
-        return images, labels.astype(np.int64)
+        return labels.astype(np.int64)
 
     def check_fitted(self) -> None:
         """Raise scikit-learn's NotFittedError where neither `fit` nor `load` came before."""

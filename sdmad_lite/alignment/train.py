@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import SDMADError
-from ..selection import equal_weights, margins
+from ..selection.sign_selector import equal_weights, margins
 from .activations import pool_tokens, split_image_tower
 from .adapters import installed
 from .augment import iter_augmented, mixup
