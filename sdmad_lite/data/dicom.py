@@ -154,12 +154,12 @@ def _grey(stored: np.ndarray, header) -> np.ndarray:
 
 def _has_window(header) -> bool:
     """Whether both numbers are there and describe a window; an empty one or of no width counts as none."""
-    # one number, or several windows of which the first counts
-    first = [np.ravel(header.get(name)).tolist()[:1] for name in ("WindowCenter", "WindowWidth")]
-    if any(value in ([], [None], [""]) for value in first) or not np.isfinite(np.array(first, float)).all():
+    try:  # one number, or several windows of which the first counts
+        center, width = (float(np.ravel(header.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
+    except (TypeError, ValueError, IndexError):
         return False
-    width = float(first[1][0])
-    return width >= 1 or (width > 0 and header.VOILUTFunction != "LINEAR")
+    wide = width >= 1 or (width > 0 and header.VOILUTFunction != "LINEAR")
+    return wide and bool(np.isfinite([center, width]).all())
 
 
 def _stretched(values: np.ndarray, inside: np.ndarray) -> np.ndarray:

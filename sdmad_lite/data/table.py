@@ -55,11 +55,7 @@ class ImageTable:
         return replace(table, labels=table.labels[:, columns], categories=tuple(categories))
 
     def matching(self, categories: Sequence[str]) -> ImageTable:
-        """As `restricted` to those of the categories that the table has; case, `_` and `-` do not count.
-
-        Raises:
-            DataError: the table has none of them.
-        """
+        """As `restricted` to those that the table has, else a DataError; case, `_` and `-` do not count."""
         spelled = {plain(c): c for c in categories}
         table = replace(self, categories=tuple(spelled.get(plain(c), c) for c in self.categories))
         if not (found := [c for c in categories if c in table.categories]):
@@ -75,11 +71,7 @@ class ImageTable:
     def part_or(self, usual: str, name: str | None = None) -> ImageTable:
         """The rows of the split `name`; where it is None those of `usual`, or all rows if the table has no split.
 
-        Args:
-            usual, name: train, val, test, or "all" for every row.
-
-        Raises:
-            DataError: there is no such row, or no split column for `name`.
+        Both are train, val, test, or "all" for every row. A split without rows is a DataError.
         """
         if (name or usual) == "all" or (name is None and "split" not in self.meta):
             return self
@@ -89,8 +81,7 @@ class ImageTable:
 
     @property
     def has_patients(self) -> bool:
-        """Whether rows say whose image they are. If not, two images of one person may part in a split,
-        which flatters every score; whoever reports scores says so."""
+        """Whether rows say whose image they are; if not, images of one person may part in a split."""
         return "patient_id" in self.meta
 
     def patients(self) -> np.ndarray:
@@ -101,9 +92,7 @@ class ImageTable:
 
 
 def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, ImageTable]:
-    """Train and test rows: the `split` column is obeyed, else patients are halved at random.
-
-    Rows of the set's own validation part (`val`) are in neither; `table.part("val")` has them.
+    """Train and test rows: the `split` column is obeyed (`val` is in neither), else patients are halved at random.
 
     Raises:
         DataError: one side would be empty.
@@ -135,11 +124,6 @@ def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
 
     Drawn by patient: no patient gives two images. A drawn image that shows several categories counts
     for each of them; the rarest category is served first.
-
-    Args:
-        table: the rows to draw from (train rows only).
-        shots: K, positives per category.
-        seed: of the draw.
 
     Raises:
         DataError: a category, or the normal images, come from fewer patients than `shots`.
