@@ -1,8 +1,7 @@
-"""Command line: `sdmad`, or `python -m sdmad_lite`; docs/cli.md has every command with an example.
+"""Command line: `sdmad`, or `python -m sdmad_lite`; the commands are in `commands.py`, and docs/cli.md shows each.
 
-This file is the program and what its commands share; the commands are in `commands.py`. Exit codes: 0 fine; 1 a check
-found something; 2 bad input, with `error: ...` on stderr; 130 stopped by Ctrl-C, with nothing half-written; 141 the
-reader of stdout went away. Results go to stdout, progress and remarks to stderr.
+Exit codes: 0 fine; 1 a check found something; 2 bad input, with `error: ...` on stderr; 130 stopped by Ctrl-C, with
+nothing half-written; 141 the reader of stdout went away. Results go to stdout, progress and remarks to stderr.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
@@ -34,10 +33,6 @@ app = typer.Typer(
 )
 signs_app = typer.Typer(help="Sign banks: have one written by a language model, check one.", rich_markup_mode=None)
 app.add_typer(signs_app, name="signs")
-
-
-# The program
-
 
 output = SimpleNamespace(json=False, quiet=False)
 """What --json and --quiet say; set anew by each call of the program."""
@@ -78,11 +73,7 @@ def run_app(program: typer.Typer, name: str, words: list[str]) -> None:
 
 
 def answer(data: dict, text: str, code: int = 0) -> None:
-    """End a command: print its result as text, or as JSON with --json. Of several processes the first one prints.
-
-    Args:
-        data: plain values. text: the same for people. code: exit code, 1 where a check found something.
-    """
+    """End a command: the first process prints text for people, or with --json the plain values of `data`."""
     if is_main():
         print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if output.json else text, flush=True)
     if code:
@@ -117,36 +108,18 @@ def options(
     output.json, output.quiet = as_json, quiet
 
 
-# Options of several commands, and the data that they name
-
-BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
-DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
-SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
-Data = Annotated[str, Option(help=DATA)]
-Dataset = Annotated[str | None, Option(metavar="NAME", help="--data holds this public set, see 'sdmad data list'")]
-Normal = Annotated[str | None, Option(metavar="CLASS", help="class of the normal images (default: recognised)")]
-Names = Annotated[str | None, Option(help="comma-separated names of the classes of a .npz, by number")]
-Split = Annotated[Literal["train", "val", "test", "all"] | None, Option(help=SPLIT)]
-Signs = Annotated[str, Option(help=f"sign bank: a JSON file, or {BANKS}")]
-Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
-Categories = Annotated[str | None, Option(help="comma-separated categories to use (default: all that fit)")]
-Backbone = Annotated[str, Option(help="'embedded' or an open_clip name")]
-Pretrained = Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")]
-Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
-
-
 def read_table(data, dataset, normal, names, categories, split=None, usual="all", others="refuse") -> ImageTable:
     """The rows of --data that --split asks for, or the usual ones where the data have a split.
 
-    Args:
-        others: what becomes of categories beside these: "refuse"; "leave out" images that show nothing but those,
-            with a remark; or "keep" all as it stands, where labels do not count.
+    Categories beside these: "refuse"; "leave out" images that show nothing else; or "keep", where labels do not count.
     """
     if dataset:
         table, others = sd.load_dataset(dataset, data), "keep" if others == "keep" else "leave out"
     else:
         listed = Path(data).suffix.lower() == ".npz"  # its classes have only numbers
-        table = sd.load_data(data, categories if listed or others == "refuse" else None, normal, parts_of(names))
+        table = sd.load_data(
+            data, categories if listed or others == "refuse" else None, normal, parts_of(names) or None
+        )
     if others == "leave out":
         before, table = len(table), table.matching(categories)
         if len(table) < before:
@@ -154,6 +127,11 @@ def read_table(data, dataset, normal, names, categories, split=None, usual="all"
     return table.part_or(usual, split)
 
 
-def parts_of(text: str | None) -> list[str] | None:
+def chosen(table: ImageTable, categories: str | None) -> ImageTable:
+    """The table with the --categories, all where none is named."""
+    return table.restricted(parts_of(categories)) if categories else table
+
+
+def parts_of(text: str | None) -> list[str]:
     """Names between commas."""
-    return [name.strip() for name in text.split(",")] if text else None
+    return [name.strip() for name in text.split(",")] if text else []

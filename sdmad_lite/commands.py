@@ -14,31 +14,26 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
-from .cli import (
-    DATA,
-    Backbone,
-    Categories,
-    Data,
-    Dataset,
-    Detector,
-    Device,
-    Names,
-    Normal,
-    Pretrained,
-    Signs,
-    Split,
-    answer,
-    app,
-    command,
-    output,
-    parts_of,
-    read_table,
-    remark,
-    run_app,
-    signs_app,
-)
+from .cli import answer, app, chosen, command, output, read_table, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, new_folder, world, write_text
+
+# Options of several commands
+
+BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
+DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
+SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
+Data = Annotated[str, Option(help=DATA)]
+Dataset = Annotated[str | None, Option(metavar="NAME", help="--data holds this public set, see 'sdmad data list'")]
+Normal = Annotated[str | None, Option(metavar="CLASS", help="class of the normal images (default: recognised)")]
+Names = Annotated[str | None, Option(help="comma-separated names of the classes of a .npz, by number")]
+Split = Annotated[Literal["train", "val", "test", "all"] | None, Option(help=SPLIT)]
+Signs = Annotated[str, Option(help=f"sign bank: a JSON file, or {BANKS}")]
+Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
+Categories = Annotated[str | None, Option(help="comma-separated categories to use (default: all that fit)")]
+Backbone = Annotated[str, Option(help="'embedded' or an open_clip name")]
+Pretrained = Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")]
+Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 
 
 @command(app, "run", "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report")
@@ -63,10 +58,9 @@ def run(
     from .evaluation.protocols import figure_text
     from .show.report import write_report
 
-    bank, chosen = sd.load_bank(signs), parts_of(categories)
-    table = read_table(data, dataset, normal, names, bank.categories)
-    table = table.restricted(chosen) if chosen else table
-    train, test, left_out = eligible_split(table, shots, None if chosen else min_positives, seed)
+    bank = sd.load_bank(signs)
+    table = chosen(read_table(data, dataset, normal, names, bank.categories), categories)
+    train, test, left_out = eligible_split(table, shots, None if categories else min_positives, seed)
     for category, why in left_out.items():
         remark(f"left out: {category} ({why})")
     bank, model = bank.restricted(list(train.categories)), sd.load_clip(backbone, pretrained, device)
@@ -109,9 +103,8 @@ def fit(
         raise SDMADError(f"--steps is {steps}: it must be at least 1; to train nothing, give --training-free")
     if training_free and (steps, lam, checkpoint) != (None, None, None):
         raise SDMADError("--training-free: trains nothing; leave --steps, --lam and --checkpoint out")
-    bank, chosen = sd.load_bank(signs), parts_of(categories)
-    table = read_table(data, dataset, normal, names, bank.categories, split, usual="train")
-    table = table.restricted(chosen) if chosen else table
+    bank = sd.load_bank(signs)
+    table = chosen(read_table(data, dataset, normal, names, bank.categories, split, usual="train"), categories)
     if missing := [c for c in bank.categories if c not in table.categories]:
         remark(f"left out, not in the data or not asked for: {', '.join(missing)}")
     support = table.rows(sd.draw_support(table, shots, seed)) if shots else table
@@ -128,10 +121,7 @@ def fit(
     thresholds = dict(zip(bank.categories, detector.thresholds_.tolist(), strict=True))
     told = {"detector": str(Path(out).resolve()), "images": len(support), "positives": positives}
     told |= {"normal": int((support.labels.sum(1) == 0).sum()), "thresholds": thresholds, "notice": NOTICE}
-    told |= {
-        "signs": {c: [asdict(sign) for sign in of] for c, of in detector.selected_signs().items()},
-        "notice": NOTICE,
-    }
+    told["signs"] = {c: [asdict(sign) for sign in own] for c, own in detector.selected_signs().items()}
     text = f"fitted on {len(support)} images, {told['normal']} of them normal"
     answer(told, f"{text}\n{signs_by_category(detector, positives)}\n\n{NOTICE}\ndetector: {told['detector']}")
 
@@ -145,7 +135,7 @@ def predict(
     normal: Normal = None,
     names: Names = None,
     split: Split = None,
-    out: Annotated[str | None, Option(help=".parquet (a folder), .csv, .jsonl: a row per image; or .json")] = None,
+    out: Annotated[str | None, Option(help=".parquet (a folder), .csv or .jsonl: a row per image")] = None,
     form: Annotated[Literal["table", "csv"], Option("--format", help="of stdout")] = "table",
     maps: Annotated[str | None, Option(metavar="DIR", help="folder of heat maps of the categories detected")] = None,
     scores_only: Annotated[bool, Option("--scores-only", help="leave the parts of the signs out of --out")] = False,
@@ -156,16 +146,15 @@ def predict(
 ) -> None:
     """Score images: probability, threshold, decision and selected signs of each category.
 
-    Without --out a few images are explained on stdout, a row for each image and category. With --out any number of
-    images goes to a file, a row for each image; a .json file holds what --json prints.
+    Without --out a few images are explained on stdout, a row for each image and category; with --out any number of
+    images goes to a file.
     """
     from .deployment.scoring import listed
     from .deployment.tables import TABLES, write_scores
     from .show.explained import explained_csv, explained_rows, explained_table, write_maps
 
-    ending = Path(out).suffix.lower() if out else ""
-    if out and ending not in (*TABLES, ".json"):
-        raise SDMADError(f"--out {out}: end it in {', '.join(TABLES)} or .json")
+    if out and Path(out).suffix.lower() not in TABLES:
+        raise SDMADError(f"--out {out}: end it in {', '.join(TABLES)}")
     if bool(images) == bool(data):
         what = "give images or --data, not both" if data else "no image is given; name files, folders or --data"
         raise SDMADError(f"predict: {what}")
@@ -175,31 +164,25 @@ def predict(
     if images:
         folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
         source = [path for name in images for path in folders.get(name, [name])]
-    if data and (dataset or not root or (root / "labels.csv").exists()):
+    elif dataset or not root or (root / "labels.csv").exists():
         source = read_table(data, dataset, normal, names, fitted.bank.categories, split, others="keep")
-    told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
-    if maps or ending not in TABLES:
+    if maps or not out:
         few = dict(listed(source, root))
         rows = explained_rows(fitted, few, progress)
         if maps:
             write_maps(maps, fitted, few, rows)
-        told |= {"images": len(few), "predictions": rows}
+    told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
     if not out:
         if form == "csv":
             remark(NOTICE)
-        return answer(told, explained_csv(rows) if form == "csv" else f"{explained_table(rows)}\n{NOTICE}")
-    bad = 0
-    if ending in TABLES:
-        more: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "resume": not restart}
-        more |= {"root": root, "explain": not scores_only, "progress": progress}
-        told["images"], bad = write_scores(fitted, source, out, **more)
-    else:
-        write_text(out, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    told |= {"errors": bad, "out": str(Path(out).resolve())}
-    text = f"{told['images']} images: {told['out']}\n"
-    text += f"{bad} of them could not be read: see the column error\n" if bad else ""
+        text = explained_csv(rows) if form == "csv" else f"{explained_table(rows)}\n{NOTICE}"
+        return answer(told | {"images": len(few), "predictions": rows}, text)
+    more: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "resume": not restart}
+    count, bad = write_scores(fitted, source, out, root=root, explain=not scores_only, progress=progress, **more)
+    told |= {"images": count, "errors": bad, "out": str(Path(out).resolve())}
+    text = f"{count} images: {told['out']}\n" + f"{bad} of them could not be read: see the column error\n" * (bad > 0)
     # several processes end with 0: their launcher would take 1 for a failure, and stop the others
-    answer({n: v for n, v in told.items() if n != "predictions"}, text + NOTICE, int(bad > 0 and world()[1] == 1))
+    answer(told, text + NOTICE, int(bad > 0 and world()[1] == 1))
 
 
 @command(app, "evaluate", "sdmad evaluate --detector build/detector --data data_samples/chest")

@@ -212,10 +212,9 @@ def test_predict_keeps_a_broken_image_as_a_row_and_says_so(world, ask, tmp_path)
 
 
 def test_predict_draws_maps_and_names_them(world, ask, tmp_path):
-    out, maps = tmp_path / "scores.json", tmp_path / "maps"
-    given = ["predict", "--detector", world.fitted, world.path / "data" / "4.png", "--maps", maps, "--out", out]
-    assert "predictions" not in ask(*given)
-    rows = json.loads(out.read_text())["predictions"]
+    maps = tmp_path / "maps"
+    given = ["predict", "--detector", world.fitted, world.path / "data" / "4.png", "--maps", maps]
+    rows = ask(*given)["predictions"]
     drawn = [row["map"] for row in rows if row["map"]]
     assert drawn and all(Path(name).read_bytes().startswith(b"\x89PNG") for name in drawn)
     assert set(json.loads((maps / "maps.json").read_text())["maps"]) == {Path(name).name for name in drawn}

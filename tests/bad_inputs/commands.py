@@ -256,7 +256,7 @@ CASES = [
     command(
         "predict: an ending without a form",
         predicting("{path}/data/0.png", "--out={path}/out.xlsx"),
-        "--out {path}/out.xlsx: end it in .parquet, .csv, .jsonl or .json",
+        "--out {path}/out.xlsx: end it in .parquet, .csv, .jsonl",
     ),
     command(
         "predict: Parquet on the screen",
