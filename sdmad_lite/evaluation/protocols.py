@@ -121,13 +121,8 @@ def evaluate(
        also F1 (each category, macro and micro), exact match and Hamming loss of the decisions.
 
     Args:
-        scores: (N, C), higher means more likely.
-        labels: (N, C) in {0, 1}.
-        categories: C names.
+        scores: (N, C), higher means more likely. labels: (N, C) in {0, 1}. categories: C names.
         thresholds: (C,), set on the support set; a score at or above is a detection.
-
-    Returns:
-        the three protocols. A figure that cannot be computed is None, and is not averaged.
 
     Raises:
         DataError: shapes differ, a score is not finite, or a label is not 0 or 1.
@@ -198,10 +193,7 @@ def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | Non
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over draws; with one draw the interval is (nan, nan).
-
-    It speaks of other support draws on the same test set, not of other patients.
-    """
+    """Mean and 95 % t-interval over support draws on one test set; with one draw the interval is (nan, nan)."""
     x = np.asarray(values, dtype=np.float64)
     if len(x) < 2:
         return float(x.mean()), float("nan"), float("nan")

@@ -89,9 +89,5 @@ class SealedTest:
 def groups(table: ImageTable) -> dict[str, np.ndarray]:
     """Rows of each value of the columns in SUBGROUP_COLUMNS that take more than one value: "view=AP" -> indices."""
     columns = {column: np.asarray(table.meta.get(column, ())) for column in SUBGROUP_COLUMNS}
-    return {
-        f"{column}={value}": np.flatnonzero(values == value)
-        for column, values in columns.items()
-        for value in np.unique(values)
-        if len(np.unique(values)) > 1
-    }
+    taken = [(column, values, np.unique(values)) for column, values in columns.items()]
+    return {f"{c}={v}": np.flatnonzero(values == v) for c, values, each in taken if len(each) > 1 for v in each}

@@ -64,9 +64,7 @@ def unseen(folder: str | Path, table: ImageTable, color: bool, exclude: bool = F
     if images.any():
         first = table.images[int(np.argmax(images))]
         name = f", {first} first" if isinstance(first, (str, Path)) else ""
-        raise DataError(
-            f"the detector was fitted on {images.sum()} of these images{name}; give other images, or "
-            "leave these out with --exclude-support"
-        )
+        said = f"the detector was fitted on {images.sum()} of these images{name}"
+        raise DataError(f"{said}; give other images, or leave these out with --exclude-support")
     said = f"{patients.sum()} images are of patients of the support set; leave them out with --exclude-support"
     return table, [said] if patients.any() else []
