@@ -43,7 +43,7 @@ from .selection.sign_selector import (
     margins,
 )
 from .signs.bank import SignBank, load_bank
-from .storage import load_detector, save_detector
+from .storage import CONFIGS, load_detector, save_detector
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -98,12 +98,17 @@ class SDMAD:
         self.adapters, self.alignment = adapters or AdapterConfig(), alignment or AlignmentConfig()
         self.selection, self.evidence = selection or SelectionConfig(), evidence or EvidenceConfig()
         self.run, self.random_state = run or RunConfig(), random_state
+        for name, kind in (CONFIGS | {"run": RunConfig}).items():
+            if not isinstance(given := getattr(self, name), kind):
+                raise SDMADError(f"{name}: expected {kind.__name__}(...), not {type(given).__name__}")
         if not self.alignment.steps and self.adapters != NO_ADAPTERS:
             raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         if isinstance(backbone, str):
             from .clip.backbone import load_clip  # imports open_clip, which takes seconds
 
             backbone = load_clip(backbone, pretrained, own_device(device))
+        if not hasattr(backbone, "tokenize"):
+            raise SDMADError(f"backbone: expected a name or what load_clip gives, not {type(backbone).__name__}")
         self.backbone, self.pretrained, self.device = backbone, pretrained, device
         self.membership = self.bank.membership()
         self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
@@ -178,7 +183,10 @@ class SDMAD:
 
     def _checked(self, labels, count: int) -> np.ndarray:
         """Labels Y (N, C) of `count` images as integers, if stages 1 and 2 can learn from them."""
-        labels = np.asarray(labels)
+        try:
+            labels = np.asarray(labels)
+        except ValueError:
+            raise DataError("labels: rows differ in length; give one number for each category in each") from None
         expected = (count, len(self.bank.categories))
         if labels.shape != expected:
             raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")

@@ -53,7 +53,7 @@ def test_images_may_be_one_or_many_in_any_form(fitted, images, tmp_path):
     for many in (tuple(images), np.stack(images), iter(images)):
         np.testing.assert_allclose(fitted.predict_proba(many), together, atol=1e-6)
     assert [len(explained) for explained in fitted.explain(images[:2])] == [3, 3]
-    for wrong in (None, 3, {"a.png": 1}, []):
+    for wrong in (None, 3, {"a.png": 1}, [], np.zeros((32, 32, 1), np.uint8)):
         with pytest.raises(DataError, match="images: "):
             fitted.predict_proba(wrong)
 
@@ -410,6 +410,7 @@ def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
         ([[1, 0, 0]] * 3, r"shape \(3, 3\), expected \(4, 3\)"),
         ([[1, 0]] * 4, r"shape \(4, 2\), expected \(4, 3\)"),
         ([1, 0, 1, 0], r"shape \(4,\)"),
+        ([[1, 0, 0], [0, 1], [0, 0, 1], [0, 0, 0]], "rows differ in length"),
         ([[2, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
         ([[np.nan, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
         ([[1, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]], "'Cardiomegaly' has no positive"),
@@ -419,6 +420,13 @@ def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
 def test_bad_labels_are_named(tiny_clip, bank, images, labels, named):
     with pytest.raises(DataError, match=named):
         SDMAD(bank, backbone=tiny_clip, alignment=SHORT).fit(images[:4], labels)
+
+
+def test_a_setting_of_another_kind_is_named(bank):
+    with pytest.raises(SDMADError, match=r"selection: expected SelectionConfig\(...\), not str"):
+        SDMAD(bank, selection="best")
+    with pytest.raises(SDMADError, match="backbone: expected a name or what load_clip gives, not int"):
+        SDMAD(bank, backbone=3)
 
 
 def test_a_table_in_another_order_is_refused(tiny_clip, bank, phantom_table):
