@@ -37,6 +37,7 @@ def as_images(images) -> tuple[list, bool]:
             return [images], True
         # of one dimension: a list of paths that numpy holds
         many = images.dtype.kind in "OU" if images.ndim == 1 else images.ndim == 3 or images.shape[3:] == (3,)
+        many = many and images.shape[2:] not in ((1,), (2,))  # one image with channels, not H images of W pixels
         if not many:
             raise DataError(
                 f"images: an array of shape {images.shape} is neither an image, (H, W) or (H, W, 3), nor many, "
