@@ -1,6 +1,7 @@
 """Write docs/results/bad_input.md from the cases of tests/bad_inputs: `python tools/bad_input_page.py`."""
 
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,5 +39,6 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help writes nothing
     PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)

@@ -6,6 +6,7 @@ python tools/benchmark_page.py
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 
 from benchmark_plots import plot_gains, plot_shots
@@ -136,4 +137,5 @@ def write_page(summary_file: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help writes nothing
     write_page(Path("docs/results/summary.json"), Path("docs/results/few_shots.md"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,7 @@ def save(figure: Figure, name: str) -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help writes nothing
     FOLDER.mkdir(parents=True, exist_ok=True)
     for kind in MODALITIES.values():  # JPEG for the large sheets of photographs
         save(contact_sheet(kind), f"contact_sheet_{kind.name}.jpg")

@@ -6,6 +6,7 @@ Writes docs/results/speed.md. Loading is timed in new processes, once with all t
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
@@ -65,4 +66,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help writes nothing
     main()

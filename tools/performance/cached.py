@@ -10,6 +10,7 @@ images. Both together are asked for in under 5 s. A panel is what one move of a 
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: one core
 
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    ArgumentParser(description=__doc__).parse_args()  # --help writes nothing
     main()
