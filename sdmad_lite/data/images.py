@@ -25,7 +25,7 @@ IMAGE_ENDINGS: tuple[str, ...] = (*_PLAIN, *DICOM_ENDINGS)
 def as_images(images) -> tuple[list, bool]:
     """A list of images, and whether ONE was given rather than many.
 
-    One is a path, a PIL image, an array (H, W), (H, W, 3) or (H, W, 4). Many are an `ImageTable`, an array (N, H, W)
+    One is a path, a PIL image, an array (H, W) or (H, W, 3). Many are an `ImageTable`, an array (N, H, W)
     or (N, H, W, 3), or another iterable of such images. Anything else, and none among many, is a DataError.
     """
     if isinstance(images, (str, Path, Image.Image)):

@@ -55,6 +55,13 @@ class Protocol:
     macro: Macro
     any_anomaly: Score | None = None
 
+    def rows(self) -> Iterator[tuple[str, Score | Macro]]:
+        """Lines of a table: each category; at the end any anomaly, where there is one, and macro."""
+        yield from self.per_category.items()
+        if self.any_anomaly is not None:
+            yield "any anomaly", self.any_anomaly
+        yield "macro", self.macro
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -90,13 +97,9 @@ class Interval:
         return dict(self.rows(protocol))["macro"]
 
     def rows(self, protocol: str) -> Iterator[tuple[str, Any]]:
-        """Lines of a table: title, (mean, low, high) as Score or Macro; at the end any anomaly, if any, and macro."""
-        parts = [getattr(tree, protocol) for tree in (self.mean, self.low, self.high)]
-        for name in parts[0].per_category:
-            yield name, tuple(part.per_category[name] for part in parts)
-        if parts[0].any_anomaly is not None:
-            yield "any anomaly", tuple(part.any_anomaly for part in parts)
-        yield "macro", tuple(part.macro for part in parts)
+        """Lines of a table, as `Protocol.rows`: title and (mean, low, high), each a Score or Macro."""
+        trees = (getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high))
+        yield from ((three[0][0], tuple(row for _, row in three)) for three in zip(*trees, strict=True))
 
 
 @dataclass(frozen=True)
