@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from typer import Option
 
 import sdmad_lite as sd
 
-from .errors import SDMADError
+from .errors import SDMADError, SDMADWarning
 from .files import NOTICE, is_main
 
 if TYPE_CHECKING:
@@ -68,7 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_app(program: typer.Typer, name: str, words: list[str]) -> None:
     """Run a command. Unlike calling the program, it sets no hook of the interpreter and lets every error pass."""
     group = typer.main.get_command(program)
-    with group.make_context(name, words) as context:
+    said, other = set(), warnings.showwarning
+
+    def show(message, category, *where, **more):
+        if not issubclass(category, SDMADWarning):
+            other(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            remark(f"note: {message}")
+
+    with group.make_context(name, words) as context, warnings.catch_warnings():
+        warnings.simplefilter("always", SDMADWarning)
+        warnings.showwarning = show
         group.invoke(context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from types import ModuleType
 
@@ -40,6 +41,15 @@ class OutputError(SDMADError):
 
 class MissingExtraError(SDMADError, ImportError):
     """A package that only some users need is not installed."""
+
+
+class SDMADWarning(UserWarning):
+    """What a user may not expect of an input that was read; the command line prints it as a remark."""
+
+
+def warn(text: str) -> None:
+    """Say such a thing, once for each place and text unless Python is told otherwise."""
+    warnings.warn(text, SDMADWarning, stacklevel=3)
 
 
 def needs(module: str, extra: str) -> ModuleType:

@@ -20,12 +20,14 @@ from conftest import CATEGORIES
 from PIL import Image
 
 import sdmad_datasets as datasets
+import sdmad_lite
 from sdmad_datasets.cli import app as datasets_app
 from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.commands import app
 from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import warn
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
 from sdmad_phantoms import sample_phantoms
 
@@ -587,3 +589,17 @@ def test_the_saved_detector_names_the_backbone_of_the_run(report, tiny_clip_name
     state = json.loads((report / "detector" / "detector.json").read_text())
     assert state["backbone"]["name"] == tiny_clip_name
     assert state["backbone"]["fingerprint"] == load_clip(tiny_clip_name, device="cpu").fingerprint
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_a_reader_remarks_is_a_line_of_stderr(quiet, monkeypatch, capsys):
+    """Said once, and left out by --quiet."""
+
+    def remarking(*given):
+        for _ in range(2):
+            warn("2 of 9 images are odd")
+        return []
+
+    monkeypatch.setattr(sdmad_lite, "check_bank", remarking)
+    assert main(["signs", "check", "chest_phantoms", *["--quiet"] * quiet]) == 0
+    assert capsys.readouterr().err == ("" if quiet else "note: 2 of 9 images are odd\n")
