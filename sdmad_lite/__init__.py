@@ -2,7 +2,7 @@
 
 The rooms, in the order of the method: `signs` (what to look for), `data`, `clip` (the frozen model), `alignment`
 (stage 1), `selection` (stage 2), `detector` (both behind fit and predict), `evaluation` (the protocols), `deployment`
-(after the fit), `show` (pictures and panels). Names are loaded when first used, so that `import sdmad_lite` is quick.
+(after the fit), `show` (pictures, the report). Names are loaded when first used, so that `import sdmad_lite` is quick.
 For teaching and research; not for clinical use.
 """
 

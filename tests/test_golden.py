@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from sdmad_course import samples, support_and_validation
 from sdmad_lite import SDMAD, load_clip
-from sdmad_lite.show.course import samples, support_and_validation
 from sdmad_phantoms import CHEST
 
 GOLDEN = Path(__file__).with_name("golden")

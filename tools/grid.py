@@ -18,14 +18,14 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
+from sdmad_course import samples, support_and_validation
+from sdmad_course.score_panels import GRID, SCORES
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.selection import margins
-from sdmad_lite.show.course import samples, support_and_validation
 from sdmad_lite.show.report import write_json
-from sdmad_lite.show.score_panels import GRID, SCORES
 from sdmad_phantoms import modality_named
 
 SHOTS, LAMBDAS = (1, 2, 4, 8, 16), (0.5, 0.7, 0.9, 1.0)

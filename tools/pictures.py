@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import read_image
 from sdmad_lite.show import plots
-from sdmad_lite.show.course import load_or_fit, samples, support_and_validation
 from sdmad_phantoms import ATTRIBUTES, CHEST, MODALITIES, Modality, draw_phantom, sample_phantoms
 
 FOLDER = Path("docs/pictures")

@@ -10,13 +10,7 @@ from conftest import CATEGORIES
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.data import draw_support
-from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import DataError
-from sdmad_lite.files import NOTICE
-from sdmad_lite.show.image_panels import (
+from sdmad_course.image_panels import (
     BreakCase,
     EmbeddingCase,
     break_panel,
@@ -24,8 +18,8 @@ from sdmad_lite.show.image_panels import (
     embedding_explorer,
     embedding_panel,
 )
-from sdmad_lite.show.panel import Panel
-from sdmad_lite.show.score_panels import (
+from sdmad_course.panel import Panel
+from sdmad_course.score_panels import (
     BoardCase,
     GridCase,
     board_panel,
@@ -34,7 +28,13 @@ from sdmad_lite.show.score_panels import (
     protocol_board,
     shots_and_strength,
 )
-from sdmad_lite.show.sign_panels import ExplorerCase, explorer_panel, sign_explorer, weights_of_some
+from sdmad_course.sign_panels import ExplorerCase, explorer_panel, sign_explorer, weights_of_some
+from sdmad_lite.alignment import AlignmentConfig
+from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.data import draw_support
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError
+from sdmad_lite.files import NOTICE
 
 NAMES = ("Effusion", "Mass", "Hernia <b>")
 

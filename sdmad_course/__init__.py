@@ -1,4 +1,7 @@
-"""What the notebooks share: the sample set, a support draw; a detector and a UMAP that are computed once."""
+"""The course beside the module: what its notebooks share. The sample set, a support draw, a detector fitted once.
+
+`sign_panels`, `score_panels` and `image_panels` move; `panel` is what they share, `dashboard` has them on one page.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..alignment import AdapterConfig, AlignmentConfig
-from ..data import ImageTable, draw_support, load_folder, split_train_test
-from ..detector import SDMAD
-from ..errors import DataError, SDMADError
-from ..files import write_text
-from ..selection import EvidenceConfig, SelectionConfig
-from ..signs.bank import SignBank, load_bank
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
+from sdmad_lite.data import ImageTable, draw_support, load_folder, split_train_test
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError, SDMADError
+from sdmad_lite.files import write_text
+from sdmad_lite.selection import EvidenceConfig, SelectionConfig
+from sdmad_lite.signs.bank import SignBank, load_bank
 
 if TYPE_CHECKING:
-    from ..clip.backbone import Backbone
+    from sdmad_lite.clip.backbone import Backbone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "build" / "course"  # where notebooks leave files for each other; it can be deleted at any time
 
 
@@ -85,7 +88,7 @@ def load_or_project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     file = OUTPUTS / f"umap_{hashlib.sha256(content).hexdigest()[:8]}.json"
     if file.is_file():
         return np.array(json.loads(file.read_text(encoding="utf-8")))
-    from .plots import project  # brings matplotlib
+    from sdmad_lite.show.plots import project  # brings matplotlib
 
     points = project(embeddings, "umap", seed)
     write_text(file, json.dumps(points.tolist()))

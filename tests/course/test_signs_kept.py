@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from sdmad_course import sign_panels
+from sdmad_course.sign_panels import SignCase, sign_scores, signs_kept, signs_kept_panel
 from sdmad_lite.errors import DataError
 from sdmad_lite.selection import SelectionConfig, SignSelector
-from sdmad_lite.show import sign_panels
 from sdmad_lite.show.plots import to_png
-from sdmad_lite.show.sign_panels import SignCase, sign_scores, signs_kept, signs_kept_panel
 from sdmad_lite.signs.bank import parse_bank
 
 SIGNS = {

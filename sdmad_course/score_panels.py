@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from ..errors import DataError
-from ..evaluation.protocols import PROTOCOLS
+from sdmad_lite.errors import DataError
+from sdmad_lite.evaluation.protocols import PROTOCOLS
+from sdmad_lite.show.plots import BLUE, GREY, ORANGE, RED, finish
+
 from .panel import SMALL, Drawn, Panel, check_shapes, choice, marks, number_of, panel_axes, slider
-from .plots import BLUE, GREY, ORANGE, RED, finish
 
 # The protocol board
 
@@ -102,7 +103,7 @@ def board_panel(case: BoardCase) -> Panel:
 
 # Shots and strength, from fits that `make grid` did beforehand
 
-GRID = Path(__file__).parents[2] / "docs" / "results" / "shots_strength.json"
+GRID = Path(__file__).parents[1] / "docs" / "results" / "shots_strength.json"
 SCORES = ("SD-MAD", "signs alone")  # of all the logit, or only of what the signs add to it
 MACRO = "mean of all"
 

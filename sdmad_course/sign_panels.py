@@ -12,14 +12,15 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, f1_score
 
-from ..data import read_image
-from ..detector import SDMAD
-from ..errors import DataError
-from ..evaluation.protocols import Score, evaluate, figure_text
-from ..selection import equal_weights
-from ..signs.bank import SignBank
+from sdmad_lite.data import read_image
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError
+from sdmad_lite.evaluation.protocols import Score, evaluate, figure_text
+from sdmad_lite.selection import equal_weights
+from sdmad_lite.show.plots import BLUE, GREY, ORANGE, draw_groups, draw_heat, draw_parts, finish
+from sdmad_lite.signs.bank import SignBank
+
 from .panel import LARGE, SMALL, Checks, Controls, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
-from .plots import BLUE, GREY, ORANGE, draw_groups, draw_heat, draw_parts, finish
 
 
 def weights_of_some(row: np.ndarray, on: Sequence[int]) -> np.ndarray:

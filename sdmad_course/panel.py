@@ -18,9 +18,9 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from ..errors import DataError
-from ..files import NOTICE
-from .plots import new_figure, to_png
+from sdmad_lite.errors import DataError
+from sdmad_lite.files import NOTICE
+from sdmad_lite.show.plots import new_figure, to_png
 
 SMALL, LARGE = 10, 12  # letters in points, in pictures 12 inches wide
 Drawn = tuple[Figure, str]  # a figure, and the same state in words (HTML)

@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy.spatial import cKDTree
 
-from ..data import read_image
-from ..detector import SDMAD
-from ..errors import DataError
-from ..explain import CategoryExplanation
+from sdmad_lite.data import read_image
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import DataError
+from sdmad_lite.explain import CategoryExplanation
+from sdmad_lite.show.plots import BLUE, GREY, ORANGE, PALETTE, RED, draw_image, finish, logit_parts
+
 from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
-from .plots import BLUE, GREY, ORANGE, PALETTE, RED, draw_image, finish, logit_parts
 
 # The embedding explorer
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdmad_lite.show import course
+import sdmad_course as course
 from sdmad_phantoms import modality_named
 
 

@@ -9,13 +9,14 @@ import ipywidgets
 import numpy as np
 from scipy.special import expit
 
-from ..alignment import installed
-from ..clip.backbone import load_clip
-from ..data import read_image
-from ..selection import support_auroc
-from .course import load_or_fit, load_or_project, samples, support_and_validation
+from sdmad_lite.alignment import installed
+from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.data import read_image
+from sdmad_lite.selection import support_auroc
+from sdmad_lite.show.plots import project
+
+from . import load_or_fit, load_or_project, samples, support_and_validation
 from .image_panels import BreakCase, EmbeddingCase, break_panel, embedding_panel
-from .plots import project
 from .score_panels import BoardCase, board_panel, grid_panel, load_grid
 from .sign_panels import ExplorerCase, SignCase, explorer_panel, signs_kept_panel
 
@@ -31,7 +32,7 @@ STYLE = """<style>
 def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywidgets.VBox:
     """A tab for each panel, on the kept-out categories of one modality of the samples.
 
-    The detector is taken from `course.OUTPUTS` or fitted there; the images are validation images.
+    The detector is taken from `sdmad_course.OUTPUTS` or fitted there; the images are validation images.
 
     Raises:
         DataError: an unknown modality, or no samples.
