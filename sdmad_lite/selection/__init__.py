@@ -1,11 +1,10 @@
 """Stage 2: which signs to trust, judged on the support set alone.
 
-`SignSelector` weighs the signs of each category together and drops those that few shots could not align,
-`ImageEvidence` learns what the image says beside them, `Calibration` and `best_f1_thresholds` lead from margins to
-decisions. Everything is a function of arrays: cosines, activations, labels, membership.
+`SignSelector` weighs the signs of each category and drops those that few shots could not align, `ImageEvidence` learns
+what the image says beside them, `Calibration` and `best_f1_thresholds` lead from margins to decisions.
 """
 
-from .calibration import Calibration, best_f1_thresholds, class_means
+from .calibration import Calibration, best_f1_thresholds
 from .image_evidence import EvidenceConfig, ImageEvidence, logistic
 from .sign_selector import (
     TRAINING_FREE,
@@ -18,5 +17,4 @@ from .sign_selector import (
 )
 
 __all__ = ["TRAINING_FREE", "Calibration", "EvidenceConfig", "ImageEvidence", "SelectionConfig", "SignSelector"]
-__all__ += ["best_f1_thresholds", "class_means", "discriminant_weights", "equal_weights", "logistic", "margins"]
-__all__ += ["support_auroc"]
+__all__ += ["best_f1_thresholds", "discriminant_weights", "equal_weights", "logistic", "margins", "support_auroc"]

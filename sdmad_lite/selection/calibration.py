@@ -1,4 +1,4 @@
-"""From margins to decisions: scale and bias of each category, and its threshold. [ours]
+"""From margins to decisions: scale, bias and threshold of each category. [ours]
 
 Stage 2 changes which signs speak, not how sure stage 1 was: `Calibration` brings the new margins to where the logits of
 stage 1 were. Thresholds are those of best F1 on the support set.
@@ -28,11 +28,9 @@ class Calibration:
         self.fallback_scale = fallback_scale
 
     def fit(self, margins: np.ndarray, labels: np.ndarray, logits: np.ndarray | None = None) -> Calibration:
-        """Find the scale and the bias.
+        """From margins g (N, C), labels Y (N, C) with both values in each column, and logits with the wanted means.
 
-        Args:
-            margins: g (N, C). labels: Y (N, C) in {0, 1}, both values in each column.
-            logits: (N, C) whose class means are wanted; when left out, positives are to lie at 1 and negatives at -1.
+        Without logits (N, C) positives are to lie at 1 and negatives at -1.
         """
         found = class_means(margins, labels)
         wanted = np.array([[1.0], [-1.0]]) if logits is None else class_means(logits, labels)
@@ -50,19 +48,16 @@ class Calibration:
 def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:
     """(C,) the threshold of best F1 for each category, midway to the next lower score, or to 0.
 
-    [ours] It is shrunk towards 0.5 as if `prior` positives had asked for that, because the support
-    images also trained the scores: on them they look better separated than on new ones.
-
     Args:
         scores: (N, C) probabilities, of the support set only. labels: (N, C), a positive per category.
-        prior: weight of 0.5, in positives.
+        prior: positives' worth of pull towards 0.5 [ours], because the support images also trained the scores: on
+            them these look better separated than on new ones.
     """
-    thresholds = np.full(scores.shape[1], 0.5)
-    for c in range(scores.shape[1]):
-        precision, recall, steps = precision_recall_curve(labels[:, c], scores[:, c])
+    thresholds = np.empty(scores.shape[1])
+    for c, (score, y) in enumerate(zip(scores.T, labels.T, strict=True)):
+        precision, recall, steps = precision_recall_curve(y, score)
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(np.argmax(f1[:-1]))
-        lower = scores[:, c].max(initial=0, where=scores[:, c] < steps[best])
-        thresholds[c] = (steps[best] + lower) / 2
+        best = steps[np.argmax(f1[:-1])]
+        thresholds[c] = (best + score.max(initial=0, where=score < best)) / 2
     positives = labels.sum(0)
     return (positives * thresholds + prior * 0.5) / (positives + prior)

@@ -1,10 +1,9 @@
 """Image evidence: what the layers below the first Shift Adapter see, beside what the signs say.
 
 [ours] Signs name what a language model thought of; an anomaly also shows in exposure, texture and size that no sign
-names. Those are plainest in the middle of the image tower, where activations pass by on every scoring anyway, so that
-this evidence costs no second pass. A logistic regression on them, one for each category, gives the image logit, and
-a detector's logit is a mean of it and the signs' logit. It speaks beside the signs, never through them: explanations
-list it as one part of the logit, and stage 2 does not see it.
+names. Those are plainest in the middle of the image tower, where activations pass by on every scoring anyway: a
+logistic regression on them costs no second pass. A detector's logit is a mean of its logit and the signs'. It speaks
+beside the signs, never through them: explanations list it as one part, and stage 2 does not see it.
 
 Measured (docs/results.md): on phantoms it is worth as much as all signs together or more, on real radiographs the signs
 are worth more. The mean is near the better of the two in both.
@@ -15,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 
 from ..errors import SDMADError
@@ -27,18 +24,16 @@ from .calibration import Calibration
 class EvidenceConfig:
     """How much the image itself says [ours], chosen on validation draws (`tools/ablations.py`)."""
 
-    share: float = 0.5
-    """Share of the image logit in the logit, in [0, 1]; 0 leaves the signs alone."""
-    strength: float = 1.0
-    """Inverse penalty of the logistic regression."""
+    share: float = 0.5  # of the image logit in the logit, in [0, 1]; 0 leaves the signs alone
+    strength: float = 1.0  # inverse penalty of the logistic regression
 
     def __post_init__(self):
-        if not 0 <= self.share <= 1 or self.strength <= 0:
+        if not (0 <= self.share <= 1 and self.strength > 0):
             raise SDMADError(f"{self}: share must be in [0, 1], strength above 0")
 
 
 class ImageEvidence:
-    """A logistic regression for each category on pooled activations, as sure as the signs are; scikit-learn's shape.
+    """A logistic regression for each category on pooled activations; scikit-learn's shape.
 
     [ours] Its class means on the support set become those of the signs' logits, so that neither drowns the other.
 
@@ -56,23 +51,17 @@ class ImageEvidence:
             labels: Y (N, C) in {0, 1}, both values in each column.
             sign_logits: (N, C) what the signs say of the unchanged images.
         """
+        width = activations.shape[-1]
         if not self.config.share:  # it has no say: nothing to learn
-            self.weights_ = np.zeros((labels.shape[1], activations.shape[-1]))
-            self.bias_ = np.zeros(labels.shape[1])
+            self.weights_, self.bias_ = np.zeros((labels.shape[1], width)), np.zeros(labels.shape[1])
             return self
-        every = activations.reshape(-1, activations.shape[-1])
-        weights, bias = logistic(every, np.tile(labels, (len(activations), 1)), self.config.strength)
-        plain = activations[0] @ weights.T + bias
-        calibration = Calibration(fallback_scale=1.0).fit(plain, labels, sign_logits)
+        every = activations.reshape(-1, width), np.tile(labels, (len(activations), 1))
+        weights, bias = logistic(*every, self.config.strength)
+        # as sure as the signs are
+        calibration = Calibration(fallback_scale=1.0).fit(activations[0] @ weights.T + bias, labels, sign_logits)
         self.weights_ = calibration.scale_[:, None] * weights
         self.bias_ = calibration.scale_ * bias + calibration.bias_
         return self
-
-    def decision_function(self, activations: np.ndarray) -> np.ndarray:
-        """Activations h (N, d) to image logits (N, C)."""
-        if not hasattr(self, "weights_"):
-            raise NotFittedError("ImageEvidence: call fit(activations, labels, sign_logits) first")
-        return activations @ self.weights_.T + self.bias_
 
 
 def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +74,7 @@ def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.nda
         W (C, d) and b (C,): the logits are x W' + b.
     """
     centre, spread = x.mean(0), x.std(0) + 1e-6
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
-    models = [clone(model).fit((x - centre) / spread, y) for y in labels.T]
-    weights = np.concatenate([m.coef_ for m in models]) / spread
-    return weights, np.concatenate([m.intercept_ for m in models]) - weights @ centre
+    scaled = (x - centre) / spread
+    models = [LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(scaled, y) for y in labels.T]
+    weights = np.concatenate([model.coef_ for model in models]) / spread
+    return weights, np.concatenate([model.intercept_ for model in models]) - weights @ centre

@@ -1,14 +1,13 @@
 """Stage 2: which signs to trust, judged on the support set alone.
 
-[paper] With few shots some signs stay under-fitted and some uncertain; the aligned ones are selected
-automatically and the others left out of the score. [ours] How: ranking signs one by one after stage 1
-costs accuracy, since they work as an ensemble whose errors cancel, so the weights of a category's signs and
-of the normal signs are fitted *together*, by a discriminant that allows no sign to speak against its own
-category; where it would, it is dropped. A pull towards equal weights fades as shots grow.
+[paper] With few shots some signs stay under-fitted and some uncertain; the aligned ones are selected automatically and
+the others left out of the score. [ours] How: ranking signs one by one costs accuracy, since they work as an ensemble
+whose errors cancel. So the weights of a category's signs and of the normal signs are fitted *together*, by a
+discriminant that drops a sign which would speak against its own category. The pull to equal weights fades with shots.
 
-Everything here is a function of cosines z (N, S) of images and signs, labels Y (N, C) and membership M (C+1, S).
-Weights W (C, S) are signed: above 0 a sign speaks for the category, below 0 it is a normal sign and speaks
-against it, 0 is a sign that is dropped or another category's.
+Everything here is a function of cosines z (N, S) of images and signs, labels Y (N, C) in {0, 1} and membership
+M (C + 1, S). Weights W (C, S) are signed: above 0 a sign speaks for the category, below 0 it is a normal sign and
+speaks against it, 0 is a sign that is dropped or another category's.
 """
 
 from __future__ import annotations
@@ -35,26 +34,19 @@ class SelectionConfig:
 
     rule: Literal["discriminant", "rank", "all"] = "discriminant"
     """discriminant: joint non-negative weights. rank: the best `keep` share by support AUROC. all: none dropped."""
-    keep: float = 0.5
-    """Share of each category's signs that `rank` keeps (at least one)."""
-    shrink: float = 0.2
-    """Share of the covariance of signs that is replaced by a sphere of the same size, in [0, 1]."""
-    pull: float = 256.0
-    """Strength of the pull towards equal weights; it is divided by the square of the number of positives."""
-    least_positives: int = 2
-    """With fewer positives or negatives than this all signs of a category stay, with equal weights."""
-    drop_below: float = 0.25
-    """A sign whose weight is under this share of the mean weight is dropped."""
-    threshold_prior: float = 8.0
-    """Positives' worth of pull of each decision threshold towards 0.5."""
+    keep: float = 0.5  # share of each category's signs that `rank` keeps (at least one)
+    shrink: float = 0.2  # share of the covariance of signs that becomes a sphere of the same size, in [0, 1]
+    pull: float = 256.0  # strength of the pull towards equal weights, divided by the square of the positives
+    least_positives: int = 2  # with fewer positives or negatives all signs of a category stay, with equal weights
+    drop_below: float = 0.25  # a sign whose weight is under this share of the mean weight is dropped
+    threshold_prior: float = 8.0  # positives' worth of pull of each decision threshold towards 0.5
 
     def __post_init__(self):
         if self.rule not in ("discriminant", "rank", "all"):
             raise SDMADError(f"rule is {self.rule!r}: use discriminant, rank or all")
-        if not 0 < self.keep <= 1 or not 0 <= self.shrink <= 1:
-            raise SDMADError(f"{self}: keep must be in (0, 1], shrink in [0, 1]")
-        if self.pull < 0 or self.least_positives < 1:
-            raise SDMADError(f"{self}: pull must be at least 0, least_positives at least 1")
+        if not (0 < self.keep <= 1 and 0 <= self.shrink <= 1 and self.pull >= 0 and self.least_positives >= 1):
+            limits = "keep must be in (0, 1], shrink in [0, 1], pull at least 0, least_positives at least 1"
+            raise SDMADError(f"{self}: {limits}")
 
 
 TRAINING_FREE = SelectionConfig(pull=1.0, least_positives=1)
@@ -62,16 +54,10 @@ TRAINING_FREE = SelectionConfig(pull=1.0, least_positives=1)
 
 
 def support_auroc(cosines: np.ndarray, labels: np.ndarray, membership: np.ndarray, prior: float = 2.0) -> np.ndarray:
-    """How well each sign separates its category on the support set, shrunk towards chance.
+    """(C, S) how well each sign separates its category: an AUROC, nan where the sign is not the category's.
 
-    [ours] AUROC is moved towards 0.5 as if `prior` further positives had shown nothing, because with
-    one shot it is nearly noise.
-
-    Args:
-        cosines: z (N, S). labels: Y (N, C). membership: M (C+1, S).
-
-    Returns:
-        (C, S) in [0, 1]; nan where the sign is not the category's, 0.5 without positives or negatives.
+    [ours] It is moved towards 0.5 as if `prior` further positives had shown nothing, for with one shot it is nearly
+    noise. Without positives or negatives it is 0.5.
     """
     out = np.full((labels.shape[1], cosines.shape[1]), np.nan)
     for c, s in zip(*np.nonzero(membership[1:]), strict=True):
@@ -90,13 +76,10 @@ def equal_weights(membership: Array) -> Array:
 
 
 def margins(cosines: Array, weights: Array) -> Array:
-    """g (N, C) in [-2, 2]: weighted cosine of each category's signs minus that of the normal signs.
+    """g (N, C) in [-2, 2]: weighted cosine of each category's signs minus that of the normal signs, from z and W.
 
     [ours] In a pilot study stage 1 lost 0.10 to 0.18 AUROC without the normal signs. On a frozen model the
     difference can help or hurt, depending on the category; notebook 02 measures it.
-
-    Args:
-        cosines: z (N, S) = u @ v.T. weights: W (C, S). Arrays or tensors, both of one kind.
     """
     return cosines @ weights.T
 
@@ -104,24 +87,21 @@ def margins(cosines: Array, weights: Array) -> Array:
 def discriminant_weights(
     x: np.ndarray, y: np.ndarray, equal: np.ndarray, positives: int, shrink: float, pull: float
 ) -> np.ndarray:
-    """Non-negative weights under which positives and negatives lie furthest apart, for their spread.
+    """w (s,), 0 or more, under which positives and negatives lie furthest apart, for their spread.
 
     Minimises `w A w / 2 - b w` over w >= 0, with A = S + p v I and b = d + p v e. S (s, s) is the covariance within
     the classes, shrunk to a sphere of variance v; d (s,) the difference of the class means; p = pull / positives^2;
-    e the best multiple of `equal`. Without pull and bounds this is Fisher's linear discriminant.
+    e the best multiple of `equal`. Without pull and bounds this is Fisher's linear discriminant. All weights are 0
+    where no sign is higher on positives and nothing pulls.
 
     Args:
         x: (N, s) signs as columns, each expected to be higher on positives (so normal signs come negated).
         y: (N,) in {0, 1}, both there. equal: (s,) non-negative weights to pull to.
         positives: images that y counts, for several augmentations of an image are no more evidence than one.
-        shrink, pull: see `SelectionConfig`.
-
-    Returns:
-        w (s,), all 0 where no sign is higher on positives and nothing pulls.
     """
-    groups = [x[y == value] for value in (1, 0)]
-    difference = groups[0].mean(0) - groups[1].mean(0)
-    inside = np.concatenate([group - group.mean(0) for group in groups])
+    positive, negative = x[y == 1], x[y == 0]
+    difference = positive.mean(0) - negative.mean(0)
+    inside = np.concatenate([positive - positive.mean(0), negative - negative.mean(0)])
     covariance = inside.T @ inside / len(inside)
     sphere = np.eye(len(covariance))
     floor = 1e-3 * x.var(0).mean() + 1e-12  # so that the equation can be solved from a single image too
@@ -137,25 +117,16 @@ def discriminant_weights(
 class SignSelector:
     """Fit weights W on the support set; scikit-learn's shape.
 
-    After `fit`:
-        weights_: W (C, S); a category's own signs sum to 1, dropped signs and those of others are 0.
-        auroc_: (C, S) shrunk support AUROC, nan outside M.
-        reasons_: C dicts from the number of an own or normal sign to the reason it was kept or dropped.
+    After `fit`: weights_ W (C, S), where a category's own signs sum to 1; auroc_ (C, S), see `support_auroc`; reasons_,
+    for each category the number of an own or normal sign -> why it was kept or dropped.
     """
 
     def __init__(self, config: SelectionConfig | None = None):
         self.config = config or SelectionConfig()
 
     def fit(self, cosines: np.ndarray, labels: np.ndarray, membership: np.ndarray) -> SignSelector:
-        """Choose signs.
-
-        Args:
-            cosines: z (N, S), or (A, N, S) in A augmentations of the images, the first unchanged.
-            labels: Y (N, C) in {0, 1}.
-            membership: M (C+1, S).
-        """
-        cosines = np.asarray(cosines, dtype=np.float64)
-        cosines = cosines[None] if cosines.ndim == 2 else cosines
+        """Choose signs; cosines are z (N, S), or (A, N, S) in A augmentations of the images, the first unchanged."""
+        cosines = np.array(cosines, dtype=np.float64, ndmin=3)
         labels, membership = np.asarray(labels), np.asarray(membership, dtype=np.float64)
         self.auroc_ = support_auroc(cosines[0], labels, membership)
         self.weights_, self.reasons_ = np.zeros((len(membership) - 1, membership.shape[1])), []
@@ -168,31 +139,28 @@ class SignSelector:
                 size = np.abs(w[part])
                 w[part] = np.where((size < self.config.drop_below * size.mean()) & (size < size.max()), 0, w[part])
             self.weights_[c, signs] = w / w[: len(own)].sum()
-            self.reasons_.append(
-                {int(s): _reason(w_s, self.auroc_[c, s], note) for s, w_s in zip(signs, w, strict=True)}
-            )
+            why = [_reason(weight, self.auroc_[c, s], note) for s, weight in zip(signs, w, strict=True)]
+            self.reasons_.append(dict(zip(signs.tolist(), why, strict=True)))
         return self
 
-    def _weigh(
-        self, cosines: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray
-    ) -> tuple[np.ndarray, str]:
+    def _weigh(self, cosines: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray):
         """Signed weights (s,) of own and normal signs from cosines (A, N, s), before small ones are dropped; why."""
-        count, positives = len(auroc), int(y.sum())
-        if self.config.rule == "all":
+        config, count, positives = self.config, len(auroc), int(y.sum())
+        if config.rule == "all":
             return equal, "all signs are kept"
-        if self.config.rule == "rank":
-            best = np.argsort(-auroc, kind="stable")[: max(1, round(self.config.keep * count))]
+        if config.rule == "rank":
+            best = np.argsort(-auroc, kind="stable")[: max(1, round(config.keep * count))]
             weights = np.where(equal < 0, equal, 0)
             weights[best] = 1 / len(best)
             return weights, f"ranked by support AUROC, best {len(best)} of {count} kept"
         fewer = min(positives, len(y) - positives)
-        if fewer < self.config.least_positives:
-            side = "positive" if positives == fewer else "negative"
-            return equal, f"all signs are kept: {fewer} {side}{'s' * (fewer != 1)} to judge by, too few"
+        if fewer < config.least_positives:
+            what = "positive" if positives == fewer else "negative"
+            return equal, f"all signs are kept: {fewer} {what}{'s' * (fewer != 1)} to judge by, too few"
         # normal signs come negated: every column is expected to be higher on positives
-        side, augmentations = np.sign(equal), len(cosines)
-        x, y = (cosines * side).reshape(-1, len(equal)), np.tile(y, augmentations)
-        weights = discriminant_weights(x, y, np.abs(equal), positives, self.config.shrink, self.config.pull)
+        side = np.sign(equal)
+        x, y = (cosines * side).reshape(-1, len(side)), np.tile(y, len(cosines))
+        weights = discriminant_weights(x, y, np.abs(equal), positives, config.shrink, config.pull)
         if not weights[:count].any():
             return equal, "all signs are kept: none is higher on the positives"
         return weights * side, "weighed together on the support set"
@@ -205,7 +173,6 @@ class SignSelector:
 
 
 def _reason(weight: float, auroc: float, note: str) -> str:
-    """Why a sign was kept or dropped, in words."""
     if weight:
         return f"kept; {note}"
     if np.isnan(auroc):

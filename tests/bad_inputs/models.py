@@ -335,7 +335,8 @@ CASES = [
         lambda: SelectionConfig(keep=0),
         (
             "SelectionConfig(rule='discriminant', keep=0, shrink=0.2, pull=256.0, least_positives=2, "
-            "drop_below=0.25, threshold_prior=8.0): keep must be in (0, 1], shrink in [0, 1]"
+            "drop_below=0.25, threshold_prior=8.0): keep must be in (0, 1], shrink in [0, 1], pull at least 0, "
+            "least_positives at least 1"
         ),
     ),
     setting(
