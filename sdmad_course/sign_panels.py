@@ -17,7 +17,7 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.protocols import Score, evaluate, figure_text
 from sdmad_lite.selection import equal_weights
-from sdmad_lite.show.plots import BLUE, GREY, ORANGE, draw_groups, draw_heat, draw_parts, finish
+from sdmad_lite.show.plots import BLUE, GREY, ORANGE, RED, draw_heat, draw_parts, finish
 from sdmad_lite.signs.bank import SignBank
 
 from .panel import LARGE, SMALL, Checks, Controls, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
@@ -32,6 +32,18 @@ def weights_of_some(row: np.ndarray, on: Sequence[int]) -> np.ndarray:
     left = left if left.any() else np.ones(len(on))
     weights[list(on)] = left / left.sum()
     return weights
+
+
+def _draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A row of dots at values (N,) for images with category c, with others, normal; their rows, and the heights."""
+    has, normal = labels[:, c] == 1, labels.sum(1) == 0
+    groups = {"has it": has, "other anomalies": ~has & ~normal, "normal": normal}
+    height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
+    for row, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
+        height[rows] += row
+        axis.scatter(values[rows], height[rows], s=11, color=color, alpha=0.7, linewidths=0)
+    finish(axis, [f"{name} ({rows.sum()})" for name, rows in groups.items()], SMALL, ylim=(2.5, -0.5))
+    return groups, height
 
 
 # The sign explorer
@@ -96,10 +108,9 @@ def sign_explorer(
     draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
     middle.locator_params(axis="x", nbins=5)
     # all images beside this one
-    _, height = draw_groups(strip, p, case.labels, c)
+    _, height = _draw_groups(strip, p, case.labels, c)
     strip.axvline(threshold, color="black", linewidth=2)
     strip.plot(p[image], height[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
-    strip.tick_params(axis="y", labelsize=SMALL)
     finish(strip, xlim=(-0.02, 1.02), xlabel="probability (line: threshold)")
     text = f"<b>{html.escape(category)}</b>, image {image}: {len(on)} of {len(own)} signs on, probability "
     text += f"<b>{p[image]:.3f}</b>, {detected}; {y.sum()} positives of {len(y)} images: "
@@ -206,7 +217,7 @@ def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
     figure, (strip, bars) = panel_axes(12, 3.6, (1.7, 1), 0.16, 0.25)
     # a row of dots for each group of images, and a bar at its median
     margin = case.cosines @ case.weights_of(category, kept)
-    groups, _ = draw_groups(strip, margin, case.labels, case.bank.categories.index(category))
+    groups, _ = _draw_groups(strip, margin, case.labels, case.bank.categories.index(category))
     for row, rows in enumerate(groups.values()):
         if rows.any():
             strip.plot([np.median(margin[rows])] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)

@@ -97,7 +97,7 @@ def fit(
 ) -> None:
     """Fit a detector on a support set, and save it."""
     from .evaluation.seen_images import write_seen
-    from .show.text import signs_by_category
+    from .show.answers import signs_by_category
 
     if steps is not None and steps < 1:
         raise SDMADError(f"--steps is {steps}: it must be at least 1; to train nothing, give --training-free")
@@ -151,7 +151,7 @@ def predict(
     """
     from .deployment.scoring import listed
     from .deployment.tables import TABLES, write_scores
-    from .show.explained import explained_csv, explained_rows, explained_table, write_maps
+    from .show.answers import explained_csv, explained_rows, explained_table, write_maps
 
     if out and Path(out).suffix.lower() not in TABLES:
         raise SDMADError(f"--out {out}: end it in {', '.join(TABLES)}")
@@ -202,7 +202,7 @@ def evaluate(
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
     from .evaluation.protocols import bootstrap
     from .evaluation.seen_images import unseen
-    from .show.text import scores_by_protocol
+    from .show.answers import scores_by_protocol
 
     fitted = sd.SDMAD.load(detector, device=device)
     known = fitted.bank.categories

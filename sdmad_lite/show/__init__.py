@@ -1,4 +1,1 @@
-"""What people look at: `plots` are pictures of plain results, `report` is the page that a run leaves behind.
-
-`explained` says for a few images why; `text` is for a terminal.
-"""
+"""What people look at: `plots` draws plain results, `report` is the page of a run, `answers` what commands say."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from itertools import zip_longest
+from itertools import cycle, zip_longest
 from textwrap import fill
 
 import numpy as np
@@ -41,6 +41,12 @@ def new_figure(width: float, height: float) -> Figure:
     return _Picture(figsize=(width, height), layout="constrained")
 
 
+def _new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
+    """An empty figure, in inches, and its axes from left to right, row by row."""
+    figure = new_figure(width, height)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
 def finish(axis, rows: Sequence[str] | None = None, size: float = 9, **labels) -> None:
     """The last strokes: names of rows from the top down in letters of a size, what `Axes.set` takes, no idle frame."""
     if rows is not None:
@@ -68,21 +74,19 @@ def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, 
     """A contact sheet of grey or colour images, a title over each."""
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    figure = new_figure(columns * size, rows * (size + 0.1 + 0.16 * lines))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    figure, axes = _new_axes(columns * size, rows * (size + 0.1 + 0.16 * lines), columns, rows)
+    for axis in axes[len(images) :]:
         axis.axis("off")
-    for axis, image, title in zip_longest(axes.flat[: len(images)], images, titles, fillvalue=""):
+    for axis, image, title in zip_longest(axes[: len(images)], images, titles, fillvalue=""):
         draw_image(axis, image, title, 8)
     return figure
 
 
 def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
     """The image, and beside it the region of each sign in colour."""
-    figure = new_figure(2.6 * (len(masks) + 1), 2.9)
-    axes = figure.subplots(1, len(masks) + 1, squeeze=False)[0]
-    draw_image(axes[0], image, "image")
-    for axis, (name, mask) in zip(axes[1:], masks.items(), strict=True):
+    figure, (first, *axes) = _new_axes(2.6 * (len(masks) + 1), 2.9, len(masks) + 1)
+    draw_image(first, image, "image")
+    for axis, (name, mask) in zip(axes, masks.items(), strict=True):
         draw_image(axis, image, name)
         axis.imshow(np.ma.masked_where(~mask, mask), cmap="autumn", alpha=0.55)
     return figure
@@ -91,8 +95,7 @@ def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
 def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequence[str]) -> Figure:
     """M (C+1, S) as a chart of dots: which sign speaks for which category."""
     names = ["normal", *categories]
-    figure = new_figure(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
-    axis = figure.subplots()
+    figure, (axis,) = _new_axes(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
     shared = member[1:].sum(0) > 1
     for row, column in zip(*np.nonzero(member.T), strict=True):
         axis.plot(column, row, "s", color=ORANGE if shared[row] else BLUE, markersize=7)
@@ -106,8 +109,7 @@ def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequen
 
 def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """A square matrix of cosines."""
-    figure = new_figure(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
-    axis = figure.subplots()
+    figure, (axis,) = _new_axes(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
     picture = axis.imshow(matrix, cmap="cividis", vmin=min(0, float(matrix.min())), vmax=1)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axis.set_yticks(range(len(names)), names, fontsize=6)
@@ -133,19 +135,14 @@ def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.n
 
 def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[str], title: str = "") -> Figure:
     """One small map per category: its images in colour, normal images dark, all others light."""
-    columns = min(5, len(categories))
+    columns, normal = min(5, len(categories)), labels.sum(1) == 0
     rows = -(-len(categories) // columns)
-    figure = new_figure(2.5 * columns, 2.6 * rows + 0.3)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    normal = labels.sum(1) == 0
-    for axis in axes.flat:
+    figure, axes = _new_axes(2.5 * columns, 2.6 * rows + 0.3, columns, rows)
+    for axis in axes:
         axis.axis("off")
-    for c, category in enumerate(categories):
-        axis, has = axes.flat[c], labels[:, c] == 1
-        other = ~has & ~normal
-        axis.scatter(*points[other].T, s=5, color="#dddddd")
-        axis.scatter(*points[normal].T, s=5, color="#555555", label="normal")
-        axis.scatter(*points[has].T, s=9, color=RED, label=category)
+    for axis, category, has in zip(axes, categories, labels.T == 1, strict=False):
+        for group, size, color in ((~has & ~normal, 5, "#dddddd"), (normal, 5, "#555555"), (has, 9, RED)):
+            axis.scatter(*points[group].T, s=size, color=color)
         axis.set_title(f"{category} ({int(has.sum())})", fontsize=9, color=RED)
     figure.suptitle(title or "each point an image: red has the category, dark is normal", fontsize=10)
     return figure
@@ -154,8 +151,8 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[
 def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """The losses of stage 1, step by step."""
     names = list(history[0])
-    figure = new_figure(3.2 * len(names), 2.6)
-    for axis, name, color in zip(figure.subplots(1, len(names), squeeze=False)[0], names, PALETTE, strict=False):
+    figure, axes = _new_axes(3.2 * len(names), 2.6, len(names))
+    for axis, name, color in zip(axes, names, PALETTE, strict=False):
         axis.plot([step[name] for step in history], color=color)
         finish(axis, title=name, xlabel="step", ylabel="loss")
     return figure
@@ -163,8 +160,7 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
 
 def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
     """Signs of one category by weight; dropped ones are grey with their reason."""
-    figure = new_figure(9, 0.42 * len(rows) + 1.1)
-    axis = figure.subplots()
+    figure, (axis,) = _new_axes(9, 0.42 * len(rows) + 1.1)
     for i, row in enumerate(rows):
         axis.barh(i, row.weight, color=BLUE if row.kept else GREY)
         if not row.kept:
@@ -174,26 +170,6 @@ def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
     title = f"{category}: {sum(row.kept for row in rows)} of {len(rows)} signs kept"
     finish(axis, [row.text for row in rows], 8, xlabel="weight (dashed: all signs equal)", title=title)
     return figure
-
-
-def draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A row of dots for each group of images: with category c, with other anomalies only, normal.
-
-    Args:
-        values: (N,) where the dots stand. labels: Y (N, C).
-
-    Returns:
-        rows (N,) of each group by its name, and the height (N,) of each dot.
-    """
-    has, normal = labels[:, c] == 1, labels.sum(1) == 0
-    groups = {"has it": has, "other anomalies": ~has & ~normal, "normal": normal}
-    height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
-    for row, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
-        height[rows] += row
-        axis.scatter(values[rows], height[rows], s=11, color=color, alpha=0.7, linewidths=0)
-    axis.set_yticks(range(3), [f"{name} ({rows.sum()})" for name, rows in groups.items()])
-    axis.set(ylim=(2.5, -0.5))
-    return groups, height
 
 
 def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = (), axis=None) -> Figure:
@@ -247,8 +223,7 @@ def plot_sign_maps(
     image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
 ) -> Figure:
     """Heat maps (h, w) over the image; the true region, where known, as a line."""
-    figure = new_figure(2.7 * len(maps) + 0.2, 3.0)
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    figure, axes = _new_axes(2.7 * len(maps) + 0.2, 3.0, len(maps))
     for axis, (name, heat) in zip(axes, maps.items(), strict=True):
         draw_heat(axis, image, heat, fill(name, 36), 8)
         if masks and name in masks:
@@ -258,17 +233,16 @@ def plot_sign_maps(
 
 def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, title: str = "") -> Figure:
     """Methods with mean and 95 % interval (method -> mean, low, high), best on top."""
-    ordered = sorted(rows.items(), key=lambda item: item[1][0])
-    figure = new_figure(7, 0.38 * len(ordered) + 1.0)
-    axis = figure.subplots()
+    ordered = sorted(rows.items(), key=lambda item: -item[1][0])
+    figure, (axis,) = _new_axes(7, 0.38 * len(ordered) + 1.0)
     for i, (name, (mean, low, high)) in enumerate(ordered):
         color = BLUE if name.startswith("SD-MAD") else GREY
         axis.plot([low, high], [i, i], color=color, linewidth=2.5)
         axis.plot(mean, i, "o", color=color, markersize=7)
-        axis.text(mean, i + 0.22, f"{mean:.3f}", ha="center", fontsize=8)
-    axis.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=9)
+        axis.text(mean, i - 0.22, f"{mean:.3f}", ha="center", fontsize=8)
     axis.set_title(title, fontsize=10)
-    finish(axis, ylim=(-0.6, len(ordered) - 0.3), xlabel=f"{label}, mean and 95 % interval over support draws")
+    xlabel = f"{label}, mean and 95 % interval over support draws"
+    finish(axis, [name for name, _ in ordered], xlabel=xlabel, ylim=(len(ordered) - 0.4, -0.7))
     return figure
 
 
@@ -276,8 +250,7 @@ def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") ->
     """Each category under the three protocols, with intervals and numbers of positives."""
     trees = (result.mean, result.low, result.high) if isinstance(result, Interval) else (result,)
     names, drawn = list(trees[0].multilabel.per_category), False
-    figure = new_figure(8, 0.5 * len(names) + 1.2)
-    axis = figure.subplots()
+    figure, (axis,) = _new_axes(8, 0.5 * len(names) + 1.2)
     for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
         for i, name in enumerate(names):
             value, *ends = (getattr(tree.protocols()[protocol].per_category[name], figure_name) for tree in trees)
@@ -303,14 +276,12 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     """ROC and precision-recall curves of each category that has positives and negatives."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure = new_figure(10.5, 4)
-    roc, pr = figure.subplots(1, 2)
-    for c, (name, color) in enumerate(zip(categories, (PALETTE * 3), strict=False)):
-        if 0 < labels[:, c].sum() < len(labels):
-            style = "-" if c < len(PALETTE) else "--"
-            precision, recall, _ = precision_recall_curve(labels[:, c], scores[:, c])
-            roc.plot(*roc_curve(labels[:, c], scores[:, c])[:2], style, color=color, label=name, linewidth=1.4)
-            pr.plot(recall, precision, style, color=color, label=name, linewidth=1.4)
+    figure, (roc, pr) = _new_axes(10.5, 4, 2)
+    looks = [{"color": color, "linestyle": style} for style in ("-", "--", ":") for color in PALETTE]
+    for name, y, p, look in zip(categories, labels.T, scores.T, cycle(looks), strict=False):
+        if 0 < y.sum() < len(y):
+            roc.plot(*roc_curve(y, p)[:2], label=name, linewidth=1.4, **look)
+            pr.plot(*precision_recall_curve(y, p)[1::-1], label=name, linewidth=1.4, **look)
     roc.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
     finish(roc, xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     finish(pr, xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))

@@ -11,7 +11,6 @@ from typing import cast
 
 import jinja2
 import numpy as np
-from matplotlib.figure import Figure
 from pydantic_core import to_jsonable_python
 
 from ..data import read_image
@@ -61,7 +60,7 @@ def write_report(
     write_json(folder / "signs.json", signs)
     first.save(folder / "detector")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("sdmad_lite.show"), autoescape=True, trim_blocks=True)
-    environment.filters |= {"figure": _figure_cell, "picture": _inline}
+    environment.filters["png"] = lambda figure: base64.b64encode(plots.to_png(figure)).decode()
     page = environment.get_template("report.html").render(
         **known,
         result=result,
@@ -71,6 +70,7 @@ def write_report(
         labels=experiment.test.labels,
         example=_example(experiment),
         plots=plots,
+        figure_text=figure_text,
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -99,6 +99,11 @@ def _example(experiment: Experiment) -> dict:
     truth = [c for c, y in zip(experiment.bank.categories, labels[row], strict=True) if y]
     explanations = cast(list[CategoryExplanation], detector.explain(image))
     top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(truth))]
+    strongest = [max((s for s in e.signs if s.weight > 0), key=lambda s: s.contribution).text for e in top]
+    try:
+        maps = dict(zip(experiment.bank.texts, detector.sign_maps(image), strict=True))
+    except BackboneError:  # a tower without patch embeddings
+        maps = {}
     return {
         "picture": np.asarray(read_image(image, experiment.bank.color)),
         "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}",
@@ -106,28 +111,5 @@ def _example(experiment: Experiment) -> dict:
         "found": [e.category for e in explanations if e.detected],
         "explanations": explanations,
         "top": top,
-        "maps": _maps(detector, image, top),
+        "maps": maps and {text: maps[text] for text in strongest},
     }
-
-
-def _maps(detector, image, explanations: list) -> dict[str, np.ndarray]:
-    """Heat maps (h, w) of each category's strongest sign; none for a tower without patch embeddings."""
-    try:
-        maps = detector.sign_maps(image)
-    except BackboneError:
-        return {}
-    kept = [[sign for sign in e.signs if sign.weight > 0] for e in explanations]
-    texts = [max(signs, key=lambda sign: sign.contribution).text for signs in kept]
-    return {text: maps[detector.bank.texts.index(text)] for text in texts}
-
-
-def _inline(figure: Figure, width: str = "auto") -> str:
-    """A figure as an image inside the page."""
-    png = base64.b64encode(plots.to_png(figure)).decode()
-    return f'<img style="width:{width}" alt="" src="data:image/png;base64,{png}">'
-
-
-def _figure_cell(rows, name: str) -> str:
-    """A figure with its interval, of rows (mean, low, high), as HTML; n/a where there is none."""
-    figure, _, interval = figure_text(*(getattr(row, name) for row in rows)).partition(" ")
-    return figure + (f' <span class="interval">{interval}</span>' if interval else "")

@@ -1,4 +1,4 @@
-"""A few images, explained: rows for a program, lines for people, heat maps in a folder."""
+"""What commands answer with: rows for a program, lines for people, heat maps in a folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,46 @@ import numpy as np
 
 from ..data import read_image
 from ..deployment.tables import csv_text
+from ..evaluation.protocols import Interval, figure_text
 from ..explain import explanation_of
 from ..files import NOTICE, new_folder
 from .plots import plot_sign_maps, to_png
-from .text import aligned
 
 if TYPE_CHECKING:
     from ..detector import SDMAD
 
 MAPPED = 3
 """Signs in one picture of heat maps: those that speak most for the category."""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def signs_by_category(detector: SDMAD, positives: Mapping[str, int]) -> str:
+    """The signs that each category trusts, with their weights, and how many were dropped."""
+    lines = []
+    for (category, signs), threshold in zip(detector.selected_signs().items(), detector.thresholds_, strict=True):
+        lines.append(f"\n{category} ({positives[category]} positives, threshold {threshold:.3f})")
+        lines += [f"  {sign.weight:6.3f}  {sign.text}" for sign in signs if sign.kept]
+        if dropped := sum(not sign.kept for sign in signs):
+            lines.append(f"  {dropped} dropped")
+    return "\n".join(lines)
+
+
+def scores_by_protocol(result: Interval) -> str:
+    """AUROC and AP of each category in each protocol, with intervals, and the macro figures of the decisions."""
+    rows = [["protocol", "category", "AUROC", "AP", "positives", "negatives"]]
+    for protocol in result.mean.protocols():
+        for name, row in result.rows(protocol):
+            cells = [figure_text(*(getattr(end, figure) for end in row)) for figure in ("auroc", "ap")]
+            rows.append([protocol, name, *cells, str(row[0].positives), str(getattr(row[0], "negatives", ""))])
+    macro = [(name, [getattr(end, name) for end in result.macro()]) for name in ("f1", "exact_match", "ranking_loss")]
+    more = ", ".join(f"{name.replace('_', ' ')} {figure_text(*ends)}" for name, ends in macro)
+    return f"{aligned(rows)}\n\nmultilabel, macro: {more}"
 
 
 def explained_rows(detector: SDMAD, images: Mapping[str, object], progress: bool = False) -> list[dict]:
@@ -69,14 +99,14 @@ def write_maps(folder: str | Path, detector: SDMAD, images: Mapping[str, object]
         (temporary / "maps.json").write_text(about, encoding="utf-8")
 
 
-def signs_in_a_cell(row: Mapping, most: int | None = None) -> str:
+def _signs_in_a_cell(row: Mapping, most: int | None = None) -> str:
     """The first signs of a row: "round opacity +1.23; small dense spot -0.12"."""
     return "; ".join(f"{sign['text']} {sign['contribution']:+.2f}" for sign in row["signs"][:most])
 
 
 def explained_csv(rows: Sequence[Mapping]) -> str:
     """Rows as CSV, the signs in one cell."""
-    cells = [{**row, "detected": int(row["detected"]), "signs": signs_in_a_cell(row)} for row in rows]
+    cells = [{**row, "detected": int(row["detected"]), "signs": _signs_in_a_cell(row)} for row in rows]
     return csv_text(cells).rstrip("\n")
 
 
@@ -85,5 +115,5 @@ def explained_table(rows: Sequence[Mapping]) -> str:
     lines = [["image", "category", "probability", "threshold", "decision", "signs that speak most for it"]]
     for row in rows:
         cells = [row["image"], row["category"], f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
-        lines.append([*cells, "detected" if row["detected"] else "", signs_in_a_cell(row, 2)])
+        lines.append([*cells, "detected" if row["detected"] else "", _signs_in_a_cell(row, 2)])
     return "\n".join([aligned(lines), *(f"heat map: {row['map']}" for row in rows if row["map"])])
