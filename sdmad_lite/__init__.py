@@ -9,49 +9,41 @@ For teaching and research; not for clinical use.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sdmad_datasets import load_dataset as load_dataset
+if TYPE_CHECKING:  # what an editor sees; `_HOME` says the same to Python
+    from sdmad_datasets import load_dataset
 
-    from .alignment import AdapterConfig as AdapterConfig
-    from .alignment import AlignmentConfig as AlignmentConfig
-    from .alignment import RunConfig as RunConfig
-    from .clip.backbone import load_clip as load_clip
-    from .data import draw_support as draw_support
-    from .data import load_data as load_data
-    from .data import load_folder as load_folder
-    from .deployment.scoring import score_archive as score_archive
-    from .detector import SDMAD as SDMAD
-    from .errors import SDMADError as SDMADError
-    from .evaluation.protocols import evaluate as evaluate
-    from .selection import SelectionConfig as SelectionConfig
-    from .show import plots as plots
-    from .signs.bank import SignBank as SignBank
-    from .signs.bank import load_bank as load_bank
-    from .signs.generate import generate_signs as generate_signs
-    from .signs.lint import check_bank as check_bank
+    from .alignment import AdapterConfig, AlignmentConfig, RunConfig
+    from .clip.backbone import load_clip
+    from .data import draw_support, load_data, load_folder
+    from .deployment.scoring import score_archive
+    from .detector import SDMAD
+    from .errors import SDMADError
+    from .evaluation.protocols import evaluate
+    from .selection import SelectionConfig
+    from .show import plots
+    from .signs.bank import SignBank, load_bank
+    from .signs.generate import generate_signs
+    from .signs.lint import check_bank
+
+__version__ = "0.2.0"
+__all__ = ["SDMAD", "AdapterConfig", "AlignmentConfig", "RunConfig", "SDMADError", "SelectionConfig", "SignBank"]
+__all__ += ["check_bank", "draw_support", "evaluate", "generate_signs", "load_bank", "load_clip", "load_data"]
+__all__ += ["load_dataset", "load_folder", "plots", "score_archive"]
 
 _HOME = {
     "SDMAD": "sdmad_lite.detector",
-    "SignBank": "sdmad_lite.signs.bank",
-    "load_bank": "sdmad_lite.signs.bank",
+    "SDMADError": "sdmad_lite.errors",
+    "SelectionConfig": "sdmad_lite.selection",
     "check_bank": "sdmad_lite.signs.lint",
+    "evaluate": "sdmad_lite.evaluation.protocols",
     "generate_signs": "sdmad_lite.signs.generate",
     "load_clip": "sdmad_lite.clip.backbone",
-    "load_data": "sdmad_lite.data",
-    "load_folder": "sdmad_lite.data",
     "load_dataset": "sdmad_datasets",
-    "draw_support": "sdmad_lite.data",
-    "evaluate": "sdmad_lite.evaluation.protocols",
     "score_archive": "sdmad_lite.deployment.scoring",
-    "AdapterConfig": "sdmad_lite.alignment.adapters",
-    "AlignmentConfig": "sdmad_lite.alignment.train",
-    "SelectionConfig": "sdmad_lite.selection.sign_selector",
-    "RunConfig": "sdmad_lite.alignment.run",
-    "SDMADError": "sdmad_lite.errors",
 }
-
-__all__ = [*_HOME, "plots"]
-__version__ = "0.2.0"
+_HOME |= dict.fromkeys(["AdapterConfig", "AlignmentConfig", "RunConfig"], "sdmad_lite.alignment")
+_HOME |= dict.fromkeys(["draw_support", "load_data", "load_folder"], "sdmad_lite.data")
+_HOME |= dict.fromkeys(["SignBank", "load_bank"], "sdmad_lite.signs.bank")
 
 
 def __getattr__(name: str):

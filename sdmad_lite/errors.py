@@ -58,12 +58,11 @@ def needs(module: str, extra: str) -> ModuleType:
     Raises:
         MissingExtraError: it is not installed; names the extra.
     """
+    package = module.partition(".")[0]
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
+        if (error.name or "").partition(".")[0] != package:
             raise
-        package = module.partition(".")[0]
-        raise MissingExtraError(
-            f"this needs the package {package}; install it with: pip install 'sdmad_lite[{extra}]'"
-        ) from None
+        how = f"install it with: pip install 'sdmad_lite[{extra}]'"
+        raise MissingExtraError(f"this needs the package {package}; {how}") from None
