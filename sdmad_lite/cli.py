@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import is_dataclass
+from inspect import Parameter, Signature, signature
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Option
@@ -22,9 +24,6 @@ import sdmad_lite as sd
 
 from .errors import SDMADError, SDMADWarning
 from .files import NOTICE, is_main
-
-if TYPE_CHECKING:
-    from .data import ImageTable
 
 app = typer.Typer(
     help=f"Few-shot multi-anomaly detection in medical images by radiological signs. {NOTICE}",
@@ -35,8 +34,8 @@ app = typer.Typer(
 signs_app = typer.Typer(help="Sign banks: have one written by a language model, check one.", rich_markup_mode=None)
 app.add_typer(signs_app, name="signs")
 
-output = SimpleNamespace(json=False, quiet=False)
-"""What --json and --quiet say; set anew by each call of the program."""
+output = SimpleNamespace(json=False, quiet=False, remarks=[])
+"""What --json and --quiet say, and what was remarked; set anew by each call of the program."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,39 +67,79 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_app(program: typer.Typer, name: str, words: list[str]) -> None:
     """Run a command. Unlike calling the program, it sets no hook of the interpreter and lets every error pass."""
-    group = typer.main.get_command(program)
-    said, other = set(), warnings.showwarning
+    group, other = typer.main.get_command(program), warnings.showwarning
+    chosen: Any = group
+    for word in words:
+        chosen = getattr(chosen, "commands", {}).get(word, chosen)
 
-    def show(message, category, *where, **more):
-        if not issubclass(category, SDMADWarning):
-            other(message, category, *where, **more)
-        elif str(message) not in said:
-            said.add(str(message))
-            remark(f"note: {message}")
+    def show(message, kind, *where, **more):
+        if issubclass(kind, SDMADWarning):
+            return remark(in_options(str(message), chosen))
+        other(message, kind, *where, **more)
 
     with group.make_context(name, words) as context, warnings.catch_warnings():
         warnings.simplefilter("always", SDMADWarning)
-        warnings.showwarning = show
-        group.invoke(context)
+        warnings.showwarning = show  # type: ignore[assignment]
+        try:
+            group.invoke(context)
+        except SDMADError as error:
+            error.args = (in_options(str(error), chosen),)
+            raise
+
+
+def in_options(text: str, command: Any) -> str:
+    """A message in the words of the command line: `normal='x'` is `--normal x` where the command has that option."""
+    options = {option.name: option for option in command.params}
+
+    def say(match: re.Match) -> str:
+        name, value = match.groups()
+        if name not in options:
+            return match[0]
+        off = options[name].secondary_opts if value == "False" else []
+        shown = "" if value in (None, "...", "True", "False") else f" {value}"
+        return (off or options[name].opts)[0] + (shown if shown == " ''" else shown.replace("'", ""))
+
+    return re.sub(r"(?<![^\s(])([a-z_]+)=('[^']*'|True|False|\.\.\.|\w+)?", say, text)
 
 
 def answer(data: dict, text: str, code: int = 0) -> None:
     """End a command: the first process prints text for people, or with --json the plain values of `data`."""
     if is_main():
+        data = data | {"remarks": output.remarks}
         print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if output.json else text, flush=True)
     if code:
         raise typer.Exit(code)
 
 
 def remark(text: str) -> None:
-    """A line on stderr, which --quiet leaves out."""
-    if not output.quiet:
-        print(text, file=sys.stderr)
+    """A line on stderr, once, which --quiet leaves out; --json has them all."""
+    if text not in output.remarks:
+        output.remarks.append(text)
+        print(*[] if output.quiet else [f"note: {text}\n"], file=sys.stderr, end="")
 
 
 def command(program: typer.Typer, name: str, example: str) -> Callable[[Callable], Callable]:
-    """Add the function below as a command, whose help ends in the example."""
-    return program.command(name, epilog=f"\b\nexample:\n  {example}")
+    """Add the function below as a command, whose help ends in the example.
+
+    Each field of a parameter that is a dataclass becomes an option of its own.
+    """
+
+    def add(function: Callable) -> Callable:
+        parameters = signature(function, eval_str=True).parameters
+        kinds: dict[str, Any] = {n: one.annotation for n, one in parameters.items() if is_dataclass(one.annotation)}
+        fields = {name: signature(kind, eval_str=True).parameters for name, kind in kinds.items()}
+
+        def run(**given: Any) -> None:
+            parts = {name: kind(**{field: given.pop(field) for field in fields[name]}) for name, kind in kinds.items()}
+            function(**parts, **given)
+
+        flat = [option for name, one in parameters.items() for option in fields.get(name, {name: one}).values()]
+        run.__signature__ = Signature([option.replace(kind=Parameter.KEYWORD_ONLY) for option in flat])  # type: ignore
+        run.__doc__ = function.__doc__
+        program.command(name, epilog=f"\b\nexample:\n  {example}")(run)
+        return function
+
+    return add
 
 
 def print_version(wanted: bool) -> None:
@@ -117,33 +156,4 @@ def options(
     version: Annotated[bool, Option("--version", callback=print_version, is_eager=True, help="print it")] = False,
 ) -> None:
     """Take the options that every command knows."""
-    output.json, output.quiet = as_json, quiet
-
-
-def read_table(data, dataset, normal, names, categories, split=None, usual="all", others="refuse") -> ImageTable:
-    """The rows of --data that --split asks for, or the usual ones where the data have a split.
-
-    Categories beside these: "refuse"; "leave out" images that show nothing else; or "keep", where labels do not count.
-    """
-    if dataset:
-        table, others = sd.load_dataset(dataset, data), "keep" if others == "keep" else "leave out"
-    else:
-        listed = Path(data).suffix.lower() == ".npz"  # its classes have only numbers
-        table = sd.load_data(
-            data, categories if listed or others == "refuse" else None, normal, parts_of(names) or None
-        )
-    if others == "leave out":
-        before, table = len(table), table.matching(categories)
-        if len(table) < before:
-            remark(f"left out: {before - len(table)} images that show other findings alone")
-    return table.part_or(usual, split)
-
-
-def chosen(table: ImageTable, categories: str | None) -> ImageTable:
-    """The table with the --categories, all where none is named."""
-    return table.restricted(parts_of(categories)) if categories else table
-
-
-def parts_of(text: str | None) -> list[str]:
-    """Names between commas."""
-    return [name.strip() for name in text.split(",")] if text else []
+    output.json, output.quiet, output.remarks = as_json, quiet, []

@@ -14,60 +14,35 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
-from .cli import answer, app, chosen, command, output, read_table, remark, run_app, signs_app
+from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, new_folder, world, write_text
-
-# Options of several commands
-
-BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
-DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
-SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
-Data = Annotated[str, Option(help=DATA)]
-Dataset = Annotated[str | None, Option(metavar="NAME", help="--data holds this public set, see 'sdmad data list'")]
-Normal = Annotated[str | None, Option(metavar="CLASS", help="class of the normal images (default: recognised)")]
-Names = Annotated[str | None, Option(help="comma-separated names of the classes of a .npz, by number")]
-Split = Annotated[Literal["train", "val", "test", "all"] | None, Option(help=SPLIT)]
-Signs = Annotated[str, Option(help=f"sign bank: a JSON file, or {BANKS}")]
-Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
-Categories = Annotated[str | None, Option(help="comma-separated categories to use (default: all that fit)")]
-Backbone = Annotated[str, Option(help="'embedded' or an open_clip name")]
-Pretrained = Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")]
-Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
+from .options import Asked, Detector, Device, Images, Model, Part, Scoring, Source, Stage1, Task
 
 
 @command(app, "run", "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report")
 def run(
-    data: Data,
-    signs: Signs,
+    source: Source,
+    task: Task,
     out: Annotated[str, Option(help="folder to write; an earlier report there is replaced")],
-    dataset: Dataset = None,
-    normal: Normal = None,
-    names: Names = None,
-    shots: Annotated[int, Option(help="positives per category")] = 16,
-    seed: Annotated[int, Option(min=0, help="of the first support draw")] = 0,
+    model: Model,
     draws: Annotated[int, Option(min=1, help="support draws")] = 5,
-    categories: Categories = None,
     min_positives: Annotated[int, Option(help="that a category needs in train and in test")] = 15,
-    backbone: Backbone = "embedded",
-    pretrained: Pretrained = None,
-    device: Device = None,
 ) -> None:
     """Fit, select, evaluate and report on a folder of images."""
     from .evaluation.experiment import BOTH_STAGES, eligible_split, run_experiment
     from .evaluation.protocols import figure_text
     from .show.report import write_report
 
-    bank = sd.load_bank(signs)
-    table = chosen(read_table(data, dataset, normal, names, bank.categories), categories)
-    train, test, left_out = eligible_split(table, shots, None if categories else min_positives, seed)
+    bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
+    table, least = task.chosen(source.table(bank.categories)), None if task.categories else min_positives
+    train, test, left_out = eligible_split(table, shots, least, task.seed)
     for category, why in left_out.items():
         remark(f"left out: {category} ({why})")
-    bank, model = bank.restricted(list(train.categories)), sd.load_clip(backbone, pretrained, device)
-    seeds, unused = range(seed, seed + draws), len(table) - len(train) - len(test)
+    bank, unused = bank.restricted(list(train.categories)), len(table) - len(train) - len(test)
     with new_folder(out, "metrics.json") as folder:
-        experiment = run_experiment(train, test, bank, model, shots, seeds, progress=not output.quiet)
-        write_report(folder, experiment, Path(data).resolve().name, len(train), left_out, unused)
+        experiment = run_experiment(train, test, bank, model.load(), shots, seeds, progress=not output.quiet)
+        write_report(folder, experiment, Path(source.data).resolve().name, len(train), left_out, unused)
     macro, report = experiment.mean(BOTH_STAGES).macro(), str(Path(out).resolve() / "report.html")
     ends = {end: asdict(row) for end, row in zip(("mean", "low", "high"), macro, strict=True)}
     text = f"mAP {figure_text(*(row.ap for row in macro))} over {macro[0].categories} categories, {draws} draws"
@@ -77,48 +52,27 @@ def run(
 
 @command(app, "fit", "sdmad fit --data data_samples/chest --signs chest_phantoms --shots 4 --out build/detector")
 def fit(
-    data: Data,
-    signs: Signs,
+    source: Part,
+    task: Task,
     out: Annotated[str, Option(help="folder of the detector; an earlier detector there is replaced")],
-    dataset: Dataset = None,
-    normal: Normal = None,
-    names: Names = None,
-    split: Split = None,
-    shots: Annotated[int | None, Option(min=1, help="positives per category, by patient (default: all rows)")] = None,
-    seed: Annotated[int, Option(min=0, help="of the draw and of everything random")] = 0,
-    categories: Categories = None,
-    training_free: Annotated[bool, Option("--training-free", help="no stage 1: frozen model, signs selected")] = False,
-    steps: Annotated[int | None, Option(help="optimiser steps of stage 1 (default 100)")] = None,
-    lam: Annotated[float | None, Option(help="share of the frozen layers' output, 0 to 1 (default 0.7)")] = None,
-    checkpoint: Annotated[str | None, Option(metavar="DIR", help="keep the state here; a second call goes on")] = None,
-    backbone: Backbone = "embedded",
-    pretrained: Pretrained = None,
-    device: Device = None,
+    stage1: Stage1,
+    model: Model,
 ) -> None:
     """Fit a detector on a support set, and save it."""
     from .evaluation.seen_images import write_seen
     from .show.answers import signs_by_category
 
-    if steps is not None and steps < 1:
-        raise SDMADError(f"--steps is {steps}: it must be at least 1; to train nothing, give --training-free")
-    if training_free and (steps, lam, checkpoint) != (None, None, None):
-        raise SDMADError("--training-free: trains nothing; leave --steps, --lam and --checkpoint out")
-    bank = sd.load_bank(signs)
-    table = chosen(read_table(data, dataset, normal, names, bank.categories, split, usual="train"), categories)
+    bank = sd.load_bank(task.signs)
+    table = task.chosen(source.table(bank.categories, usual="train"))
     if missing := [c for c in bank.categories if c not in table.categories]:
         remark(f"left out, not in the data or not asked for: {', '.join(missing)}")
-    support = table.rows(sd.draw_support(table, shots, seed)) if shots else table
-    bank, make = bank.restricted(list(table.categories)), sd.SDMAD.training_free if training_free else sd.SDMAD
-    settings: dict[str, Any] = {"backbone": backbone, "pretrained": pretrained, "device": device, "random_state": seed}
-    if not training_free:
-        settings["adapters"] = sd.AdapterConfig() if lam is None else sd.AdapterConfig(lam=lam)
-        settings["alignment"] = sd.AlignmentConfig() if steps is None else sd.AlignmentConfig(steps=steps)
+    support = table.rows(sd.draw_support(table, task.shots, task.seed)) if task.shots else table
+    detector = stage1.detector(bank.restricted(list(table.categories)), model.load(), task.seed)
     with new_folder(out, "detector.json") as folder:
-        detector = make(bank, **settings).fit_table(support, progress=not output.quiet, checkpoint=checkpoint)
-        detector.save(folder)
+        detector.fit_table(support, progress=not output.quiet, checkpoint=stage1.checkpoint).save(folder)
         write_seen(folder, support, bank.color)
-    positives = dict(zip(bank.categories, support.labels.sum(0).tolist(), strict=True))
-    thresholds = dict(zip(bank.categories, detector.thresholds_.tolist(), strict=True))
+    positives = dict(zip(table.categories, support.labels.sum(0).tolist(), strict=True))
+    thresholds = dict(zip(table.categories, detector.thresholds_.tolist(), strict=True))
     told = {"detector": str(Path(out).resolve()), "images": len(support), "positives": positives}
     told |= {"normal": int((support.labels.sum(1) == 0).sum()), "thresholds": thresholds, "notice": NOTICE}
     told["signs"] = {c: [asdict(sign) for sign in own] for c, own in detector.selected_signs().items()}
@@ -129,19 +83,12 @@ def fit(
 @command(app, "predict", "sdmad predict --detector build/detector data_samples/chest/images/0000.png --maps build/maps")
 def predict(
     detector: Detector,
+    source: Images,
+    scoring: Scoring,
     images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
-    data: Annotated[str | None, Option(help=DATA)] = None,
-    dataset: Dataset = None,
-    normal: Normal = None,
-    names: Names = None,
-    split: Split = None,
     out: Annotated[str | None, Option(help=".parquet (a folder), .csv or .jsonl: a row per image")] = None,
     form: Annotated[Literal["table", "csv"], Option("--format", help="of stdout")] = "table",
     maps: Annotated[str | None, Option(metavar="DIR", help="folder of heat maps of the categories detected")] = None,
-    scores_only: Annotated[bool, Option("--scores-only", help="leave the parts of the signs out of --out")] = False,
-    restart: Annotated[bool, Option("--restart", help="start --out anew, whatever a stopped run left")] = False,
-    batch_size: Annotated[int | None, Option(min=1, help="(default 32, on an accelerator 128)")] = None,
-    workers: Annotated[int | None, Option(min=0, help="that read images for --out (default: by the machine)")] = None,
     device: Device = None,
 ) -> None:
     """Score images: probability, threshold, decision and selected signs of each category.
@@ -155,30 +102,29 @@ def predict(
 
     if out and Path(out).suffix.lower() not in TABLES:
         raise SDMADError(f"--out {out}: end it in {', '.join(TABLES)}")
-    if bool(images) == bool(data):
-        what = "give images or --data, not both" if data else "no image is given; name files, folders or --data"
+    if bool(images) == bool(source.data):
+        what = "give images or --data, not both" if source.data else "no image is given; name files, folders or --data"
         raise SDMADError(f"predict: {what}")
     fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
-    root = Path(data) if data and Path(data).is_dir() else None
-    source: Any = root  # a folder is searched for images at any depth
+    root = Path(source.data) if source.data and Path(source.data).is_dir() else None
+    rows: Any = root  # a folder is searched for images at any depth
     if images:
         folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
-        source = [path for name in images for path in folders.get(name, [name])]
-    elif dataset or not root or (root / "labels.csv").exists():
-        source = read_table(data, dataset, normal, names, fitted.bank.categories, split, others="keep")
+        rows = [path for name in images for path in folders.get(name, [name])]
+    elif source.dataset or not root or (root / "labels.csv").exists():
+        rows = source.table(fitted.bank.categories, others="keep")
     if maps or not out:
-        few = dict(listed(source, root))
-        rows = explained_rows(fitted, few, progress)
+        few = dict(listed(rows, root))
+        found = explained_rows(fitted, few, progress)
         if maps:
-            write_maps(maps, fitted, few, rows)
+            write_maps(maps, fitted, few, found)
     told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
     if not out:
         if form == "csv":
             remark(NOTICE)
-        text = explained_csv(rows) if form == "csv" else f"{explained_table(rows)}\n{NOTICE}"
-        return answer(told | {"images": len(few), "predictions": rows}, text)
-    more: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "resume": not restart}
-    count, bad = write_scores(fitted, source, out, root=root, explain=not scores_only, progress=progress, **more)
+        text = explained_csv(found) if form == "csv" else f"{explained_table(found)}\n{NOTICE}"
+        return answer(told | {"images": len(few), "predictions": found}, text)
+    count, bad = write_scores(fitted, rows, out, root=root, progress=progress, **asdict(scoring))
     told |= {"images": count, "errors": bad, "out": str(Path(out).resolve())}
     text = f"{count} images: {told['out']}\n" + f"{bad} of them could not be read: see the column error\n" * (bad > 0)
     # several processes end with 0: their launcher would take 1 for a failure, and stop the others
@@ -188,11 +134,7 @@ def predict(
 @command(app, "evaluate", "sdmad evaluate --detector build/detector --data data_samples/chest")
 def evaluate(
     detector: Detector,
-    data: Data,
-    dataset: Dataset = None,
-    normal: Normal = None,
-    names: Names = None,
-    split: Split = None,
+    source: Part,
     exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False,
     resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200,
     seed: Annotated[int, Option(min=0, help="of the resamples")] = 0,
@@ -206,21 +148,21 @@ def evaluate(
 
     fitted = sd.SDMAD.load(detector, device=device)
     known = fitted.bank.categories
-    table = read_table(data, dataset, normal, names, known, split, usual="test", others="leave out")
-    table, remarks = unseen(detector, table, fitted.bank.color, exclude_support)
+    table = source.table(known, usual="test", others="leave out")
+    table = unseen(detector, table, fitted.bank.color, exclude_support)
     if missing := [c for c in known if c not in table.categories]:
-        remarks.append(f"not scored, the data have no column for them: {', '.join(missing)}")
+        remark(f"not scored, the data have no column for them: {', '.join(missing)}")
     if not table.has_patients:
-        remarks.append("the data name no patients: intervals take every image for another one and may be too narrow")
+        remark("the data name no patients: intervals take every image for another one and may be too narrow")
     if not table.labels.any() or table.labels.all():
-        raise SDMADError(f"{data}: the images show none or all of the categories; give some with and some without")
+        raise SDMADError(
+            f"{source.data}: the images show none or all of the categories; give some with and some without"
+        )
     columns, patients, progress = [known.index(c) for c in table.categories], list(table.patients()), not output.quiet
     scores = fitted.predict_proba(table.images, progress=progress)[:, columns], table.labels, table.categories
     result = bootstrap(*scores, fitted.thresholds_[columns], patients, resamples, seed, progress=progress)
-    for line in remarks:
-        remark(f"note: {line}")
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
-    told |= {"remarks": remarks, "notice": NOTICE}
+    told |= {"remarks": output.remarks, "notice": NOTICE}
     if out:
         write_text(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
     answer(told, f"{scores_by_protocol(result)}\n{len(table)} images\n{NOTICE}")
@@ -228,17 +170,11 @@ def evaluate(
 
 @command(app, "embed", "sdmad embed --detector build/detector --data data_samples/chest --out build/embeddings.npz")
 def embed(
-    data: Data,
+    source: Part,
     out: Annotated[str, Option(help="file to write: .npz (arrays) or .parquet (a row per embedding)")],
+    model: Model,
     detector: Annotated[str | None, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")] = None,
     signs: Annotated[str | None, Option(help="sign bank; the frozen model alone, nothing after adapters")] = None,
-    dataset: Dataset = None,
-    normal: Normal = None,
-    names: Names = None,
-    split: Split = None,
-    backbone: Annotated[str | None, Option(help="with --signs: 'embedded' or an open_clip name")] = None,
-    pretrained: Pretrained = None,
-    device: Device = None,
 ) -> None:
     """Write embeddings of images and signs, before and after the adapters."""
     from .deployment.embeddings import write_embeddings
@@ -247,14 +183,13 @@ def embed(
         raise SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")
     if bool(detector) == bool(signs):
         raise SDMADError("embed: give --detector, or --signs for the frozen model alone")
-    if detector and (backbone or pretrained):
+    if detector and (model.backbone or model.pretrained):
         raise SDMADError("--backbone: a detector names its own backbone; leave --backbone and --pretrained out")
-    fitted = sd.SDMAD.load(detector, device=device) if detector else None
-    bank = fitted.bank if fitted else sd.load_bank(str(signs))
-    model = fitted.backbone if fitted else sd.load_clip(backbone or "embedded", pretrained, device)
-    table = read_table(data, dataset, normal, names, bank.categories, split, others="leave out")
-    root = data if Path(data).is_dir() else None
-    arrays = write_embeddings(out, table, bank, model, fitted, root=root, progress=not output.quiet)
+    fitted = sd.SDMAD.load(detector, device=model.device) if detector else None
+    bank, clip = (fitted.bank, fitted.backbone) if fitted else (sd.load_bank(str(signs)), model.load())
+    table = source.table(bank.categories, others="leave out")
+    root = source.data if Path(source.data).is_dir() else None
+    arrays = write_embeddings(out, table, bank, clip, fitted, root=root, progress=not output.quiet)
     width, where = arrays["image"].shape[1], str(Path(out).resolve())
     told = {"out": where, "images": len(table), "signs": len(bank.texts), "width": width, "arrays": sorted(arrays)}
     answer(told, f"{len(table)} images and {len(bank.texts)} signs, {width} numbers each: {where}")
@@ -263,14 +198,15 @@ def embed(
 @command(signs_app, "check", "sdmad signs check chest_phantoms")
 def check(
     bank: Annotated[str, Argument(metavar="BANK", help="a JSON file, or the name of a shipped bank")],
+    model: Model,
     strict: Annotated[bool, Option("--strict", help="exit code 1 after a warning too")] = False,
     notes: Annotated[bool, Option("--notes", help="print notes too, which need no change")] = False,
-    backbone: Annotated[str | None, Option(help="look for signs that this model confuses: see 'fit'")] = None,
-    pretrained: Pretrained = None,
-    device: Device = None,
 ) -> None:
-    """Check a sign bank: what is wrong or doubtful, each with its line and a suggestion; exit code 1 after an error."""
-    found = sd.check_bank(bank, sd.load_clip(backbone, pretrained, device) if backbone else None)
+    """Check a sign bank: what is wrong or doubtful, each with its line and a suggestion; exit code 1 after an error.
+
+    With --backbone, signs that this model confuses are found too.
+    """
+    found = sd.check_bank(bank, model.load() if model.backbone else None)
     count = Counter(finding.severity for finding in found)
     lines = [f"{finding.severity}: {finding}" for finding in found if notes or finding.severity != "note"]
     lines.append(f"{bank}: {count['error']} errors, {count['warning']} warnings, {count['note']} notes")
@@ -287,36 +223,19 @@ def check(
 )
 def generate(
     categories: Annotated[list[str], Argument(metavar="CATEGORY...", help='name, or "name: what it means"')],
-    modality: Annotated[str, Option(help='what the images are, such as "chest radiograph"')],
-    model: Annotated[str, Option(help="name of the model on the server")],
+    asked: Asked,
     out: Annotated[str, Option(help="JSON file to write")],
-    server: Annotated[str | None, Option(help="address (default: OPENAI_BASE_URL, or the hosted service)")] = None,
-    key: Annotated[str | None, Option(metavar="VARIABLE", help="environment variable that holds the key")] = None,
-    name: Annotated[str | None, Option(help="of the bank (default: the file's)")] = None,
-    color: Annotated[bool, Option("--color", help="colours carry meaning in the images")] = False,
-    signs: Annotated[int, Option(help="to ask for per category, 1 to 20")] = 6,
-    normal_signs: Annotated[int, Option(help="to ask for, 1 to 20")] = 6,
-    language: Annotated[str, Option(help="of the signs")] = "English",
-    temperature: Annotated[float, Option(help="of the sampling, 0 to 2")] = 0.2,
-    seed: Annotated[int, Option(help="of the sampling")] = 0,
-    timeout: Annotated[float, Option(help="seconds for one answer")] = 120.0,
-    retries: Annotated[int, Option(help="for a lost or malformed answer, 0 to 10")] = 2,
-    cache: Annotated[str, Option(metavar="DIR", help="folder of answers, by default the user's cache")] = "default",
-    prices: Annotated[tuple[float, float] | None, Option(help="of a million tokens, in and out")] = None,
 ) -> None:
     """Have a language model on an OpenAI-compatible server write a sign bank."""
     pairs = [(named.strip(), what.strip()) for named, _, what in (text.partition(":") for text in categories)]
     if twice := [named for named, times in Counter(named for named, _ in pairs).items() if times > 1]:
         raise SDMADError(f"categories: {twice[0]!r} stands twice; remove one")
-    if key and not os.environ.get(key):
+    if (key := asked.api_key) and not os.environ.get(key):
         raise SDMADError(f"--key {key}: there is no such environment variable; set it to the server's key")
     if Path(out).is_dir():
         raise SDMADError(f"{out}: is a folder; name a file in it")
-    settings: dict[str, Any] = {"model": model, "base_url": server, "api_key": os.environ[key] if key else None}
-    settings |= {"name": name or Path(out).stem, "color": color, "language": language, "cache": cache, "seed": seed}
-    settings |= {"signs_per_category": signs, "normal_signs": normal_signs, "temperature": temperature}
-    settings |= {"timeout": timeout, "retries": retries, "prices": prices, "progress": not output.quiet}
-    made = sd.generate_signs(dict(pairs), modality, **settings)
+    more = {"api_key": os.environ[key] if key else None, "name": asked.name or Path(out).stem}
+    made = sd.generate_signs(dict(pairs), **asdict(asked) | more, progress=not output.quiet)
     made.bank.save(out)
     findings, where = [asdict(finding) for finding in made.findings], str(Path(out).resolve())
     told: dict[str, Any] = {"out": where, "form": made.form, "usage": asdict(made.usage), "bank": made.bank.name}

@@ -22,7 +22,7 @@ from PIL import Image
 import sdmad_datasets as datasets
 import sdmad_lite
 from sdmad_datasets.cli import app as datasets_app
-from sdmad_lite.cli import main
+from sdmad_lite.cli import in_options, main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.commands import app
 from sdmad_lite.data import load_data
@@ -70,7 +70,7 @@ def probabilities(world, names=("3.png", "4.png", "5.png")):
 
 
 def test_help_and_version_answer_without_loading_torch():
-    code = "import sys; from sdmad_lite.cli import main; main(['--help']); print(*sys.modules)"
+    code = "import sys; from sdmad_lite.cli import in_options, main; main(['--help']); print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout
     heavy = {"torch", "open_clip", "matplotlib", "pydicom", "pyarrow", "sklearn", "scipy", "openai"}
     assert "predict" in said and not heavy & set(said.split())
@@ -125,6 +125,19 @@ def test_progress_goes_to_stderr_and_quiet_stops_it(world, capsys):
     assert "images" in said.err
     assert main(["--quiet", *given]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("python", "typed"),
+    [
+        ("say which with normal=, or normal='' for none", "say which with --normal, or --normal '' for none"),
+        ("another folder, or resume=False", "another folder, or --restart"),
+        ("load it with device='cpu'", "load it with --device cpu"),
+        ("x/normal=1.png: pretrained='random'", "x/normal=1.png: pretrained='random'"),  # predict has no such option
+    ],
+)
+def test_a_message_names_options_where_python_names_arguments(python, typed):
+    assert in_options(python, typer.main.get_command(app).commands["predict"]) == typed
 
 
 # fit

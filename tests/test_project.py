@@ -177,7 +177,7 @@ ROWS = [
     ["evaluation"],
     ["deployment"],
     ["show"],
-    ["cli", "commands"],
+    ["cli", "options", "commands"],
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 

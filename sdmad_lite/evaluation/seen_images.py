@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import ImageTable, read_image
-from ..errors import DataError, SDMADError
+from ..errors import DataError, SDMADError, warn
 
 FILE = "support.json"
 
@@ -36,11 +36,11 @@ def write_seen(folder: Path, table: ImageTable, color: bool) -> None:
     (folder / FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
-def unseen(folder: str | Path, table: ImageTable, color: bool, exclude: bool = False) -> tuple[ImageTable, list[str]]:
-    """The table without what a detector was fitted on, and what there is to say about it.
+def unseen(folder: str | Path, table: ImageTable, color: bool, exclude_support: bool = False) -> ImageTable:
+    """The table without what a detector was fitted on; what there is to say about it is a warning.
 
     Args:
-        exclude: leave out the images and the patients of the support set.
+        exclude_support: leave out the images and the patients of the support set.
 
     Raises:
         DataError: images of the support set are among them and were not excluded, or there are no others.
@@ -48,7 +48,8 @@ def unseen(folder: str | Path, table: ImageTable, color: bool, exclude: bool = F
     """
     path = Path(folder) / FILE
     if not path.exists():
-        return table, [f"{folder} does not say what it was fitted on; overlap with these images is unchecked"]
+        warn(f"{folder} does not say what it was fitted on; overlap with these images is unchecked")
+        return table
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         known, salt = set(state["images"]) | set(state["patients"]), str(state["salt"])
@@ -56,15 +57,18 @@ def unseen(folder: str | Path, table: ImageTable, color: bool, exclude: bool = F
         why = f"{type(error).__name__}: {error}"
         raise SDMADError(f"{path}: not what 'sdmad fit' wrote ({why}); fit again, or delete the file") from None
     images, patients = (np.array([one in known for one in found], bool) for found in _hashes(table, color, salt))
-    if exclude:
+    if exclude_support:
         keep = np.flatnonzero(~(images | patients) if len(patients) else ~images)
         if not len(keep):
             raise DataError("the detector was fitted on all of these images or patients; give others")
-        return table.rows(keep), [f"{len(table) - len(keep)} images of the support set's patients are left out"]
+        warn(f"{len(table) - len(keep)} images of the support set's patients are left out")
+        return table.rows(keep)
     if images.any():
         first = table.images[int(np.argmax(images))]
         name = f", {first} first" if isinstance(first, (str, Path)) else ""
         said = f"the detector was fitted on {images.sum()} of these images{name}"
-        raise DataError(f"{said}; give other images, or leave these out with --exclude-support")
-    said = f"{patients.sum()} images are of patients of the support set; leave them out with --exclude-support"
-    return table, [said] if patients.any() else []
+        raise DataError(f"{said}; give other images, or leave these out with exclude_support=True")
+    if patients.any():
+        what = f"{patients.sum()} images are of patients of the support set"
+        warn(f"{what}; leave them out with exclude_support=True")
+    return table

@@ -197,7 +197,11 @@ CASES = [
         running("--draws=0"),
         "Invalid value for '--draws': Input should be greater than or equal to 1; see 'sdmad run --help'",
     ),
-    command("run: no shots", running("--shots=0", "--categories=Nodule"), "shots is 0: it must be at least 1"),
+    command(
+        "run: no shots",
+        running("--shots=0"),
+        "Invalid value for '--shots': Input should be greater than or equal to 1; see 'sdmad run --help'",
+    ),
     command(
         "run: too many shots",
         running("--shots=40", "--categories=Nodule"),

@@ -1,0 +1,155 @@
+"""Options that belong together; `cli.command` makes an option of each field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from typer import Option
+
+import sdmad_lite as sd
+
+from .cli import remark
+from .errors import SDMADError
+
+if TYPE_CHECKING:
+    from .clip.backbone import Backbone
+    from .data import ImageTable
+    from .detector import SDMAD
+    from .signs.bank import SignBank
+
+BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
+DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
+SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
+Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
+Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
+
+
+def parts_of(text: str | None) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",")] if text else []
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images with labels."""
+
+    data: Annotated[str, Option(help=DATA)]
+    dataset: Annotated[str | None, Option(metavar="NAME", help="that --data holds, see 'sdmad data list'")] = None
+    normal: Annotated[str | None, Option(metavar="CLASS", help="of the normal images (default: recognised)")] = None
+    names: Annotated[str | None, Option(help="comma-separated names of the classes of a .npz, by number")] = None
+
+    def table(self, categories: tuple[str, ...], usual: str = "all", others: str = "refuse") -> ImageTable:
+        """The rows that --split asks for, or the usual ones where the data have a split.
+
+        Categories beside these: "refuse"; "leave out" images that show nothing else; or "keep", where labels do not
+        count.
+        """
+        if self.dataset:
+            table, others = sd.load_dataset(self.dataset, self.data), "keep" if others == "keep" else "leave out"
+        else:
+            listed = Path(self.data).suffix.lower() == ".npz"  # its classes have only numbers
+            known = categories if listed or others == "refuse" else None
+            table = sd.load_data(self.data, known, self.normal, parts_of(self.names) or None)
+        if others == "leave out":
+            before, table = len(table), table.matching(categories)
+            if len(table) < before:
+                remark(f"left out: {before - len(table)} images that show other findings alone")
+        return table.part_or(usual, getattr(self, "split", None))
+
+
+@dataclass(frozen=True)
+class Part(Source):
+    """Those of one part of the split."""
+
+    split: Annotated[Literal["train", "val", "test", "all"] | None, Option(help=SPLIT)] = None
+
+
+@dataclass(frozen=True)
+class Images(Part):
+    """Those of a command that can do without labels."""
+
+    data: Annotated[str | None, Option(help=DATA)] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to look for, and how many examples there are."""
+
+    signs: Annotated[str, Option(help=f"sign bank: a JSON file, or {BANKS}")]
+    categories: Annotated[str | None, Option(help="comma-separated categories to use (default: all that fit)")] = None
+    shots: Annotated[int | None, Option(min=1, help="positives per category ('run': 16, 'fit': all rows)")] = None
+    seed: Annotated[int, Option(min=0, help="of the (first) draw and of everything random")] = 0
+
+    def chosen(self, table: ImageTable) -> ImageTable:
+        """The table with the --categories, all where none is named."""
+        return table.restricted(parts_of(self.categories)) if self.categories else table
+
+
+@dataclass(frozen=True)
+class Model:
+    """The frozen CLIP."""
+
+    backbone: Annotated[str | None, Option(help="'embedded' (unless told otherwise) or an open_clip name")] = None
+    pretrained: Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")] = None
+    device: Device = None
+
+    def load(self) -> Backbone:
+        """The model, in each of several processes on a device of its own."""
+        from .alignment.processes import own_device
+
+        return sd.load_clip(self.backbone or "embedded", self.pretrained, own_device(self.device))
+
+
+@dataclass(frozen=True)
+class Stage1:
+    """How, and whether, the adapters are trained."""
+
+    training_free: Annotated[bool, Option("--training-free", help="no stage 1: frozen model, signs selected")] = False
+    steps: Annotated[int | None, Option(help="optimiser steps of stage 1 (default 100)")] = None
+    lam: Annotated[float | None, Option(help="share of the frozen layers' output, 0 to 1 (default 0.7)")] = None
+    checkpoint: Annotated[str | None, Option(metavar="DIR", help="keep the state here; a second call goes on")] = None
+
+    def detector(self, bank: SignBank, backbone: Backbone, seed: int) -> SDMAD:
+        """One that is not fitted yet."""
+        if self.steps is not None and self.steps < 1:
+            raise SDMADError(f"--steps is {self.steps}: it must be at least 1; to train nothing, give --training-free")
+        if self.training_free and self != Stage1(training_free=True):
+            raise SDMADError("--training-free: trains nothing; leave --steps, --lam and --checkpoint out")
+        if self.training_free:
+            return sd.SDMAD.training_free(bank, backbone=backbone, random_state=seed)
+        adapters = sd.AdapterConfig() if self.lam is None else sd.AdapterConfig(lam=self.lam)
+        alignment = sd.AlignmentConfig() if self.steps is None else sd.AlignmentConfig(steps=self.steps)
+        return sd.SDMAD(bank, backbone=backbone, adapters=adapters, alignment=alignment, random_state=seed)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How many images are scored, and what is written; the fields are arguments of `write_scores`."""
+
+    explain: Annotated[bool, Option(" /--scores-only", help="leave the parts of the signs out of --out")] = True
+    resume: Annotated[bool, Option(" /--restart", help="start --out anew, whatever a stopped run left")] = True
+    batch_size: Annotated[int | None, Option(min=1, help="(default 32, on an accelerator 128)")] = None
+    workers: Annotated[int | None, Option(min=0, help="that read images for --out (default: by the machine)")] = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a language model is asked for, and where; the fields are arguments of `generate_signs`."""
+
+    modality: Annotated[str, Option(help='what the images are, such as "chest radiograph"')]
+    model: Annotated[str, Option(help="name of the model on the server")]
+    base_url: Annotated[str | None, Option("--server", help="address (default: OPENAI_BASE_URL, or the hosted)")] = None
+    api_key: Annotated[str | None, Option("--key", metavar="VARIABLE", help="of the environment, with the key")] = None
+    name: Annotated[str | None, Option(help="of the bank (default: the file's)")] = None
+    color: Annotated[bool, Option("--color", help="colours carry meaning in the images")] = False
+    signs_per_category: Annotated[int, Option("--signs", help="to ask for per category, 1 to 20")] = 6
+    normal_signs: Annotated[int, Option(help="to ask for, 1 to 20")] = 6
+    language: Annotated[str, Option(help="of the signs")] = "English"
+    temperature: Annotated[float, Option(help="of the sampling, 0 to 2")] = 0.2
+    seed: Annotated[int, Option(help="of the sampling")] = 0
+    timeout: Annotated[float, Option(help="seconds for one answer")] = 120.0
+    retries: Annotated[int, Option(help="for a lost or malformed answer, 0 to 10")] = 2
+    cache: Annotated[str, Option(metavar="DIR", help="folder of answers, by default the user's cache")] = "default"
+    prices: Annotated[tuple[float, float] | None, Option(help="of a million tokens, in and out")] = None
