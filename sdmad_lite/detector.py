@@ -30,7 +30,7 @@ from .alignment.run import RunConfig
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
-from .errors import DataError, SDMADError
+from .errors import DataError, DetectorError, SDMADError
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
 from .selection.calibration import Calibration, best_f1_thresholds
@@ -55,8 +55,7 @@ class SelectedSign:
 
     text: str
     kept: bool
-    weight: float
-    """Share of the category's score, 0 where it was dropped."""
+    weight: float  # share of the category's score, 0 where it was dropped
     reason: str
 
 
@@ -65,15 +64,13 @@ class SDMAD:
 
     Args:
         bank: a SignBank, the name of a shipped bank, or the path of one.
-        backbone: a Backbone, "embedded", or another open_clip name.
-        pretrained: weights for another open_clip name, see `load_clip`.
-        device: where to run; an accelerator if there is one when left out.
+        backbone: what `load_clip` gives, or a name that alone says which weights: "embedded", "local-dir:...".
         adapters, alignment, selection, evidence: settings of the adapters, of stage 1, of stage 2 and of the image
             evidence. `SDMAD.training_free` is the mode without stage 1.
         run: how training is computed: precision, memory, checkpoints; not saved.
         random_state: seed of everything random; the same seed gives the same result on a CPU.
 
-    Every argument is an attribute of the same name; `backbone` is the loaded one.
+    Every argument is an attribute of the same name, `bank` and `backbone` loaded.
 
     After `fit`: adapters_; sign_embeddings_ v (S, D); weights_ W (C, S); reasons_, for each category sign number ->
     why; scale_ and bias_ (C,); image_weights_ (C, d) and image_bias_ (C,) of the image evidence; thresholds_ (C,) in
@@ -85,8 +82,6 @@ class SDMAD:
         bank: SignBank | str | Path,
         *,
         backbone: Backbone | str = "embedded",
-        pretrained: str | None = None,
-        device: str | torch.device | None = None,
         adapters: AdapterConfig | None = None,
         alignment: AlignmentConfig | None = None,
         selection: SelectionConfig | None = None,
@@ -106,30 +101,21 @@ class SDMAD:
         if isinstance(backbone, str):
             from .clip.backbone import load_clip  # imports open_clip, which takes seconds
 
-            backbone = load_clip(backbone, pretrained, own_device(device))
+            backbone = load_clip(backbone, device=own_device())
         if not hasattr(backbone, "tokenize"):
             raise SDMADError(f"backbone: expected a name or what load_clip gives, not {type(backbone).__name__}")
-        self.backbone, self.pretrained, self.device = backbone, pretrained, device
-        self.membership = self.bank.membership()
-        self.backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
+        self.backbone, self.membership = backbone, self.bank.membership()
+        backbone.tokenize(self.bank.texts)  # refuses a sign that is too long, before anything is trained
 
     @classmethod
     def training_free(cls, bank: SignBank | str | Path, *, augmentations: int = 8, **settings: Any) -> SDMAD:
         """The mode without stage 1: the frozen model, its signs weighed by stage 2, no image evidence. [ours]
 
-        Stage 2 trusts what signs show on the support set more than after stage 1, for the frozen model has not seen it.
-
-        Args:
-            bank: as for SDMAD.
-            augmentations: versions of each support image that stage 2 sees.
-            settings: further arguments of SDMAD; they replace those of this mode.
+        Stage 2 trusts what signs show on the support set more than after stage 1, for the frozen model has not seen
+        it. It sees so many `augmentations` of each image. `settings` of SDMAD replace those of this mode.
         """
-        mode: dict[str, Any] = {
-            "adapters": NO_ADAPTERS,
-            "alignment": AlignmentConfig(steps=0, augmentations=augmentations),
-            "selection": TRAINING_FREE,
-            "evidence": EvidenceConfig(share=0),
-        }
+        mode: dict[str, Any] = {"adapters": NO_ADAPTERS, "alignment": AlignmentConfig(0, augmentations=augmentations)}
+        mode |= {"selection": TRAINING_FREE, "evidence": EvidenceConfig(share=0)}
         return cls(bank, **(mode | settings))
 
     @torch.inference_mode(False)
@@ -139,8 +125,8 @@ class SDMAD:
         Args:
             images: N paths, arrays or PIL images.
             labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
-            checkpoint: folder for the checkpoint of stage 1, which the same call goes on from if this one is stopped;
-                on a CPU it ends with the same bits. It is removed when both stages are done.
+            checkpoint: folder of the state of stage 1, from which the same call goes on if this one is stopped, on a
+                CPU to the same bits. It is removed when both stages are done.
 
         Raises:
             DataError: wrong shape or values, no normal image, or a category without a positive.
@@ -161,7 +147,7 @@ class SDMAD:
         chosen = selector.transform(cosines[0])
         calibration = Calibration().fit(chosen, labels, stage1 if self.alignment.steps else None)
         # beside the signs speaks what the image shows without words; the logit is a mean of both
-        activations, share = aligned.activations.double().numpy(), self.evidence.share
+        share, activations = self.evidence.share, aligned.activations.double().numpy()
         image = ImageEvidence(self.evidence).fit(activations, labels, calibration.transform(chosen))
         self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.sign_embeddings, aligned.history
         self.support_cosines_, self.selector_ = cosines, selector
@@ -229,11 +215,10 @@ class SDMAD:
         """
         self.check_fitted()
         images, size = as_images(images)[0], 64
-        found = []
+        starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False)
         with self.installed() as clip:
-            for start in tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False):
-                found.append(self.features_of_pixels(clip.prepare(images[start : start + size], self.bank.color)))
-        cosines, activations = zip(*found, strict=True)
+            batches = (clip.prepare(images[start : start + size], self.bank.color) for start in starts)
+            cosines, activations = zip(*map(self.features_of_pixels, batches), strict=True)
         return np.concatenate(cosines), np.concatenate(activations)
 
     def cosines(self, images, *, progress: bool = False) -> np.ndarray:
@@ -245,28 +230,21 @@ class SDMAD:
         return activations @ self.image_weights_.T + self.image_bias_
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray | None = None) -> np.ndarray:
-        """Logits (N, C) from cosines z (N, S), with the selected weights, and activations h (N, d).
-
-        Raises:
-            SDMADError: the activations are left out of a detector that was fitted with image evidence.
-        """
-        by_signs = self.scale_ * margins(cosines, self.weights_) + self.bias_
-        if activations is None:
-            if self.image_weights_.any():
-                raise SDMADError("logits: this detector has image evidence; give the activations of `features` too")
-            return by_signs
-        return by_signs + self.image_logits(activations)
+        """Logits (N, C) from cosines z (N, S) and, where there is image evidence, activations h (N, d)."""
+        if activations is None and self.image_weights_.any():
+            raise SDMADError("logits: this detector has image evidence; give the activations of `features` too")
+        logits = self.scale_ * margins(cosines, self.weights_) + self.bias_
+        logits = logits if activations is None else logits + self.image_logits(activations)
+        if not np.isfinite(logits).all():
+            raise DetectorError("this detector gives scores that are not finite: its weights were changed; fit again")
+        return logits
 
     def decision_function(self, images, *, progress: bool = False) -> np.ndarray:
         """Logits (N, C)."""
         return self.logits(*self.features(images, progress=progress))
 
     def predict_proba(self, images, *, progress: bool = False) -> np.ndarray:
-        """Probabilities (N, C), one for each category; they need not sum to 1, anomalies co-occur.
-
-        Args:
-            images: one image (path, array or PIL) or any number of them; one gives (1, C).
-        """
+        """Probabilities (N, C), which need not sum to 1; of one image (path, array or PIL) or of any number."""
         return expit(self.decision_function(images, progress=progress))
 
     def predict(self, images, *, progress: bool = False) -> np.ndarray:
@@ -274,29 +252,21 @@ class SDMAD:
         return (self.predict_proba(images, progress=progress) >= self.thresholds_).astype(np.int64)
 
     def explain(self, images) -> list[Any]:
-        """A `CategoryExplanation` for each category; of many images, a list of such lists.
-
-        The contributions of the signs, the image evidence and the bias sum to the logit.
-        """
+        """For each category a `CategoryExplanation`, whose parts sum to the logit; of many images a list of these."""
         self.check_fitted()
         images, one = as_images(images)
-        cosines, activations = self.features(images)
-        found = [explanation_of(self, z, h) for z, h in zip(cosines, activations, strict=True)]
+        found = [explanation_of(self, z, h) for z, h in zip(*self.features(images), strict=True)]
         return found[0] if one else found
 
     def selected_signs(self) -> dict[str, list[SelectedSign]]:
         """The signs of each category, heaviest first."""
         self.check_fitted()
         out = {}
-        for c, category in enumerate(self.bank.categories):
+        rows = zip(self.bank.categories, self.membership[1:], self.weights_, self.reasons_, strict=True)
+        for category, own, weights, reasons in rows:
             signs = [
-                SelectedSign(
-                    text=self.bank.texts[s],
-                    kept=bool(self.weights_[c, s] > 0),
-                    weight=round(float(self.weights_[c, s]), 6),
-                    reason=self.reasons_[c][s],
-                )
-                for s in np.flatnonzero(self.membership[c + 1]).tolist()
+                SelectedSign(self.bank.texts[s], bool(weights[s] > 0), round(float(weights[s]), 6), reasons[s])
+                for s in np.flatnonzero(own).tolist()
             ]
             out[category] = sorted(signs, key=lambda sign: -sign.weight)
         return out
@@ -328,9 +298,7 @@ class SDMAD:
         """Write adapters (safetensors) and everything else (JSON) into a folder, whole or not at all.
 
         The backbone is not saved but named; it is loaded again by that name. Of several processes the main one writes.
-
-        Raises:
-            OutputError: the folder cannot be written, or holds something else.
+        An OutputError says that the folder cannot be written, or holds something else.
         """
         self.check_fitted()
         return save_detector(self, folder)
@@ -340,10 +308,10 @@ class SDMAD:
         """Load what `save` wrote, in this version or an earlier one.
 
         Args:
-            folder: as given to `save`.
-            backbone: a loaded backbone to use; by default the one named in the file is loaded.
+            backbone: what `load_clip` gave, where it is loaded already; by default it is loaded by its saved name.
+            device: where the backbone is loaded to; an accelerator if there is one when left out.
 
         Raises:
-            SDMADError: files are missing or broken. BackboneError: the weights do not fit the model.
+            DetectorError: files are missing or were changed. BackboneError: the weights do not fit the model.
         """
         return load_detector(cls, folder, backbone, device)

@@ -23,6 +23,10 @@ class BackboneError(SDMADError):
     """A CLIP model cannot be loaded, or cannot take adapters."""
 
 
+class DetectorError(SDMADError):
+    """A saved detector is not what was saved."""
+
+
 class GenerationError(SDMADError):
     """A language model's server gave no usable sign bank."""
 

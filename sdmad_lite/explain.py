@@ -27,14 +27,11 @@ class SignEvidence:
     """One sign's part in one category's score."""
 
     text: str
-    weight: float
-    """Selection weight, 0 for a dropped sign; negative for a normal sign that speaks against."""
+    weight: float  # of the selection, 0 for a dropped sign; negative for a normal sign that speaks against
     cosine: float
-    contribution: float
-    """Part of the logit: scale * weight * cosine."""
+    contribution: float  # part of the logit: scale * weight * cosine
     reason: str
-    normal: bool = False
-    """Whether it is a sign of a normal image."""
+    normal: bool = False  # whether it is a sign of a normal image
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ class CategoryExplanation:
     threshold: float
     logit: float
     bias: float
-    image: float
-    """Part of the logit that the image evidence gives, 0 for a detector by signs alone."""
+    image: float  # part of the logit that the image evidence gives, 0 for a detector by signs alone
     signs: tuple[SignEvidence, ...]
 
     @property
@@ -62,11 +58,9 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
     Args:
         detector: a fitted one. cosines: z (S,) with the signs. activations: h (d,).
     """
-    (logits,) = detector.logits(cosines[None], activations[None])
-    (by_image,) = detector.image_logits(activations[None])
-    bank, membership = detector.bank, detector.membership
+    (logits,), (by_image,) = detector.logits(cosines[None], activations[None]), detector.image_logits(activations[None])
+    bank, membership, found = detector.bank, detector.membership, []
     contributions = detector.scale_[:, None] * detector.weights_ * cosines  # (C, S)
-    out = []
     for c, category in enumerate(bank.categories):
         signs = tuple(
             SignEvidence(
@@ -79,18 +73,9 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
             )
             for s in np.flatnonzero(membership[c + 1] + membership[0]).tolist()
         )
-        out.append(
-            CategoryExplanation(
-                category=category,
-                probability=float(expit(logits[c])),
-                threshold=float(detector.thresholds_[c]),
-                logit=float(logits[c]),
-                bias=float(detector.bias_[c]),
-                image=float(by_image[c]),
-                signs=signs,
-            )
-        )
-    return out
+        logit, threshold, bias, image = map(float, (logits[c], detector.thresholds_[c], detector.bias_[c], by_image[c]))
+        found.append(CategoryExplanation(category, float(expit(logit)), threshold, logit, bias, image, signs))
+    return found
 
 
 def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None = None) -> np.ndarray:

@@ -6,19 +6,24 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
+from os.path import isdir, isfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
 from .alignment.activations import activation_width
-from .errors import BackboneError, SDMADError
+from .alignment.processes import own_device
+from .errors import BackboneError, DetectorError
 from .files import is_main, new_folder
 from .selection import EvidenceConfig, SelectionConfig
-from .signs.bank import parse_bank
+from .signs.bank import SignBank, problems, strict_json
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -32,18 +37,44 @@ CONFIGS = {
     "evidence": EvidenceConfig,
 }
 RENAMED = {"views": "augmentations", "mix": "mixup"}
-"""Settings that version 0.1.0 saved under other names."""
+"""Settings of stage 1 that version 0.1.0 saved under other names."""
 NUMBERS = ("scale", "bias", "weights", "thresholds")
 """Fitted attributes in the JSON file, without the underscore."""
 TENSORS = {"text_features": "sign_embeddings_", "probe": "image_weights_", "probe_bias": "image_bias_"}
 """Name in the safetensors file, where they stand beside the adapters, and fitted attribute."""
 
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]  # so that the parts of a logit sum to it
 
-def save_detector(detector: SDMAD, folder: str | Path) -> Path:
-    """See `SDMAD.save`."""
-    if not is_main():
-        return Path(folder)
-    clip = detector.backbone
+
+class Model(BaseModel, strict=True, extra="forbid"):
+    """Which backbone: as `load_clip` names it, and by its weights."""
+
+    name: str
+    pretrained: str | None
+    fingerprint: str | None = None
+
+
+class State(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
+    """What the JSON file holds: each of these, of just this kind, and nothing else."""
+
+    bank: SignBank
+    backbone: Model
+    adapters: AdapterConfig
+    alignment: AlignmentConfig
+    selection: SelectionConfig
+    evidence: EvidenceConfig
+    seed: int
+    scale: list[Number]
+    bias: list[Number]
+    weights: list[list[Number]]
+    thresholds: list[Annotated[float, Field(ge=0, le=1)]]
+    history: list[dict[str, float]]
+    reasons: list[dict[int, str]]
+
+
+def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
+    """All that a fitted detector is: what the JSON file holds, and the tensors."""
+    clip, tensors = detector.backbone, dict(detector.adapters_.state_dict())
     state = {
         "bank": detector.bank.model_dump(mode="json"),
         "backbone": {"name": clip.name, "pretrained": clip.pretrained, "fingerprint": clip.fingerprint},
@@ -53,83 +84,91 @@ def save_detector(detector: SDMAD, folder: str | Path) -> Path:
         "history": detector.history_,
         "reasons": [{str(s): why for s, why in reasons.items()} for reasons in detector.reasons_],
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.adapters_.state_dict().items()}
-    tensors |= {name: torch.as_tensor(getattr(detector, a)).contiguous() for name, a in TENSORS.items()}
-    with new_folder(folder, STATE) as temporary:
-        save_file(tensors, temporary / WEIGHTS)
-        (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
-        (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+    tensors |= {name: torch.as_tensor(getattr(detector, attribute)) for name, attribute in TENSORS.items()}
+    return state, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def save_detector(detector: SDMAD, folder: str | Path) -> Path:
+    """See `SDMAD.save`."""
+    if is_main():
+        state, tensors = contents(detector)
+        with new_folder(folder, STATE) as temporary:
+            save_file(tensors, temporary / WEIGHTS)
+            (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
+            (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     return Path(folder)
 
 
 @contextmanager
-def _naming(place: Path) -> Iterator[None]:
-    """What was changed by hand or damaged raises nearly anything; inside the block all of it names the place."""
+def _reading(file: Path) -> Iterator[None]:
+    """Inside the block whatever damage raises, which is nearly anything, becomes an error that names the file."""
     try:
         yield
-    except SDMADError:
-        raise
+    except ValidationError as error:
+        raise _changed(file, "; ".join(f"{place}: {what}" for place, what in islice(problems(error), 3))) from None
     except Exception as error:
-        raise SDMADError(
-            f"{place}: not what save() wrote ({type(error).__name__}: {error}); copy it again, or fit again"
-        ) from None
+        raise _changed(file, f"{type(error).__name__}: {error}") from None
+
+
+def _changed(file: Path, why: str) -> DetectorError:
+    return DetectorError(f"{file}: not what save() wrote ({why}); copy it again, or fit again")
 
 
 def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | None, device: str | None) -> SDMAD:
     """See `SDMAD.load`; `cls` is SDMAD, which imports this module."""
-    folder = Path(folder)
-    with _naming(folder / STATE):
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        settings = {name: _config(name, state[name]) for name in CONFIGS}
-        bank = parse_bank(state["bank"], str(folder / STATE))
-        name, pretrained = state["backbone"]["name"], state["backbone"]["pretrained"]
-        fingerprint = state["backbone"].get("fingerprint")
-        fitted = {f"{k}_": np.asarray(state[k], dtype=np.float64) for k in NUMBERS}
-        reasons = [{int(s): str(why) for s, why in row.items()} for row in state["reasons"]]
-        history, seed = list(state["history"]), int(state["seed"])
-    with _naming(folder / WEIGHTS):
-        tensors = load_file(folder / WEIGHTS)
-        fitted |= {attribute: tensors.pop(name).numpy() for name, attribute in TENSORS.items()}
-    with _naming(folder):
-        common = {"pretrained": pretrained, "device": device, "random_state": seed}
-        detector = cls(bank, backbone=backbone or name, **settings, **common)
-    if detector.backbone.fingerprint != fingerprint:
-        raise BackboneError(f"{folder}: was fitted on other weights than {detector.backbone.name} has here; fit again")
-    adapters = build_adapters(detector.backbone, detector.adapters, seed)
-    if {k: v.shape for k, v in adapters.state_dict().items()} != {k: v.shape for k, v in tensors.items()}:
-        raise BackboneError(
-            f"{folder / WEIGHTS}: the adapters do not fit {detector.backbone.name}; load the right backbone"
-        )
-    _check_numbers(folder, detector, fitted, reasons, activation_width(adapters, fitted["sign_embeddings_"].shape[-1]))
-    if not all(np.isfinite(values).all() for values in (*fitted.values(), *(t.numpy() for t in tensors.values()))):
-        raise SDMADError(f"{folder}: holds a number that is not finite; copy it again, or fit again")
-    adapters.load_state_dict(tensors)
-    detector.adapters_, detector.reasons_, detector.history_ = adapters, reasons, history
-    detector.sign_embeddings_ = torch.from_numpy(fitted.pop("sign_embeddings_"))
-    for attribute, values in fitted.items():
-        setattr(detector, attribute, values.astype(np.float64))
+    if not isinstance(folder, (str, Path)) or not isdir(folder):
+        raise DetectorError(f"{folder}: no such folder; name one that SDMAD.save or 'sdmad fit' wrote")
+    state_file, weights_file = Path(folder, STATE), Path(folder, WEIGHTS)
+    if missing := [file.name for file in (state_file, weights_file) if not isfile(file)]:
+        raise DetectorError(f"{folder}: holds no {missing[0]}; name a folder that SDMAD.save or 'sdmad fit' wrote")
+    with _reading(state_file):
+        plain: Any = strict_json(state_file.read_text(encoding="utf-8"))
+        plain["alignment"] = {RENAMED.get(name, name): value for name, value in plain["alignment"].items()}
+        state = State.model_validate_json(json.dumps(plain))
+        numbers = {name: np.array(getattr(state, name), dtype=np.float64) for name in NUMBERS}
+    with _reading(weights_file):
+        tensors = load_file(weights_file)
+    if backbone is None:
+        from .clip.backbone import load_clip  # imports open_clip, which takes seconds
+
+        backbone = load_clip(state.backbone.name, state.backbone.pretrained, own_device(device))
+    if backbone.fingerprint != state.backbone.fingerprint:
+        raise BackboneError(f"{folder}: was fitted on other weights than {backbone.name} has here; fit again")
+    settings = {name: getattr(state, name) for name in CONFIGS}
+    detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
+    detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)
+    _check_numbers(state_file, numbers, state.reasons, detector.membership)
+    _check_tensors(weights_file, tensors, detector)
+    fitted: dict[str, Any] = {f"{name}_": values for name, values in numbers.items()}
+    fitted |= {attribute: tensors.pop(name).numpy() for name, attribute in TENSORS.items()}
+    fitted["sign_embeddings_"] = torch.from_numpy(fitted["sign_embeddings_"])
+    detector.adapters_.load_state_dict(tensors)
+    vars(detector).update(fitted, reasons_=state.reasons, history_=state.history)
     return detector
 
 
-def _config(name: str, saved: dict):
-    return CONFIGS[name](**{RENAMED.get(key, key): value for key, value in saved.items()})
+def _check_numbers(file: Path, numbers: dict[str, np.ndarray], reasons: list[dict], membership: np.ndarray) -> None:
+    """Refuse numbers that do not fit the bank, and weights and reasons that are not those of a `SignSelector`."""
+    side = membership[1:] - membership[:1]  # (C, S): 1 for a category's own signs, -1 for normal ones
+    for name, values in numbers.items():
+        if values.shape != (shape := side.shape if name == "weights" else side.shape[:1]):
+            raise _changed(file, f"{name} has shape {values.shape}, its sign bank asks for {shape}")
+    weights, own = numbers["weights"], side > 0
+    if (weights * side < 0).any() or weights[side == 0].any() or not np.allclose((weights * own).sum(1), 1):
+        raise _changed(file, "weights: a category's own signs must sum to 1, normal ones be at most 0, others be 0")
+    if any(set(np.flatnonzero(row).tolist()) != set(why) for row, why in zip(side, reasons, strict=False)):
+        raise _changed(file, "reasons: each sign of a category, and each normal one, needs one")
 
 
-def _check_numbers(folder: Path, detector: SDMAD, fitted: dict, reasons: list[dict[int, str]], width: int) -> None:
-    """Refuse numbers whose shapes do not fit the bank, and a sign without a reason."""
-    categories, signs = len(detector.bank.categories), len(detector.bank.texts)
-    shapes: dict[str, tuple] = dict.fromkeys(("scale_", "bias_", "thresholds_", "image_bias_"), (categories,))
-    shapes |= {"weights_": (categories, signs), "image_weights_": (categories, width)}
-    shapes["sign_embeddings_"] = (signs, fitted["sign_embeddings_"].shape[-1])
-    for attribute, shape in shapes.items():
-        if fitted[attribute].shape != shape:
-            file = folder / (STATE if attribute.removesuffix("_") in NUMBERS else WEIGHTS)
-            raise SDMADError(
-                f"{file}: {attribute} has shape {fitted[attribute].shape}, its sign bank asks for {shape}; copy it "
-                "again, or fit again"
-            )
-    heard = detector.membership[1:] + detector.membership[0]
-    if len(reasons) != categories or any(
-        set(np.flatnonzero(row).tolist()) - set(why) for row, why in zip(heard, reasons, strict=True)
-    ):
-        raise SDMADError(f"{folder / STATE}: a sign has no reason; copy it again, or fit again")
+def _check_tensors(file: Path, tensors: dict[str, Tensor], detector: SDMAD) -> None:
+    """Refuse tensors of other names, kinds or shapes than the backbone and the bank ask for, and holes in them."""
+    v = detector.backbone.encode_texts(detector.bank.texts[:1])
+    probe = torch.empty(len(detector.bank.categories), activation_width(detector.adapters_, v.shape[1])).double()
+    wanted = detector.adapters_.state_dict() | {"text_features": v.expand(len(detector.bank.texts), -1)}
+    wanted |= {"probe": probe, "probe_bias": probe[:, 0]}
+    there, asked = ({k: f"{t.dtype} {tuple(t.shape)}" for k, t in of.items()} for of in (tensors, wanted))
+    for name in asked | there:
+        if (found := there.get(name, "missing")) != (form := asked.get(name, "not there")):
+            raise _changed(file, f"{name} is {found}, expected {form}")
+        if not tensors[name].isfinite().all():
+            raise _changed(file, f"{name} holds a number that is not finite")

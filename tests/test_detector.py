@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import CATEGORIES, write_clip
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
@@ -333,6 +334,33 @@ def change(name, value):
     return edit
 
 
+def weights(edit):
+    """Change the weights (C, S) of detector.json."""
+
+    def act(folder):
+        found = np.array(json.loads((folder / "detector.json").read_text())["weights"])
+        edit(found)
+        change("weights", found.tolist())(folder)
+
+    return act
+
+
+def insert(text):
+    def edit(folder):
+        state = (folder / "detector.json").read_text()
+        (folder / "detector.json").write_text(state.replace("{", "{" + text, 1))
+
+    return edit
+
+
+def tensor(name, edit):
+    def act(folder):
+        tensors = load_file(folder / "adapters.safetensors")
+        save_file(tensors | {name: edit(tensors.get(name)).contiguous()}, folder / "adapters.safetensors")
+
+    return act
+
+
 def cut(name, length):
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
 
@@ -349,16 +377,28 @@ BROKEN = {
     "state a list": (lambda folder: (folder / "detector.json").write_text("[1, 2]"), r"detector\.json"),
     "state of another program": (lambda folder: (folder / "detector.json").write_text('{"a": 1}'), r"detector\.json"),
     "state no text": (lambda folder: (folder / "detector.json").write_bytes(b"\xff\xfe\x00"), r"detector\.json"),
-    "bank broken": (change("bank", {"name": "x"}), r"detector\.json: .*categories: Field required"),
-    "setting unknown": (change("adapters", {"lambda": 1}), r"detector\.json"),
-    "setting impossible": (change("adapters", {"lam": 2.0}), "lam is 2.0"),
-    "too few thresholds": (change("thresholds", [0.5]), r"detector\.json: thresholds_ has shape \(1,\)"),
-    "a number in words": (change("scale", "ten"), r"detector\.json"),
+    "bank broken": (change("bank", {"name": "x"}), r"detector\.json: .*bank\.categories: Field required"),
+    "setting unknown": (change("adapters", {"lambda": 1}), "adapters.lambda: Unexpected keyword"),
+    "setting impossible": (change("adapters", {"lam": 2.0}), "adapters: lam is 2.0"),
+    "setting of another type": (change("alignment", {"steps": "6"}), r"alignment\.steps: .*valid integer"),
+    "entry unknown": (change("colour", 1), "colour: Extra inputs"),
+    "entry twice": (insert('"seed": 1, '), "the key 'seed' stands twice"),
+    "seed of another type": (change("seed", True), "seed: .*valid integer"),
+    "too few thresholds": (change("thresholds", [0.5]), r"thresholds has shape \(1,\)"),
+    "a threshold above 1": (change("thresholds", [0.5, 1.5, 0.5]), r"thresholds\.1: .*less than or equal to 1"),
+    "a number in words": (change("scale", ["1", "1", "1"]), r"scale\.0: .*valid number"),
+    "a truth value": (change("scale", [True, 1, 1]), r"scale\.0: .*valid number"),
+    "a number not finite": (change("bias", [float("nan"), 0, 0]), r"bias\.0: .*finite"),
+    "a number that drowns all others": (change("scale", [1e300, 1, 1]), r"scale\.0: .*less than"),
+    "weights that are no shares": (weights(lambda w: w.__imul__(2)), "own signs must sum to 1"),
+    "weights of a sign of another category": (weights(lambda w: w.__iadd__(1e-3)), "others be 0"),
+    "a reason missing": (change("reasons", [{}, {}, {}]), "reasons: each sign"),
     "no fingerprint": (change("backbone", {"name": "x", "pretrained": None}), "other weights"),
-    "other adapters": (
-        change("adapters", {"lam": 0.9, "reduction": 2, "vision_share": 0.5, "text_share": 1.0}),
-        r"adapters\.safetensors: the adapters do not fit",
-    ),
+    "other adapters": (change("adapters", {"reduction": 2}), r"adapters\.safetensors: .*is torch.float32 .*expected"),
+    "another dtype": (tensor("probe", lambda t: t.half()), r"probe is torch.float16 \(3, 96\), expected torch.float64"),
+    "another shape": (tensor("text_features", lambda t: t[:, :3]), r"text_features is torch.float32 \(\d+, 3\)"),
+    "weights not finite": (tensor("probe_bias", lambda t: t / 0), "probe_bias holds a number that is not finite"),
+    "a tensor too many": (tensor("other", lambda t: torch.zeros(1)), "other is .*, expected not there"),
 }
 
 
@@ -377,7 +417,7 @@ def test_another_model_is_refused(saved, tmp_path):
 
 def test_a_backbone_that_is_gone_is_named(bank, support, tmp_path):
     name = write_clip(tmp_path / "moved")
-    detector = SDMAD.training_free(bank, backbone=name, device="cpu").fit_table(support)
+    detector = SDMAD.training_free(bank, backbone=name).fit_table(support)
     detector.save(tmp_path / "detector")
     shutil.rmtree(tmp_path / "moved")
     with pytest.raises(BackboneError, match="moved"):
@@ -452,17 +492,16 @@ def test_a_bank_that_does_not_exist_is_named(tiny_clip):
 
 
 @pytest.mark.parametrize(
-    ("name", "pretrained", "named"),
+    ("name", "named"),
     [
-        ("ViT-B-33", None, "unknown model 'ViT-B-33'"),
-        ("ViT-B-32", None, "say which weights.*'random'.*openai"),
-        ("ViT-B-32", "no_such_tag", "ViT-B-32: pretrained='no_such_tag' is no file and no tag; .*openai"),
-        ("local-dir:no/such/folder", None, "no/such/folder"),
+        ("ViT-B-33", "unknown model 'ViT-B-33'"),
+        ("ViT-B-32", "say which weights.*'random'.*openai"),
+        ("local-dir:no/such/folder", "no/such/folder"),
     ],
 )
-def test_a_backbone_that_cannot_be_loaded_is_named(bank, name, pretrained, named):
+def test_a_backbone_that_cannot_be_loaded_is_named(bank, name, named):
     with pytest.raises(BackboneError, match=named):
-        SDMAD(bank, backbone=name, pretrained=pretrained, device="cpu")
+        SDMAD(bank, backbone=name)
 
 
 def test_a_device_that_is_not_there_is_named(tiny_clip_name):
@@ -484,7 +523,8 @@ def test_broken_weights_are_named(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_gives_what_the_cpu_gives(tiny_clip_name, bank, support, images, tmp_path):
-    detector = SDMAD(bank, backbone=tiny_clip_name, device="cuda", alignment=SHORT, selection=RANK).fit_table(support)
+    clip = load_clip(tiny_clip_name, device="cuda")
+    detector = SDMAD(bank, backbone=clip, alignment=SHORT, selection=RANK).fit_table(support)
     probabilities = detector.predict_proba(images)
     loaded = SDMAD.load(detector.save(tmp_path / "detector"), load_clip(tiny_clip_name, device="cpu"))
     np.testing.assert_allclose(loaded.predict_proba(images), probabilities, atol=1e-3)

@@ -255,7 +255,7 @@ CASES = [
     command(
         "predict: a detector that is not there",
         lambda w: ["predict", "--detector=nowhere", "x.png"],
-        "nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason}); copy it again, or fit again",
+        "nowhere: no such folder; name one that SDMAD.save or 'sdmad fit' wrote",
     ),
     command(
         "predict: an ending without a form",

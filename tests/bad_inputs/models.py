@@ -85,6 +85,82 @@ def truncated(path):
     file.write_bytes(file.read_bytes()[:-100])
 
 
+STATE, WEIGHTS = "detector.json", "adapters.safetensors"
+CHANGES = [
+    (STATE, "detector.json that is no JSON", overwritten(STATE, b"{"), "JSONDecodeError: {reason}"),
+    (
+        STATE,
+        "detector.json that is a list",
+        overwritten(STATE, b"[]"),
+        "TypeError: list indices must be integers or slices, not str",
+    ),
+    (STATE, "detector.json nested without end", overwritten(STATE, b"[" * 100_000), "RecursionError: {reason}"),
+    (STATE, "an entry missing", state(bank=lambda bank: None), "bank: Field required"),
+    (
+        STATE,
+        "an unknown setting",
+        state(selection=lambda found: {**found, "luck": 1}),
+        "selection.luck: Unexpected keyword argument",
+    ),
+    (
+        STATE,
+        "a setting out of range",
+        state(adapters=lambda found: {**found, "lam": 7}),
+        "adapters: lam is 7.0: it must be between 0 and 1",
+    ),
+    (
+        STATE,
+        "numbers that do not fit the bank",
+        state(weights=lambda found: found[:1]),
+        "weights has shape (1, 6), its sign bank asks for (2, 6)",
+    ),
+    (
+        STATE,
+        "numbers that are texts",
+        state(scale=lambda found: ["one", *found[1:]]),
+        "scale.0: Input should be a valid number",
+    ),
+    (
+        STATE,
+        "numbers that are not finite",
+        state(bias=lambda found: [float("nan"), *found[1:]]),
+        "bias.0: Input should be a finite number",
+    ),
+    (
+        STATE,
+        "a threshold above 1",
+        state(thresholds=lambda found: [0.5, 1.5]),
+        "thresholds.1: Input should be less than or equal to 1",
+    ),
+    (WEIGHTS, "a pickle in place of weights", overwritten(WEIGHTS, pickle.dumps(Code())), "SafetensorError: {reason}"),
+    (WEIGHTS, "truncated weights", truncated, "SafetensorError: {reason}"),
+    (
+        WEIGHTS,
+        "an adapter of another shape",
+        weights(lambda t: t.update(probe=torch.zeros(2, 3, dtype=torch.double))),
+        "probe is torch.float64 (2, 3), expected torch.float64 (2, 96)",
+    ),
+    (
+        WEIGHTS,
+        "numbers of half the precision",
+        weights(lambda t: t.update(probe=t["probe"].float())),
+        "probe is torch.float32 (2, 96), expected torch.float64 (2, 96)",
+    ),
+    (
+        WEIGHTS,
+        "fewer sign embeddings than signs",
+        weights(lambda t: t.update(text_features=t["text_features"][:2])),
+        "text_features is torch.float32 (2, 16), expected torch.float32 (6, 16)",
+    ),
+    (
+        WEIGHTS,
+        "a tensor missing",
+        weights(lambda t: t.pop("probe")),
+        "probe is missing, expected torch.float64 (2, 96)",
+    ),
+]
+
+
 def fit(what, message, images=4, labels=((0, 0), (1, 0), (0, 1), (1, 1)), act=None):
     """A case of `SDMAD.fit`."""
 
@@ -181,103 +257,16 @@ CASES = [
     folder(
         "a folder that is not there",
         lambda path: path.parent / "nowhere",
-        "{path}/nowhere/detector.json: not what save() wrote (FileNotFoundError: {reason})"
-        "; copy it again, or fit again",
-    ),
-    folder(
-        "detector.json that is no JSON",
-        overwritten("detector.json", b"{"),
-        "{path}/detector/detector.json: not what save() wrote (JSONDecodeError: {reason}); copy it again, or fit again",
-    ),
-    folder(
-        "detector.json that is a list",
-        overwritten("detector.json", b"[]"),
-        (
-            "{path}/detector/detector.json: not what save() wrote (TypeError: list indices must be in"
-            "tegers or slices, not str); copy it again, or fit again"
-        ),
-    ),
-    folder(
-        "an entry missing",
-        state(bank=lambda bank: None),
-        "{path}/detector/detector.json: not what save() wrote (KeyError: 'bank'); copy it again, or fit again",
-    ),
-    folder(
-        "an unknown setting",
-        state(selection=lambda found: {**found, "luck": 1}),
-        (
-            "{path}/detector/detector.json: not what save() wrote (TypeError: SelectionConfig.__init_"
-            "_() got an unexpected keyword argument 'luck'); copy it again, or fit again"
-        ),
-    ),
-    folder(
-        "a setting out of range",
-        state(adapters=lambda found: {**found, "lam": 7}),
-        "lam is 7: it must be between 0 and 1",
-    ),
-    folder(
-        "numbers that do not fit the bank",
-        state(weights=lambda found: found[:1]),
-        (
-            "{path}/detector/detector.json: weights_ has shape (1, 6), its sign bank asks for (2, 6); copy it "
-            "again, or fit again"
-        ),
-    ),
-    folder(
-        "numbers that are texts",
-        state(scale=lambda found: ["one", "two"]),
-        "{path}/detector/detector.json: not what save() wrote (ValueError: {reason}); copy it again, or fit again",
-    ),
-    folder(
-        "numbers that are not finite",
-        state(bias=lambda found: [float("nan")] * len(found)),
-        "{path}/detector: holds a number that is not finite; copy it again, or fit again",
-    ),
-    folder(
-        "detector.json nested without end",
-        overwritten("detector.json", b"[" * 100_000),
-        "{path}/detector/detector.json: not what save() wrote (RecursionError: {reason}); copy it again, or fit again",
+        "{path}/nowhere: no such folder; name one that SDMAD.save or 'sdmad fit' wrote",
     ),
     folder(
         "no adapters.safetensors",
         lambda path: (path / "adapters.safetensors").unlink(),
-        (
-            "{path}/detector/adapters.safetensors: not what save() wrote (FileNotFoundError: {reason})"
-            "; copy it again, or fit again"
-        ),
+        "{path}/detector: holds no adapters.safetensors; name a folder that SDMAD.save or 'sdmad fit' wrote",
     ),
-    folder(
-        "a pickle in place of weights",
-        overwritten("adapters.safetensors", pickle.dumps(Code())),
-        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})"
-        "; copy it again, or fit again",
-    ),
-    folder(
-        "truncated weights",
-        truncated,
-        "{path}/detector/adapters.safetensors: not what save() wrote (SafetensorError: {reason})"
-        "; copy it again, or fit again",
-    ),
-    folder(
-        "an adapter of another shape",
-        weights(lambda t: t.update(probe=torch.zeros(2, 3, dtype=torch.double))),
-        (
-            "{path}/detector/adapters.safetensors: image_weights_ has shape (2, 3), its sign bank asks for (2, 96); "
-            "copy it again, or fit again"
-        ),
-    ),
-    folder(
-        "fewer sign embeddings than signs",
-        weights(lambda t: t.update(text_features=t["text_features"][:2])),
-        (
-            "{path}/detector/adapters.safetensors: sign_embeddings_ has shape (2, 16), its sign bank asks for (6, 16); "
-            "copy it again, or fit again"
-        ),
-    ),
-    folder(
-        "a tensor missing",
-        weights(lambda t: t.pop("probe")),
-        "{path}/detector/adapters.safetensors: not what save() wrote (KeyError: 'probe'); copy it again, or fit again",
+    *(
+        folder(what, change, f"{{path}}/detector/{file}: not what save() wrote ({why}); copy it again, or fit again")
+        for file, what, change, why in CHANGES
     ),
     folder(
         "weights of another model",
