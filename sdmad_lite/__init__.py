@@ -1,8 +1,8 @@
 """sdmad_lite: few-shot multi-anomaly detection in medical images by radiological signs (SD-MAD).
 
 The rooms, in the order of the method: `signs` (what to look for), `data`, `clip` (the frozen model), `alignment`
-(stage 1), `selection` (stage 2), `detector` (both behind fit and predict), `evaluation` (the protocols), `deployment`
-(after the fit), `show` (pictures, the report). Names are loaded when first used, so that `import sdmad_lite` is quick.
+(stage 1), `running` (how it is run), `selection` (stage 2), `detector` (both behind fit and predict), `evaluation` (the
+protocols), `deployment` (after the fit), `show` (pictures, report). Names are loaded when used: the import is quick.
 For teaching and research; not for clinical use.
 """
 

@@ -24,15 +24,13 @@ from tqdm import tqdm
 
 from .alignment.activations import record_activations
 from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, installed
-from .alignment.checkpoint import remove_checkpoint
-from .alignment.processes import own_device
-from .alignment.run import RunConfig
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
 from .errors import DataError, DetectorError, SDMADError
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
+from .running import RunConfig, own_device, remove_checkpoint
 from .selection.calibration import Calibration, best_f1_thresholds
 from .selection.image_evidence import EvidenceConfig, ImageEvidence
 from .selection.sign_selector import (

@@ -1,13 +1,20 @@
-"""Write a file or a folder whole or not at all."""
+"""Write a file or a folder whole or not at all, whatever stops the program."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
+import signal
 import tempfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from .errors import OutputError
 
@@ -25,6 +32,50 @@ def is_main() -> bool:
     return world()[0] == 0
 
 
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""This machine in the name of a temporary file; the number of the process follows."""
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{HOST}-{os.getpid()}-"
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder, on this machine; what they had moved aside comes back."""
+    for left in folder.iterdir() if os.name == "posix" else ():
+        found = re.fullmatch(rf"\.(.+)\.{HOST}-(\d+)-\w+(\.old)?", left.name)
+        if found and not _runs(int(found[2])):
+            with suppress(OSError):  # another process sweeps too
+                if found[3] and not (folder / found[1]).exists():
+                    left.rename(folder / found[1])
+                elif left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """A full disk, a lost right, a closed connection: inside the block all of it is one error that names the place."""
+    try:
+        yield
+    except BrokenPipeError:  # of stdout, which is no place
+        raise
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
+
+
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
     """A neighbouring temporary file to write; it takes the place of `path` only when the block ends well.
@@ -35,19 +86,20 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        yield Path(temporary)
-        with open(temporary, "rb") as written:  # on the disk before it takes the place
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+            os.close(handle)
+            yield Path(temporary)
+            with open(temporary, "rb") as written:  # on the disk before it takes the place
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(temporary)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -72,28 +124,55 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
         OutputError: the place cannot be written, or holds something else.
     """
     path = Path(path).resolve()  # a link keeps pointing to the folder
+    temporary = None
     try:
-        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
-            raise OutputError(f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None
-    try:
-        yield temporary
-        if is_main():
-            _move_into_place(temporary, path)
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
+                raise OutputError(
+                    f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder"
+                )
+            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+            yield temporary
+            if is_main():
+                _move_into_place(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:
+    temporary.chmod(0o755)
+    aside = temporary.with_name(temporary.name + ".old")
+    if path.exists():
+        path.rename(aside)
     try:
-        temporary.chmod(0o755)
-        aside = temporary.with_name(temporary.name + ".old")
-        if path.exists():
-            path.rename(aside)
         temporary.rename(path)
-        shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from None
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def stopped_cleanly() -> Iterator[None]:
+    """Inside the block SIGTERM and a closed terminal stop the program as Ctrl-C does: nothing is left half-written."""
+    here, before = os.getpid(), {}
+
+    def stop(number, frame):
+        if os.getpid() != here:  # a worker, which has nothing to tidy
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        with suppress(ValueError):  # in another thread than the main one
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -97,7 +97,7 @@ class Model:
 
     def load(self) -> Backbone:
         """The model, in each of several processes on a device of its own."""
-        from .alignment.processes import own_device
+        from .running import own_device
 
         return sd.load_clip(self.backbone or "embedded", self.pretrained, own_device(self.device))
 

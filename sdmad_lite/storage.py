@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
 from .alignment.activations import activation_width
-from .alignment.processes import own_device
 from .errors import BackboneError, DetectorError
 from .files import is_main, new_folder
+from .running import own_device
 from .selection import EvidenceConfig, SelectionConfig
 from .signs.bank import SignBank, problems, strict_json
 

@@ -169,9 +169,10 @@ def test_python_in_texts_imports_what_is_there(files):
 # Imports
 
 ROWS = [
-    ["errors", "files"],
+    ["errors", "files", "settings"],
     ["data", "selection"],
     ["clip"],
+    ["running"],
     ["signs", "alignment"],
     ["explain", "storage", "detector"],
     ["evaluation"],

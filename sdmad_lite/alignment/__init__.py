@@ -1,15 +1,13 @@
 """Stage 1: Shift Adapters beside the layers of both towers, the losses, and their training on the support set.
 
-`train.align` is the whole stage, `train.training_step` one step of it. `run` and `checkpoint` say how it is computed
-and how a stopped run goes on; they change no result.
+`train.align` is the whole stage, `train.training_step` one step of it. How it is run stands in `running`.
 """
 
+from ..running import RunConfig, in_batches, own_device
 from .activations import pool_tokens, record_activations, split_image_tower
 from .adapters import NO_ADAPTERS, AdapterConfig, ShiftAdapter, build_adapters, installed
 from .augment import augment, embed_augmented, make_augmented, mixup
 from .losses import discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss
-from .processes import own_device
-from .run import RunConfig, in_batches
 from .train import Aligned, AlignmentConfig, align, training_step
 
 __all__ = ["NO_ADAPTERS", "AdapterConfig", "Aligned", "AlignmentConfig", "RunConfig", "ShiftAdapter", "align"]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..clip.towers import block_width, find_blocks, text_blocks
 from ..errors import BackboneError
+from ..settings import AtLeastOne, Settings, Share
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -31,24 +32,13 @@ NAME = "shift_adapter"
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(Settings):
     """Where adapters stand and how strong they are (values are our choice, from trials on phantoms)."""
 
-    lam: float = 0.7
-    """[paper] lambda in [0, 1], the share of the frozen layer's output; 1 switches the adapters off."""
-    reduction: int = 4
-    """The bottleneck is the tower's width divided by this."""
-    vision_share: float = 0.5
-    """Share of the image tower's layers that get adapters, counted from the last; 0 for none."""
-    text_share: float = 1.0
-    """The same for the text tower."""
-
-    def __post_init__(self):
-        for name in ("lam", "vision_share", "text_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BackboneError(f"{name} is {getattr(self, name)}: it must be between 0 and 1")
-        if self.reduction < 1:
-            raise BackboneError(f"reduction is {self.reduction}: it must be at least 1")
+    lam: Share = 0.7  # [paper] lambda, the share of the frozen layer's output; 1 switches the adapters off
+    reduction: AtLeastOne = 4  # the bottleneck is the tower's width divided by this
+    vision_share: Share = 0.5  # share of the image tower's layers that get adapters, counted from the last; 0 for none
+    text_share: Share = 1.0  # the same for the text tower
 
 
 NO_ADAPTERS = AdapterConfig(lam=1.0, vision_share=0.0, text_share=0.0)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .run import in_batches
+from ..running.run import in_batches
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import SDMADError
+from ..running import Checkpoint, Processes, RunConfig, compiled, in_batches
 from ..selection.sign_selector import equal_weights, margins
+from ..settings import AtLeastOne, Count, NotNegative, Positive, Settings
 from .activations import pool_tokens, split_image_tower
 from .adapters import installed
 from .augment import iter_augmented, mixup
-from .checkpoint import Checkpoint
 from .losses import discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss
-from .processes import Processes
-from .run import ActivationCache, RunConfig, compiled, in_batches
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -33,33 +31,22 @@ if TYPE_CHECKING:
 LOSSES = ("inter-anomaly", "discrepancy", "intra-anomaly")
 """Names of the losses, in the order of the method."""
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's names for the running means of a gradient and of its square."""
+
 
 @dataclass(frozen=True)
-class AlignmentConfig:
+class AlignmentConfig(Settings):
     """Settings of stage 1. [ours] Chosen on validation phantoms and draws of their own (`tools/ablations.py`)."""
 
-    steps: int = 100
-    """Optimiser steps; 0 leaves the model frozen, see `SDMAD.training_free`."""
-    lr: float = 2e-2
-    """Peak learning rate of Adam."""
-    batch_size: int = 32
-    """Support images in a step."""
-    augmentations: int = 8
-    """Versions of each support image: itself and augmentations - 1 variations of exposure, position and noise."""
-    mixup: float = 1.0
-    """Both parameters of the beta distribution of `mixup`; 0 for no mixing."""
-    discrepancy: float = 0.1
-    """Weight of `discrepancy_loss`."""
-    intra: float = 0.1
-    """Weight of `intra_anomaly_loss`."""
-    hardness: float = 0.0
-    """Focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most."""
-
-    def __post_init__(self):
-        if self.steps < 0 or self.mixup < 0 or self.lr <= 0 or self.batch_size < 1 or self.augmentations < 1:
-            raise SDMADError(
-                f"{self}: steps and mixup must be at least 0, lr above 0, batch_size and augmentations at least 1"
-            )
+    steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
+    lr: Positive = 2e-2  # peak learning rate of Adam
+    batch_size: AtLeastOne = 32  # support images in a step
+    augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
+    mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
+    discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
+    intra: NotNegative = 0.1  # weight of `intra_anomaly_loss`
+    hardness: NotNegative = 0.0  # focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most
 
 
 @dataclass
@@ -79,29 +66,41 @@ class Aligned:
 
 
 class Training:
-    """All that changes while stage 1 runs, which is also all that a checkpoint holds.
+    """All that changes while stage 1 runs.
 
-    What else is random, the augmentations of the images, follows from the seed and is made again.
+    What is random (augmentations, batches, blends) follows from the seed and is made again when a run goes on.
     """
 
-    def __init__(self, adapters: nn.ModuleDict, categories: int, config: AlignmentConfig, seed: int, device):
-        self.config, self.adapters, self.processes = config, adapters, Processes(device)
+    def __init__(self, adapters: nn.ModuleDict, labels: Tensor, config: AlignmentConfig, seed: int):
+        device = labels.device
+        self.labels, self.config, self.processes = labels, config, Processes(device)
         self.log_scale = torch.tensor(np.log(10.0), dtype=torch.float32, device=device, requires_grad=True)
-        self.bias = torch.zeros(categories, device=device, requires_grad=True)
+        self.bias = torch.zeros(labels.shape[1], device=device, requires_grad=True)
         self.parameters = [*adapters.parameters(), self.log_scale, self.bias]
         self.optimizer = torch.optim.Adam(self.parameters, lr=config.lr, fused=device.type == "cuda" or None)
         self.rng = np.random.default_rng(seed)
         self.order: list[int] = []
-        self.losses: list[Tensor] = []  # read late: reading waits for the device
-        self.step = 0
+        self.losses: list[Tensor] = []  # of each step; read late, for reading waits for the device
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return len(self.losses)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
         """Augmentation and row of each image of the next batch; every row comes once before any comes again."""
+        count = len(self.labels)
         size = min(self.config.batch_size, count)
         if len(self.order) < size:
             self.order = self.rng.permutation(count).tolist()
         rows, self.order = self.order[:size], self.order[size:]
         return torch.from_numpy(self.rng.integers(0, self.config.augmentations, size)), torch.tensor(rows)
+
+    def blend(self, activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Few images become many: each is blended with another one, and its labels in the same shares."""
+        if not self.config.mixup:
+            return activations, labels
+        return mixup(activations, labels, self.config.mixup, self.rng)
 
     def learning_rate(self) -> float:
         """It rises over a tenth of the steps and falls as a cosine."""
@@ -117,51 +116,54 @@ class Training:
         self.optimizer.param_groups[0]["lr"] = self.learning_rate()
         self.optimizer.step()
         self.losses.append(torch.stack([value.detach() for value in losses]))
-        self.step += 1
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint."""
-        tensors = {f"parameter.{number}": value for number, value in enumerate(self.parameters)}
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in slots.items()}
-        tensors["losses"] = torch.stack(self.losses)
-        checkpoint.write({"rng": self.rng.bit_generator.state, "order": self.order, "step": self.step}, tensors)
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the losses of each step, the parameters, and Adam's two moments of each."""
+        state = {"losses": torch.stack(self.losses) if self.losses else torch.zeros(0, len(LOSSES))}
+        for number, parameter in enumerate(self.parameters):
+            slots = self.optimizer.state.get(parameter, {})
+            state[f"parameter.{number}"] = parameter
+            state |= {f"{name}.{number}": slots.get(name, torch.zeros_like(parameter)) for name in MOMENTS}
+        return state
 
     @torch.no_grad()
-    def restore(self, state: dict, tensors: dict[str, Tensor]) -> None:
+    def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to where a checkpoint was written."""
-        self.rng.bit_generator.state, self.order, self.step = state["rng"], state["order"], state["step"]
-        self.losses = list(tensors["losses"].to(self.bias.device))
+        self.losses = list(state["losses"].to(self.bias.device))
         slots: dict[int, dict[str, Tensor]] = {}
         for number, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"parameter.{number}"])
-            mine = f"optimizer.{number}."
-            slots[number] = {name.removeprefix(mine): tensors[name] for name in tensors if name.startswith(mine)}
+            parameter.copy_(state[f"parameter.{number}"])
+            slots[number] = {name: state[f"{name}.{number}"] for name in MOMENTS}
+            slots[number]["step"] = torch.tensor(float(self.step))
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        for _ in self.losses:  # the draws of these steps, so that those to come are the same
+            _, rows = self.batch()
+            self.blend(rows[:, None], rows[:, None])
 
 
 @torch.no_grad()
 def cache_activations(
     backbone: Backbone, below: Callable[[Tensor], Tensor], pixels: Tensor, training: Training, seed: int, limit: float
-) -> tuple[ActivationCache, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """What lies below the first adapter, once and for all: it never changes.
 
     Args:
         below: from pixels to activations, see `split_image_tower`.
         pixels: (N, 3, H, W) prepared support images.
-        seed: of the augmentations. limit: bytes that may stay on the device.
+        seed: of the augmentations. limit: bytes that may stay on the device; more go to main memory.
 
     Returns:
         The activations (A, N, ...) of all augmentations, and pooled from them h (A, N, d) on the CPU.
     """
-    cache, pooled = None, []
-    for number, version in enumerate(iter_augmented(backbone, pixels, training.config.augmentations, seed)):
+    count, cache, pooled = training.config.augmentations, torch.empty(0), []
+    for number, version in enumerate(iter_augmented(backbone, pixels, count, seed)):
         rows = training.processes.encode(lambda part: in_batches(below, part), version)
-        cache = cache or ActivationCache(training.config.augmentations, rows, limit)
-        cache.rows[number] = rows
+        if not number:
+            fits = count * rows.numel() * rows.element_size() <= limit
+            cache = rows.new_empty(count, *rows.shape, device=rows.device if fits else "cpu")
+        cache[number] = rows
         # without image adapters the rows are u itself, and there are no tokens to pool
         pooled.append((pool_tokens(rows) if rows.ndim == 3 else rows).cpu())
-    assert cache is not None
     return cache, torch.stack(pooled)
 
 
@@ -182,9 +184,7 @@ def training_step(
         frozen: v (S, D) before training. membership: M (C+1, S).
     """
     config = training.config
-    # few images become many: each is blended with another one, and its labels in the same shares
-    if config.mixup:
-        activations, labels = mixup(activations, labels, config.mixup, training.rng)
+    activations, labels = training.blend(activations, labels)
     u, v = embed(activations), embed_signs()
     # how much more an image looks like a category's signs than like the normal ones, as a logit
     logits = margins(u @ v.T, equal_weights(membership)) * training.log_scale.exp() + training.bias
@@ -226,9 +226,9 @@ def align(
     tokens, pixels = backbone.tokenize(bank.texts), backbone.prepare(images, bank.color)
     membership = torch.from_numpy(bank.membership()).to(device)
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
-    training = Training(adapters, target.shape[1], config, seed, device)
+    training = Training(adapters, target, config, seed)
     processes = training.processes
-    checkpoint = _resume(training, backbone, pixels, labels, bank, seed, run)
+    checkpoint = _resume(training, backbone, adapters, pixels, bank, seed, run)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
 
@@ -239,48 +239,47 @@ def align(
     with installed(backbone, adapters), compiled(backbone, adapters, run.compile):
         below, embed = split_image_tower(backbone)
         cache, activations = cache_activations(backbone, below, pixels, training, seed, run.cache_gib * 2**30)
-        steps = range(training.step, config.steps)
         hidden = not (run.progress and processes.main)
-        for _ in tqdm(steps, "stage 1", config.steps, leave=False, disable=hidden, initial=training.step):
-            augmentation, row = training.batch(len(target))
+        steps = range(training.step + 1, config.steps + 1)
+        for step in tqdm(steps, "stage 1", config.steps, leave=False, disable=hidden, initial=training.step):
+            augmentation, row = (number.to(cache.device) for number in training.batch())
             training_step(
                 training,
-                cache.take(augmentation, row),
-                target[row],
+                cache[augmentation, row].to(device),
+                target[row.to(device)],
                 lambda batch: encode(embed, batch),
                 lambda: encode(backbone.text_features, tokens),
                 frozen,
                 membership,
             )
-            if checkpoint and processes.main and checkpoint.due(training.step):
-                training.save(checkpoint)
+            # the last one stays until the detector is saved
+            if checkpoint and processes.main and (step == config.steps or checkpoint.due(step)):
+                checkpoint.write(training.state())
             if run.after_step:
-                run.after_step(training.step)
+                run.after_step(step)
         # what the trained adapters make of every augmentation and every sign
         with torch.no_grad():
-            u = [processes.encode(lambda part: in_batches(lambda x: embed(x.to(device)), part), a) for a in cache.rows]
+            u = [processes.encode(lambda part: in_batches(lambda x: embed(x.to(device)), part), a) for a in cache]
             v = backbone.text_features(tokens)
-    history = [dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses]
     return Aligned(
         scale=float(training.log_scale.detach().exp()),
         bias=training.bias.detach().cpu(),
         image_embeddings=torch.stack(u).cpu(),
         sign_embeddings=v.cpu(),
         activations=activations,
-        history=history,
+        history=[dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses],
     )
 
 
-def _resume(training: Training, backbone, pixels, labels, bank, seed: int, run: RunConfig) -> Checkpoint | None:
+def _resume(training: Training, backbone: Backbone, adapters: Any, pixels, bank, seed: int, run: RunConfig):
     """The checkpoint of this run, if one is wanted; the training goes back to where it was written."""
     if run.checkpoint is None:
         return None
-    adapters: Any = training.adapters
     settings = [(name, adapter.lam, tuple(adapter.down.weight.shape)) for name, adapter in adapters.items()]
     # what has to be the same for a run to go on, under the names that a user is told
     identity = {
         "images": _digest(tuple(pixels.shape), pixels.contiguous().numpy().tobytes()),
-        "labels": _digest(np.asarray(labels).tolist()),
+        "labels": _digest(training.labels.tolist()),
         "sign bank": _digest(bank.texts, bank.membership().tolist()),
         "backbone": backbone.fingerprint,
         "adapter settings": _digest(settings),
@@ -289,8 +288,9 @@ def _resume(training: Training, backbone, pixels, labels, bank, seed: int, run: 
         "precision": "bf16" if run.bf16(backbone.device) else "fp32",
     }
     checkpoint = Checkpoint(run.checkpoint, identity, run.checkpoint_seconds, run.checkpoint_steps)
-    if found := training.processes.from_main(checkpoint.read):
-        training.restore(*found)
+    found = training.processes.from_main(lambda: checkpoint.read(training.state(), training.config.steps))
+    if found:
+        training.restore(found)
     return checkpoint
 
 

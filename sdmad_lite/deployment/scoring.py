@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..alignment.processes import Processes
 from ..data import as_images, read_image, walk_images
 from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs
 from ..files import NOTICE, is_main, new_file, new_folder, write_text
+from ..running import Processes
 
 if TYPE_CHECKING:
     from ..data import ImageTable

@@ -16,20 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ..errors import SDMADError
+from ..settings import Positive, Settings, Share
 from .calibration import Calibration
 
 
 @dataclass(frozen=True)
-class EvidenceConfig:
+class EvidenceConfig(Settings):
     """How much the image itself says [ours], chosen on validation draws (`tools/ablations.py`)."""
 
-    share: float = 0.5  # of the image logit in the logit, in [0, 1]; 0 leaves the signs alone
-    strength: float = 1.0  # inverse penalty of the logistic regression
-
-    def __post_init__(self):
-        if not (0 <= self.share <= 1 and self.strength > 0):
-            raise SDMADError(f"{self}: share must be in [0, 1], strength above 0")
+    share: Share = 0.5  # of the image logit in the logit; 0 leaves the signs alone
+    strength: Positive = 1.0  # inverse penalty of the logistic regression
 
 
 class ImageEvidence:

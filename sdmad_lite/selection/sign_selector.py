@@ -13,14 +13,15 @@ speaks against it, 0 is a sign that is dropped or another category's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import numpy as np
+from pydantic import Field
 from scipy.optimize import nnls
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from ..errors import SDMADError
+from ..settings import AtLeastOne, NotNegative, Settings, Share
 
 if TYPE_CHECKING:
     import torch
@@ -29,24 +30,17 @@ Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 
 @dataclass(frozen=True)
-class SelectionConfig:
+class SelectionConfig(Settings):
     """Settings of stage 2 [ours], chosen on validation draws (`tools/ablations.py`)."""
 
     rule: Literal["discriminant", "rank", "all"] = "discriminant"
     """discriminant: joint non-negative weights. rank: the best `keep` share by support AUROC. all: none dropped."""
-    keep: float = 0.5  # share of each category's signs that `rank` keeps (at least one)
-    shrink: float = 0.2  # share of the covariance of signs that becomes a sphere of the same size, in [0, 1]
-    pull: float = 256.0  # strength of the pull towards equal weights, divided by the square of the positives
-    least_positives: int = 2  # with fewer positives or negatives all signs of a category stay, with equal weights
-    drop_below: float = 0.25  # a sign whose weight is under this share of the mean weight is dropped
-    threshold_prior: float = 8.0  # positives' worth of pull of each decision threshold towards 0.5
-
-    def __post_init__(self):
-        if self.rule not in ("discriminant", "rank", "all"):
-            raise SDMADError(f"rule is {self.rule!r}: use discriminant, rank or all")
-        if not (0 < self.keep <= 1 and 0 <= self.shrink <= 1 and self.pull >= 0 and self.least_positives >= 1):
-            limits = "keep must be in (0, 1], shrink in [0, 1], pull at least 0, least_positives at least 1"
-            raise SDMADError(f"{self}: {limits}")
+    keep: Annotated[Share, Field(gt=0)] = 0.5  # share of each category's signs that `rank` keeps (at least one)
+    shrink: Share = 0.2  # share of the covariance of signs that becomes a sphere of the same size
+    pull: NotNegative = 256.0  # strength of the pull towards equal weights, divided by the square of the positives
+    least_positives: AtLeastOne = 2  # with fewer positives or negatives all signs stay, with equal weights
+    drop_below: NotNegative = 0.25  # a sign whose weight is under this share of the mean weight is dropped
+    threshold_prior: NotNegative = 8.0  # positives' worth of pull of each decision threshold towards 0.5
 
 
 TRAINING_FREE = SelectionConfig(pull=1.0, least_positives=1)

@@ -178,7 +178,7 @@ CASES = [
         fitting(categories="Effusion,Hernia"),
         "'Hernia' is not a category of the data, which have Effusion, Nodule",
     ),
-    command("fit: lam above 1", fitting(lam=1.5), "lam is 1.5: it must be between 0 and 1"),
+    command("fit: lam above 1", fitting(lam=1.5), "lam is 1.5: it must be less than or equal to 1"),
     command(
         "fit: a split without images",
         fitting(split="val"),

@@ -39,8 +39,8 @@ from sdmad_lite.alignment import (
     inter_anomaly_loss,
     split_image_tower,
 )
-from sdmad_lite.alignment.run import compiled
 from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
+from sdmad_lite.running import compiled
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.signs.bank import load_bank
 

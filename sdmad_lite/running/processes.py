@@ -32,14 +32,15 @@ class Processes:
 
     Each encodes its share of the images and signs; all see all embeddings and compute the same loss from them, so that
     losses over the whole batch are those of one process.
+
+    Args:
+        device: where the model of this process lies.
+
+    Raises:
+        BackboneError: it is not the device that the launcher meant for this process.
     """
 
     def __init__(self, device: torch.device):
-        """Join the others; `device` is where the model of this process lies.
-
-        Raises:
-            BackboneError: it is not the device that the launcher meant for this process.
-        """
         self.index, self.count = world()
         self.main = self.index == 0
         if self.count == 1:
@@ -87,15 +88,14 @@ class Processes:
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives on the main process, on all; an SDMADError there is raised on all."""
-        if self.count == 1:
-            return make()
         outcome: list = [None]
         if self.main:
             try:
                 outcome = [make()]
             except SDMADError as error:
                 outcome = [error]
-        self.accelerate.utils.broadcast_object_list(outcome)
+        if self.count > 1:
+            self.accelerate.utils.broadcast_object_list(outcome)
         if isinstance(outcome[0], SDMADError):
             raise outcome[0]
         return outcome[0]

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, RunConfig, align, build_adapters
-from sdmad_lite.alignment.checkpoint import NAME, Checkpoint, CheckpointWarning
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import CheckpointError, OutputError, SDMADError
+from sdmad_lite.errors import CheckpointError, OutputError
+from sdmad_lite.files import HOST
+from sdmad_lite.running.checkpoint import NAME, Checkpoint, CheckpointWarning
 
 EVERY_STEP = RunConfig(checkpoint_steps=1)
 LONG = AlignmentConfig(steps=60, augmentations=2, batch_size=4)
@@ -45,9 +46,7 @@ def step_of(folder) -> int:
     """Steps that the checkpoint holds, 0 where there is none."""
     if not (folder / NAME).exists():
         return 0
-    content = (folder / NAME).read_bytes()  # at once: the file may be replaced at any moment
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"]["sdmad_lite"])["step"]
+    return len(load((folder / NAME).read_bytes())["losses"])  # at once: the file may be replaced at any moment
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
@@ -159,7 +158,7 @@ def test_a_broken_checkpoint_is_named_and_left_for_whoever_wants_to_look(tiny_cl
     content[-1] ^= damage == "a flipped bit"
     keep = {"empty": 0, "in the header": 100, "one byte short": -1}.get(damage, len(content))
     (stopped / NAME).write_bytes(content[:keep])
-    with pytest.raises(CheckpointError, match=rf"{NAME}: this checkpoint is broken; delete it to begin anew"):
+    with pytest.raises(CheckpointError, match=rf"{NAME}: this checkpoint is broken \(.*; delete it to begin anew"):
         run(tiny_clip, support, bank, stopped)
     assert (stopped / NAME).read_bytes() == content[:keep]
 
@@ -201,7 +200,7 @@ def test_a_full_disk_is_told_and_stops_nothing(tiny_clip, support, bank, whole, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("sdmad_lite.alignment.checkpoint.save_file", full)
+        patch.setattr("sdmad_lite.running.checkpoint.save_file", full)
         message = r"no checkpoint was written .*No space left.*earlier one is kept and the training goes on"
         with pytest.warns(CheckpointWarning, match=message) as warned:
             resumed = run(tiny_clip, support, bank, stopped)
@@ -217,7 +216,10 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_training(tin
 
 
 def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, bank, support, tmp_path):
-    (tmp_path / f".{NAME}.123").write_bytes(b"half")
+    child = multiprocessing.get_context("forkserver").Process()
+    child.start()
+    child.join()
+    (tmp_path / f".{NAME}.{HOST}-{child.pid}-abcdefgh").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     short = AlignmentConfig(steps=3, augmentations=2)
     SDMAD(bank, backbone=tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
@@ -226,14 +228,5 @@ def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, 
 
 def test_a_checkpoint_holds_no_pickle_and_can_be_read_by_anyone(left):
     with safe_open(left / NAME, "pt") as content:
-        state, names = json.loads(content.metadata()["sdmad_lite"]), set(content.keys())
-    assert state["step"] == 7 and set(state["identity"]) >= set(OTHERS)
-    assert names >= {"parameter.0", "losses", "optimizer.0.exp_avg"}
-
-
-@pytest.mark.parametrize(
-    "setting", [{"precision": "fp8"}, {"at_once": 0}, {"checkpoint_steps": 0}, {"checkpoint_seconds": -1}]
-)
-def test_impossible_settings_are_refused(setting):
-    with pytest.raises(SDMADError, match=next(iter(setting))):
-        RunConfig(**setting)
+        identity, names = json.loads(content.metadata()["identity"]), set(content.keys())
+    assert set(identity) >= set(OTHERS) and names >= {"parameter.0", "exp_avg.0", "losses"}

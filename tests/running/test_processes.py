@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sdmad_lite.alignment import AlignmentConfig, own_device
-from sdmad_lite.alignment.processes import Processes
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.files import is_main, world
+from sdmad_lite.running import Processes
 
 WORKER = Path(__file__).with_name("train_together.py")
 TRAINING = AlignmentConfig(steps=8, augmentations=2, batch_size=7)  # an odd batch: the shares are unequal

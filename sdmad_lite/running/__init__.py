@@ -1,0 +1,11 @@
+"""How stage 1 is run: precision and memory, several processes, and going on after a stop.
+
+Nothing here changes what is computed, so that a reader of the method can leave it out.
+"""
+
+from .checkpoint import Checkpoint, CheckpointWarning, remove_checkpoint
+from .processes import Processes, own_device
+from .run import RunConfig, compiled, in_batches
+
+__all__ = ["Checkpoint", "CheckpointWarning", "Processes", "RunConfig", "compiled", "in_batches", "own_device"]
+__all__ += ["remove_checkpoint"]
