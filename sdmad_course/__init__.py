@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
-from sdmad_lite.data import ImageTable, draw_support, load_folder, split_train_test
+from sdmad_lite.data import ImageTable, draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import DataError, SDMADError
+from sdmad_lite.errors import DataError, OutputError, SDMADError, warn
 from sdmad_lite.files import write_text
 from sdmad_lite.selection import EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import SignBank, load_bank
@@ -23,8 +27,25 @@ from sdmad_lite.signs.bank import SignBank, load_bank
 if TYPE_CHECKING:
     from sdmad_lite.clip.backbone import Backbone
 
-ROOT = Path(__file__).parents[1]
-OUTPUTS = ROOT / "build" / "course"  # where notebooks leave files for each other; it can be deleted at any time
+ROOT = Path(__file__).parents[1]  # of the repository; of an install without it, the folder that one works in
+ROOT = ROOT if (ROOT / "data_samples").is_dir() else Path.cwd()
+
+
+def _outputs() -> Path:
+    """`build/course` of the repository; where that cannot be written, a folder of this user, and a remark."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = Path(tempfile.gettempdir(), f"sdmad_course_{os.getpid()}")
+    folders = ROOT / "build" / "course", Path(cache, "sdmad_course"), own
+    for folder in filter(Path.is_absolute, folders):
+        if os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK):
+            break
+    if folder != folders[0]:
+        warn(f"{folders[0]} cannot be written: the course leaves its files in {folder}")
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))  # else UMAP is not imported without a home
+    return folder
+
+
+OUTPUTS = _outputs()  # where notebooks leave files for each other; it can be deleted at any time
 
 
 def samples(modality: str = "chest", kept_out: bool = False) -> tuple[SignBank, ImageTable, ImageTable]:
@@ -60,36 +81,49 @@ def support_and_validation(train: ImageTable, shots: int, seed: int) -> tuple[Im
     return train.rows(rows), train.rows(np.asarray(rest))
 
 
+@contextmanager
+def _kept_where_possible() -> Iterator[None]:
+    try:
+        yield
+    except OutputError as error:
+        warn(f"computed, but not kept for the next time: {error}")
+
+
+def _digest(*parts: object) -> str:
+    content = [part if isinstance(part, bytes) else repr(part).encode() for part in parts]
+    return hashlib.sha256(b"|".join(content)).hexdigest()[:16]
+
+
 def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0) -> SDMAD:
     """The detector saved under OUTPUTS, or a newly fitted one, which is then saved there.
 
-    The folder's name carries a hash of the support set, the seed and the settings, so that another draw is
-    fitted anew.
+    The folder's name carries a hash of what it was fitted on: pixels, labels, bank, settings and seed.
     """
-    content = repr([str(image) for image in support.images]) + repr(support.labels.tolist())
-    content += repr([seed, AdapterConfig(), AlignmentConfig(), SelectionConfig(), EvidenceConfig()])
-    folder = OUTPUTS / f"{name}_{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    pixels = [np.asarray(read_image(image, bank.color)) for image in support.images]
+    content = [part for x in pixels for part in (x.shape, x.tobytes())]
+    settings = seed, AdapterConfig(), AlignmentConfig(), SelectionConfig(), EvidenceConfig()
+    folder = OUTPUTS / f"{name}_{_digest(*content, support.labels.tolist(), bank.model_dump_json(), settings)}"
     if (folder / "detector.json").is_file():
         try:
-            detector = SDMAD.load(folder, backbone)
-            if detector.bank == bank and detector.alignment == AlignmentConfig():
-                return detector
+            return SDMAD.load(folder, backbone)
         except SDMADError as error:  # of another backbone, an older version, or broken
             print(f"fitting again: {error}")
     detector = SDMAD(bank, backbone=backbone, random_state=seed).fit_table(support, progress=True)
-    detector.save(folder)
+    with _kept_where_possible():
+        detector.save(folder)
     return detector
 
 
 def load_or_project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     """UMAP of embeddings (N, D) to (N, 2), saved under OUTPUTS: its first call in a process takes half a minute."""
-    embeddings = np.ascontiguousarray(embeddings)
-    content = embeddings.tobytes() + repr((embeddings.shape, str(embeddings.dtype), seed)).encode()
-    file = OUTPUTS / f"umap_{hashlib.sha256(content).hexdigest()[:8]}.json"
-    if file.is_file():
-        return np.array(json.loads(file.read_text(encoding="utf-8")))
     from sdmad_lite.show.plots import project  # brings matplotlib
 
+    embeddings = np.ascontiguousarray(embeddings)
+    file = OUTPUTS / f"umap_{_digest(embeddings.tobytes(), embeddings.shape, embeddings.dtype, seed)}.json"
+    with suppress(OSError, ValueError):  # not there, or broken
+        if (points := np.array(json.loads(file.read_text(encoding="utf-8")))).shape == (len(embeddings), 2):
+            return points
     points = project(embeddings, "umap", seed)
-    write_text(file, json.dumps(points.tolist()))
+    with _kept_where_possible():
+        write_text(file, json.dumps(points.tolist()))
     return points

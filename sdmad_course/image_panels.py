@@ -106,6 +106,8 @@ def _groups(case: EmbeddingCase, kind: str, name: str) -> list[tuple[str, str, n
 def _alike(case: EmbeddingCase, kind: str, name: str, points: np.ndarray) -> str:
     """How far the nearest points in a map agree, in words: [ours] the mean over the ten nearest."""
     values = case.column(kind, name)
+    if len(points) < 2:
+        return "no other image"
     near = values[cKDTree(points).query(points, min(10, len(points) - 1) + 1)[1][:, 1:]]  # (N, neighbours)
     if kind == "sign":
         if min(values.std(), near.mean(1).std()) < 1e-9:

@@ -20,12 +20,18 @@ TABLES = (".parquet", ".csv", ".jsonl")
 
 
 def csv_text(rows: Sequence[Mapping]) -> str:
-    """Rows as CSV, the keys of the first one as its head."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Rows as CSV, the keys of the first one as its head.
+
+    A text that a spreadsheet would run as a formula, since it begins with = + - @ or a control, gets a ' before it.
+    """
+    head, stream = list(rows[0]), io.StringIO()
+    lines = [head, *([row.get(name) for name in head] for row in rows)]
+    csv.writer(stream, lineterminator="\n").writerows([_harmless(cell) for cell in line] for line in lines)
     return stream.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] and cell[0] in "=+-@\t\r\n＝＋－＠" else cell
 
 
 def write_scores(detector: SDMAD, source, out: str, *, batch_size=None, workers=None, resume=True, **options):

@@ -20,8 +20,7 @@ from .plots import plot_sign_maps, to_png
 if TYPE_CHECKING:
     from ..detector import SDMAD
 
-MAPPED = 3
-"""Signs in one picture of heat maps: those that speak most for the category."""
+MAPPED = 3  # signs in one picture of heat maps: those that speak most for the category
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -65,10 +64,10 @@ def explained_rows(detector: SDMAD, images: Mapping[str, object], progress: bool
     for name, z, h in zip(images, cosines, activations, strict=True):
         for e in explanation_of(detector, z, h):
             own = sorted((sign for sign in e.signs if sign.weight > 0), key=lambda sign: -sign.contribution)
-            signs = [{"text": s.text, "weight": s.weight, "contribution": s.contribution} for s in own]
             row = {"image": name, "category": e.category, "probability": e.probability, "threshold": e.threshold}
-            row |= {"detected": e.detected, "logit": e.logit, "signs": signs}
-            row |= {"normal_signs": float(sum(sign.contribution for sign in e.signs if sign.normal))}
+            row |= {"detected": e.detected, "logit": e.logit}
+            row["signs"] = [{"text": s.text, "weight": s.weight, "contribution": s.contribution} for s in own]
+            row["normal_signs"] = float(sum(sign.contribution for sign in e.signs if sign.normal))
             rows.append(row | {"image_evidence": e.image, "bias": e.bias, "map": None})
     return rows
 

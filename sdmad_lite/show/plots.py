@@ -12,8 +12,10 @@ from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ..detector import SelectedSign
+from ..errors import DataError, warn
 from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
 
@@ -23,6 +25,11 @@ PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7", "#F0E442", "#000000")
 
 class _Picture(Figure):
     """A Figure that a notebook shows as PNG when it ends a cell; pyplot is not needed and keeps no copy."""
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)  # a $ in a name is a $
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         return to_png(self)
@@ -121,16 +128,27 @@ def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str) -> Fig
 def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
     """Embeddings (N, D) to points in the plane (N, 2), by "umap" (seconds) or "pca" (at once).
 
-    UMAP needs at least four points; its first call in a process also compiles for about 15 s.
+    UMAP's first call in a process also compiles for about 15 s. It needs four different points; of fewer, PCA is drawn.
+
+    Raises:
+        DataError: no points, numbers that are not finite, or another method.
     """
-    if method == "pca":
-        from sklearn.decomposition import PCA
+    x = np.asarray(embeddings)
+    if method not in ("umap", "pca"):
+        raise DataError(f"method: {method!r} is neither 'umap' nor 'pca'")
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise DataError(f"embeddings: give finite numbers (N, D), not {x.dtype} of shape {x.shape}")
+    if method == "umap" and (different := len(np.unique(x, axis=0))) >= 4:
+        from umap import UMAP
 
-        return PCA(2, random_state=seed).fit_transform(embeddings)
-    from umap import UMAP
+        return UMAP(n_neighbors=min(15, len(x) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
+    if method == "umap":
+        warn(f"UMAP needs 4 different points, of {len(x)} there are {different}: drawn by PCA")
+    from sklearn.decomposition import PCA
 
-    neighbours = min(15, len(embeddings) - 1)
-    return UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1).fit_transform(embeddings)
+    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance
+        points = PCA(min(2, *x.shape), random_state=seed).fit_transform(x)
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
 
 
 def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[str], title: str = "") -> Figure:
@@ -173,11 +191,7 @@ def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
 
 
 def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Sequence[str] = (), axis=None) -> Figure:
-    """Probability of each category against its threshold; true categories in bold.
-
-    Args:
-        axis: where to draw; on a figure of its own when left out.
-    """
+    """Probability of each category against its threshold, true ones in bold; on `axis` or a figure of its own."""
     axis = axis or new_figure(5.2, 0.32 * len(explanations) + 1.0).subplots()
     for i, e in enumerate(explanations):
         axis.barh(i, e.probability, color=BLUE if e.detected else "#cccccc")
@@ -205,11 +219,7 @@ def draw_parts(axis, parts: Mapping[str, float], size: float, **labels) -> None:
 
 
 def plot_explanation(explanation: CategoryExplanation, axis=None) -> Figure:
-    """What each sign adds to the logit, and what the image evidence; all bars sum to it.
-
-    Args:
-        axis: where to draw; on a figure of its own when left out.
-    """
+    """What each sign adds to the logit, and the image evidence; bars sum to it. On `axis` or a figure of its own."""
     parts, dropped = logit_parts(explanation), {s.text for s in explanation.signs if not s.weight}
     axis = axis or new_figure(8, 0.36 * len(parts) + 1.1).subplots()
     parts = {f"{name} (dropped)" if name in dropped else name: part for name, part in parts.items()}
@@ -249,23 +259,20 @@ def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, tit
 def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") -> Figure:
     """Each category under the three protocols, with intervals and numbers of positives."""
     trees = (result.mean, result.low, result.high) if isinstance(result, Interval) else (result,)
-    names, drawn = list(trees[0].multilabel.per_category), False
-    figure, (axis,) = _new_axes(8, 0.5 * len(names) + 1.2)
+    named, drawn = trees[0].multilabel.per_category, False
+    figure, (axis,) = _new_axes(8, 0.5 * len(named) + 1.2)
     for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
-        for i, name in enumerate(names):
+        for i, name in enumerate(named):
             value, *ends = (getattr(tree.protocols()[protocol].per_category[name], figure_name) for tree in trees)
-            if value is None:
-                continue
             y = i + (p - 1) * 0.22
             if ends and None not in ends:
                 drawn = True
                 axis.plot(ends, [y, y], color=color, linewidth=2)
-            axis.plot(value, y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
+            axis.plot([value], y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
     if figure_name == "auroc":
         axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
-    if axis.get_xlim()[1] > 1.02:  # a t-interval can pass 1, the figure cannot
-        axis.set_xlim(right=1.02)
-    rows = [f"{name} ({score.positives} positives)" for name, score in trees[0].multilabel.per_category.items()]
+    axis.set_xlim(right=min(1.02, axis.get_xlim()[1]))
+    rows = [f"{name} ({score.positives} positives)" for name, score in named.items()]
     of = "95 % interval over support draws" if drawn else "one support draw"
     finish(axis, rows, xlabel=f"{figure_name.upper()} ({of})")
     figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
