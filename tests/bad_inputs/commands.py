@@ -230,7 +230,7 @@ CASES = [
     command(
         "run: an output below a file",
         running("--out={path}/data/labels.csv/report"),
-        "{path}/data/labels.csv/report: cannot be written ({reason}); choose another folder",
+        "{path}/data/labels.csv/report: cannot be written ({reason}); choose another place",
     ),
     command(
         "run: an output that is a file",
