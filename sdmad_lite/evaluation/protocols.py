@@ -73,15 +73,12 @@ class Evaluation:
 
     def protocols(self) -> dict[str, Protocol]:
         """Name -> protocol, in order."""
-        return {name: getattr(self, name) for name in PROTOCOLS}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The same tree three times: each figure, and the ends of its 95 % interval, None where there is none.
-
-    A count is the same number in all three.
-    """
+    """The same tree three times: each figure, and the ends of its 95 % interval, None where there is none."""
 
     mean: Evaluation
     low: Evaluation
@@ -94,12 +91,13 @@ class Interval:
 
     def macro(self, protocol: str = "multilabel") -> tuple[Macro, Macro, Macro]:
         """(mean, low, high) of one protocol's macro figures."""
-        return dict(self.rows(protocol))["macro"]
+        mean, low, high = (getattr(tree, protocol).macro for tree in vars(self).values())
+        return mean, low, high
 
     def rows(self, protocol: str) -> Iterator[tuple[str, Any]]:
         """Lines of a table, as `Protocol.rows`: title and (mean, low, high), each a Score or Macro."""
-        trees = (getattr(tree, protocol).rows() for tree in (self.mean, self.low, self.high))
-        yield from ((three[0][0], tuple(row for _, row in three)) for three in zip(*trees, strict=True))
+        for three in zip(*(getattr(tree, protocol).rows() for tree in vars(self).values()), strict=True):
+            yield three[0][0], tuple(row for _, row in three)
 
 
 @dataclass(frozen=True)
@@ -116,34 +114,29 @@ class Paired:
 def evaluate(
     scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], thresholds: np.ndarray | None = None
 ) -> Evaluation:
-    """Score predictions by the three protocols.
+    """Score predictions (N, C), where higher means more likely, by the three protocols; labels (N, C) are 0 or 1.
 
     1. detection: normal images against those of each category, and against any (by the highest score).
     2. discrimination: each category against the other anomalies only; normal images are left out.
-    3. multilabel: every category on all images, and the ranking loss within images; where thresholds are given
-       also F1 (each category, macro and micro), exact match and Hamming loss of the decisions.
-
-    Args:
-        scores: (N, C), higher means more likely. labels: (N, C) in {0, 1}. categories: C names.
-        thresholds: (C,), set on the support set; a score at or above is a detection.
-
-    Raises:
-        DataError: shapes differ, a score is not finite, or a label is not 0 or 1.
+    3. multilabel: every category on all images, and the ranking loss within images; where thresholds (C,) are given,
+       which were set on the support set, also F1 (each category, macro and micro), exact match and Hamming loss of the
+       decisions. A score at a threshold or above is a detection.
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     _check(scores, labels, categories, thresholds)
-    has, normal, everyone = labels == 1, labels.sum(1) == 0, np.ones_like(labels, dtype=bool)
+    has, normal = labels == 1, labels.sum(1) == 0
 
-    def protocol(among: np.ndarray, cuts: Any = None, **more: Any) -> Protocol:
-        """Each category c is ranked over the images in `among`[:, c]."""
+    def protocol(among: np.ndarray, cuts: Any = None, **across: float | None) -> Protocol:
+        """Each category is ranked over the images in `among` (N,) and those that show it."""
         cuts = [None] * len(categories) if cuts is None else cuts
-        each = {name: _score(scores[:, c], has[:, c], among[:, c], cuts[c]) for c, name in enumerate(categories)}
-        return Protocol(each, replace(_macro(list(each.values())), **more))
+        columns = zip(categories, scores.T, has.T, cuts, strict=True)
+        each = {name: _score(score, y, among | y, cut) for name, score, y, cut in columns}
+        return Protocol(each, _macro(list(each.values()), **across))
 
-    detection = protocol(has | normal[:, None])
+    everyone = np.ones_like(normal)
     return Evaluation(
-        detection=replace(detection, any_anomaly=_score(scores.max(1), ~normal, everyone[:, 0])),
-        discrimination=protocol(everyone & ~normal[:, None]),
+        detection=replace(protocol(normal), any_anomaly=_score(scores.max(1), ~normal, everyone)),
+        discrimination=protocol(~normal),
         multilabel=protocol(everyone, thresholds, **_across(scores, labels, thresholds)),
     )
 
@@ -173,22 +166,22 @@ def _f1(truth: np.ndarray, decision: np.ndarray) -> float | None:
     return float(metrics.f1_score(truth, decision, zero_division=0)) if truth.any() else None
 
 
-def _macro(scores: list[Score]) -> Macro:
-    ranked, means = [score for score in scores if score.auroc is not None], {}
-    for figure in ("auroc", "ap", "f1"):
-        known = [value for score in scores if (value := getattr(score, figure)) is not None]
-        means[figure] = float(np.mean(known)) if known else None
-    return Macro(categories=len(ranked), positives=sum(score.positives for score in ranked), **means)
+def _macro(scores: list[Score], **across: float | None) -> Macro:
+    known = {figure: [getattr(score, figure) for score in scores] for figure in ("auroc", "ap", "f1")}
+    known = {figure: [value for value in values if value is not None] for figure, values in known.items()}
+    means = {figure: float(np.mean(values)) if values else None for figure, values in known.items()}
+    positives = sum(score.positives for score in scores if score.auroc is not None)
+    return Macro(len(known["auroc"]), positives, **means, **across)
 
 
-def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> dict[str, Any]:
+def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> dict[str, float | None]:
     """The figures of `Macro` that look at all categories of an image together."""
-    found: dict[str, Any] = {}
-    # An image can be ranked if it has one category and lacks another.
+    found: dict[str, float | None] = {}
+    # an image can be ranked if it has one category and lacks another
     if ((labels.sum(1) > 0) & (labels.sum(1) < labels.shape[1])).any():
         found["ranking_loss"] = float(metrics.label_ranking_loss(labels, scores))
     if thresholds is not None:
-        decided = scores >= np.asarray(thresholds)[None]
+        decided = scores >= np.asarray(thresholds)
         found["f1_micro"] = _f1(labels.ravel(), decided.ravel())
         found["exact_match"] = float(metrics.accuracy_score(labels, decided))
         found["hamming_loss"] = float(metrics.hamming_loss(labels, decided))
@@ -198,18 +191,14 @@ def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | Non
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over support draws on one test set; with one draw the interval is (nan, nan)."""
     x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        return float(x.mean()), float("nan"), float("nan")
-    half = student_t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x))
-    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+    mean, half = float(x.mean()), float("nan")
+    if len(x) > 1:
+        half = float(student_t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return mean, mean - half, mean + half
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-    """Difference over the same draws; `better` only where the 95 % interval excludes zero.
-
-    Raises:
-        DataError: the lists are not of equal length.
-    """
+    """Difference over the same draws; `better` only where the 95 % interval excludes zero."""
     if len(ours) != len(theirs):
         raise DataError(f"paired: {len(ours)} and {len(theirs)} draws; compare the same draws")
     mean, low, high = mean_interval(np.asarray(ours) - np.asarray(theirs))
@@ -218,10 +207,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
 
 
 def over_draws(results: Sequence[Evaluation]) -> Interval:
-    """Mean and t-interval (`mean_interval`) of each figure over support draws.
-
-    A figure that is None in some draw is None; one draw gives no interval.
-    """
+    """Mean and t-interval (`mean_interval`) of each figure over support draws; None where some draw has none."""
 
     def over(values: list) -> list:
         return [None] * 3 if None in values else [None if np.isnan(end) else end for end in mean_interval(values)]
@@ -241,13 +227,11 @@ def bootstrap(
 ) -> Interval:
     """`evaluate` on all images, with 95 % percentile intervals over resampled patients.
 
-    [ours] It speaks of other patients for the same detector; `over_draws` speaks of other support draws.
-    A figure gets an interval where at least nine resamples in ten have it.
+    [ours] It speaks of other patients for the same detector; `over_draws` speaks of other support draws. A figure gets
+    an interval where at least nine resamples in ten have it.
 
     Args:
-        scores, labels, categories, thresholds: as in `evaluate`.
-        patients: (N,) whose image it is; images of a patient stay together.
-        resamples: 0 for no intervals.
+        patients: (N,) whose image it is; images of a patient stay together. resamples: 0 for no intervals.
     """
     result, drawn = evaluate(scores, labels, categories, thresholds), []
     number = np.unique(patients, return_inverse=True)[1]
@@ -267,20 +251,17 @@ def bootstrap(
 
 
 def _interval(trees: Sequence[Evaluation], over: Callable[[list], list]) -> Interval:
-    """`over` makes [mean, low, high] of the values that a figure has in the trees."""
-    ends = _combined(trees, over)
-    picks: list[Callable[[list], Any]] = [lambda v: v[0][0], lambda v: v[0][1], lambda v: v[0][2]]
-    return Interval(*(_combined([ends], pick) for pick in picks))
+    """`over` makes [mean, low, high] of the values that a figure has in the trees; a count is the first tree's."""
 
+    def combined(trees: Sequence[Any], end: int) -> Any:
+        first = trees[0]
+        if isinstance(first, dict):
+            return {name: combined([tree[name] for tree in trees], end) for name in first}
+        if first is None or isinstance(first, float):
+            return over(list(trees))[end]
+        return first if isinstance(first, int) else type(first)(**combined([vars(tree) for tree in trees], end))
 
-def _combined(trees: Sequence[Any], combine: Callable[[list], Any]) -> Any:
-    """One tree from several of the same form: each figure is what `combine` makes of theirs, a count is the first's."""
-    first = trees[0]
-    if isinstance(first, dict):
-        return {name: _combined([tree[name] for tree in trees], combine) for name in first}
-    if first is None or isinstance(first, (float, list)):
-        return combine(list(trees))
-    return first if isinstance(first, int) else type(first)(**_combined([vars(tree) for tree in trees], combine))
+    return Interval(*(combined(trees, end) for end in range(3)))
 
 
 def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:
