@@ -1,5 +1,5 @@
 """What comes after the fit: scoring an archive, resumed and by several processes, into a table that others read."""
 
-from .scoring import ArchiveSummary, about, listed, score_archive, score_table, scores
+from .scoring import ArchiveSummary, ScoringConfig, about, listed, score_archive, score_table, scores
 
-__all__ = ["ArchiveSummary", "about", "listed", "score_archive", "score_table", "scores"]
+__all__ = ["ArchiveSummary", "ScoringConfig", "about", "listed", "score_archive", "score_table", "scores"]

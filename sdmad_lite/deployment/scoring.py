@@ -1,7 +1,7 @@
 """Score an archive: any number of images to one table, in steady memory, by any number of processes. [ours]
 
-The table is a folder of Parquet parts, which pandas, pyarrow, Polars and Spark read as one. A part that stands is done:
-a run that was killed goes on with the next. For teaching and research; not for clinical use.
+The table is a folder of Parquet parts, which pandas, pyarrow, Polars and Spark read as one. A part that stands is done,
+as long as its images are the same by content: a run that was killed goes on with the next.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -28,6 +29,7 @@ from ..data import as_images, read_image, walk_images
 from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs
 from ..files import NOTICE, is_main, new_file, new_folder, write_text
 from ..running import Processes
+from ..storage import contents
 
 if TYPE_CHECKING:
     from ..data import ImageTable
@@ -35,18 +37,35 @@ if TYPE_CHECKING:
 
 ABOUT = "_about.json"
 """Beside the parts, what they belong to; readers of Parquet pass over a name with an underscore."""
+IMAGES = b"images"
+"""In the schema of a part, the hash of what its images are."""
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """How an archive is scored. No setting but bf16 changes a score by more than rounding."""
+
+    batch_size: int | None = None  # images at once: 128 on an accelerator and 32 on a CPU; halved until they fit
+    workers: int | None = None  # further processes that read images, for each process; by the machine if left out
+    rows_per_part: int = 1024  # what is lost at most when a process is killed, and all rows that it keeps in memory
+    bf16: bool = False  # whether to compute in bfloat16 by autocast
+    progress: bool = True  # whether to show a bar
+
+    def __post_init__(self):
+        for name, least in (("batch_size", 1), ("workers", 0), ("rows_per_part", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise DataError(f"{name} is {value}: give at least {least}")
 
 
 @dataclass(frozen=True)
 class ArchiveSummary:
-    """What `score_archive` did, the same in every process: `errors` counts images, `resumed` the parts of an earlier
-    run, and `made` those of this one."""
+    """What `score_archive` did, the same in every process."""
 
     out: Path
     images: int
-    errors: int
-    resumed: int
-    made: int
+    errors: int  # images that could not be read
+    resumed: int  # parts of an earlier run
+    made: int  # parts of this one
 
 
 def score_archive(
@@ -55,13 +74,9 @@ def score_archive(
     out: str | Path,
     *,
     root: str | Path | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    resume: bool = True,
     explain: bool = False,
-    bf16: bool = False,
-    rows_per_part: int = 1024,
-    progress: bool = True,
+    resume: bool = True,
+    config: ScoringConfig | None = None,
 ) -> ArchiveSummary:
     """Score images into a folder of Parquet parts: the rows of `score_table`, in the order of the source.
 
@@ -69,43 +84,39 @@ def score_archive(
         source: a folder, searched at any depth for images and sorted by path; or a table or list of images.
         out: folder of the parts. One of an earlier run is continued, or with resume=False replaced.
         root: the paths of a table or list are written relative to this folder; those of a folder always are.
-        batch_size: images at once, 128 on an accelerator and 32 on a CPU if left out; halved until they fit.
-        workers: further processes that read images, for each process; by the machine if left out.
-        explain: whether to add the parts of each logit. bf16: whether to compute in bfloat16 by autocast.
-        rows_per_part: what is lost at most when a process is killed, and all rows that it keeps in memory.
+        explain: whether to add the parts of each logit.
 
     Raises:
-        CheckpointError: the parts there belong to another detector, other options or another list of images.
+        CheckpointError: the parts there belong to another detector, other options or other images.
         OutputError: the parts cannot be written, or the folder holds something else.
-        DataError: there is no image, or a number is out of range. MissingExtraError: pyarrow is not installed.
+        DataError: there is no image. MissingExtraError: pyarrow is not installed.
     """
-    pa, parquet = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive")
-    limits = {"batch_size": (batch_size, 1), "rows_per_part": (rows_per_part, 1), "workers": (workers, 0)}
-    for name, (value, least) in limits.items():
-        if value is not None and value < least:
-            raise DataError(f"{name} is {value}: give at least {least}")
+    pa, parquet, config = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive"), config or ScoringConfig()
     folder, images, processes = Path(out), listed(source, root), Processes(detector.backbone.device)
-    options = {"explain": explain, "bf16": bf16, "rows per part": rows_per_part}
-    whole = about(detector) | options | {"images": len(images), "list of images": _digest(images)}
-    numbers, starts = range(len(images)), range(0, len(images), rows_per_part)
-    parts = {folder / f"part-{n:05}.parquet": numbers[i : i + rows_per_part] for n, i in enumerate(starts)}
+    options = {"explain": explain, "bf16": config.bf16, "rows per part": config.rows_per_part}
+    names = hashlib.sha256("\n".join(name for name, _ in images).encode(errors="backslashreplace")).hexdigest()
+    whole = about(detector) | options | {"images": len(images), "list of images": names}
+    numbers, size = range(len(images)), config.rows_per_part
+    parts = {folder / f"part-{i // size:05}.parquet": numbers[i : i + size] for i in range(0, len(images), size)}
     columns = {n: pa.from_numpy_dtype(values.dtype) for n, values in scores(detector, torch.empty(0), explain).items()}
     schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
-    _enter(folder, whole, resume, processes)
-    missing = [file for file, part in parts.items() if _errors(file, len(part)) is None]
+    processes.from_main(lambda: _enter(folder, whole, resume, parts, images))
+    missing = [file for file, part in parts.items() if _finished(file, len(part)) is None]
     processes.wait()  # until all know what is missing; then each makes every count-th part of it
     mine = missing[processes.index :: processes.count]
     with detector.installed():
-        rows = _rows(detector, images, [parts[file] for file in mine], explain, bf16, batch_size, workers, progress)
+        rows = _rows(detector, images, [parts[file] for file in mine], explain, config)
         for file in mine:
-            table = pa.Table.from_pylist(list(islice(rows, len(parts[file]))), schema)
+            made, hashes = zip(*islice(rows, len(parts[file])), strict=True)
+            table = pa.Table.from_pylist(made, schema.with_metadata({IMAGES: _digest(hashes)}))
             with new_file(file) as temporary:
                 parquet.write_table(table, temporary, write_page_checksum=True)
     processes.wait()
-    errors = [_errors(file, len(part)) for file, part in parts.items()]
-    if None in errors:
+    done = [_finished(file, len(part)) for file, part in parts.items()]
+    if None in done:
         raise OutputError(f"{folder}: a part is gone or damaged; run again, it alone is made anew")
-    return ArchiveSummary(folder, len(images), sum(filter(None, errors)), len(parts) - len(missing), len(missing))
+    errors = sum(count for count, _ in filter(None, done))
+    return ArchiveSummary(folder, len(images), errors, len(parts) - len(missing), len(missing))
 
 
 def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=False) -> list[dict[str, Any]]:
@@ -116,9 +127,9 @@ def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=F
     else 0. With `explain` come the parts that sum to the category's logit: `<category> | <sign>` for each selected
     sign, `<category> | image evidence` and `<category> | bias`. Where there is an error all these are None.
     """
-    images = listed(source, root)
+    images, config = listed(source, root), ScoringConfig(workers=0, progress=progress)
     with detector.installed():
-        return list(_rows(detector, images, [range(len(images))], explain, False, None, 0, progress))
+        return [row for row, _ in _rows(detector, images, [range(len(images))], explain, config)]
 
 
 def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
@@ -139,24 +150,13 @@ def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
     return named
 
 
-def _digest(images: list[tuple[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for name, image in images:
-        pixels = image.tobytes() if hasattr(image, "tobytes") else b""  # of an array or PIL image
-        digest.update(os.fsencode(name) + b"\n" + pixels)
-    return digest.hexdigest()
-
-
 def about(detector: SDMAD) -> dict[str, Any]:
-    """What belongs beside scores: notice, hash of all in the detector that decides them, thresholds by category."""
+    """What belongs beside scores: notice, hash of all that the detector is, thresholds by category."""
     detector.check_fitted()
-    fitted = ("sign_embeddings_", "weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_")
-    tensors = {name: torch.as_tensor(getattr(detector, name)) for name in fitted} | detector.adapters_.state_dict()
-    digest = hashlib.sha256(save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}))
-    for setting in (detector.backbone.fingerprint, detector.bank.model_dump_json(), repr(detector.adapters)):
-        digest.update(setting.encode())
+    state, tensors = contents(detector)
     thresholds = dict(zip(detector.bank.categories, detector.thresholds_.tolist(), strict=True))
-    return {"notice": NOTICE, "detector": digest.hexdigest(), "thresholds": thresholds}
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode() + save(tensors)).hexdigest()
+    return {"notice": NOTICE, "detector": digest, "thresholds": thresholds}
 
 
 def scores(detector: SDMAD, pixels: Tensor, explain: bool = False, bf16: bool = False) -> dict[str, np.ndarray]:
@@ -198,26 +198,46 @@ def _features(detector: SDMAD, pixels: Tensor, bf16: bool) -> tuple[np.ndarray, 
     return tuple(map(np.concatenate, zip(*halves, strict=True)))
 
 
-def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tuple[list[dict], Tensor]:
-    """(name, image) of some to the beginnings of their rows, and pixels of those without an error."""
+def _content(image) -> str:
+    """SHA-256 of an image, whatever its name: of a file's bytes, or of pixels in memory; "" of what is neither."""
+    if isinstance(image, (str, Path)):
+        if not os.path.isfile(image):
+            return ""
+        with open(image, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    pixels = np.asarray(image)
+    return "" if pixels.dtype == object else hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _digest(contents: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+
+
+def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tuple[list[tuple[dict, str]], Tensor]:
+    """(name, image) of some to the beginnings of their rows with what the image is, and pixels of those without error.
+
+    A file is read twice, the second time from the memory of the system.
+    """
     rows, pixels = [], []
     for name, image in batch:
-        row = {"image": name, "error": None}
+        row, content = {"image": name, "error": None}, ""
         try:
+            content = _content(image)
             pixels.append(preprocess(read_image(image, color)))
         except SDMADError as error:
             row["error"] = str(error)
         except Exception as error:  # whatever it is, it is this image's row and not the end of the archive
             row["error"] = f"cannot be prepared ({error!r}); look at the file"
         # a file's name may hold bytes that are no text
-        rows.append({key: text and text.encode(errors="backslashreplace").decode() for key, text in row.items()})
+        row = {key: text and text.encode(errors="backslashreplace").decode() for key, text in row.items()}
+        rows.append((row, content))
     return rows, torch.stack(pixels) if pixels else torch.empty(0)
 
 
-def _rows(detector, images, parts, explain, bf16, batch_size, workers, progress) -> Iterator[dict[str, Any]]:
-    """A row for each image of some parts, which are ranges of numbers."""
+def _rows(detector, images, parts, explain, config: ScoringConfig) -> Iterator[tuple[dict[str, Any], str]]:
+    """A row for each image of some parts, which are ranges of numbers, and what the image is."""
     device = detector.backbone.device.type
-    size = batch_size or (32 if device == "cpu" else 128)
+    size, workers = config.batch_size or (32 if device == "cpu" else 128), config.workers
     # a batch never spans two parts, so that its neighbours, and with them the last bits, are always the same
     batches = [part[start : start + size] for part in parts for start in range(0, len(part), size)]
     if workers is None:
@@ -231,37 +251,43 @@ def _rows(detector, images, parts, explain, bf16, batch_size, workers, progress)
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # the loader draws a number, which would move the caller's random state
     )
-    for rows, pixels in tqdm(loader, desc="batches of images", disable=not (progress and is_main())):
-        columns = scores(detector, pixels, explain, bf16)
+    for rows, pixels in tqdm(loader, desc="batches of images", disable=not (config.progress and is_main())):
+        columns = scores(detector, pixels, explain, config.bf16)
         scored = zip(*(values.tolist() for values in columns.values()), strict=True)
-        for row in rows:
-            yield row | (dict.fromkeys(columns) if row["error"] else dict(zip(columns, next(scored), strict=True)))
+        for row, content in rows:
+            found = dict.fromkeys(columns) if row["error"] else dict(zip(columns, next(scored), strict=True))
+            yield row | found, content
 
 
-def _enter(folder: Path, whole: dict[str, Any], resume: bool, processes: Processes) -> None:
-    """Make the folder of parts, or refuse one of another run. All processes must see it, and see the same images."""
-
-    def make() -> None:
-        if not (resume and (folder / ABOUT).exists()):
-            with new_folder(folder, ABOUT) as temporary:
-                write_text(temporary / ABOUT, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-
-    processes.from_main(make)
+def _enter(folder: Path, whole: dict[str, Any], resume: bool, parts: dict[Path, range], images: list) -> None:
+    """Make the folder of parts, or refuse one of another run or of other images. All processes must see it."""
+    if not (resume and (folder / ABOUT).exists()):
+        with new_folder(folder, ABOUT) as temporary:
+            write_text(temporary / ABOUT, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     try:
         found = dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / ABOUT}: cannot be read ({error}); remove its folder to start anew") from None
     if other := " and another ".join(name for name in whole if found.get(name) != whole[name]):
         raise CheckpointError(f"{folder}: belongs to another {other}; give the same, another folder, or resume=False")
-    for left in folder.glob(".part-*") if processes.main else ():  # of a process that was killed while it wrote
+    for left in folder.glob(".part-*"):  # of a process that was killed while it wrote
         left.unlink(missing_ok=True)
+    # what a part was made of is read again: hashing is quick beside scoring, and waits for the disk in threads
+    with ThreadPoolExecutor() as pool:
+        for file, part in parts.items():
+            if (done := _finished(file, len(part))) and done[1] != _digest(
+                pool.map(_content, (images[i][1] for i in part))
+            ):
+                remedy = "remove it to score these, give another folder, or resume=False"
+                raise CheckpointError(f"{file}: was made of other images than there are now; {remedy}")
 
 
-def _errors(file: Path, rows: int) -> int | None:
-    """How many of so many rows have an error; None where the part is not there, or not whole."""
+def _finished(file: Path, rows: int) -> tuple[int, str] | None:
+    """Of a part with so many rows how many have an error, and what its images were; None where it is not whole."""
     try:
         with needs("pyarrow.parquet", "archive").ParquetFile(file, page_checksum_verification=True) as opened:
             table = opened.read()
-        return table.num_rows - table["error"].null_count if table.num_rows == rows else None
+        errors, metadata = table.num_rows - table["error"].null_count, table.schema.metadata or {}
+        return (errors, metadata.get(IMAGES, b"").decode()) if table.num_rows == rows else None
     except Exception:  # damage makes a reader raise nearly anything
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import is_main, write_text
-from .scoring import about, score_archive, score_table
+from .scoring import ScoringConfig, about, score_archive, score_table
 
 if TYPE_CHECKING:
     from ..detector import SDMAD
@@ -42,8 +42,8 @@ def write_scores(detector: SDMAD, source, out: str, *, batch_size=None, workers=
     """
     ending = Path(out).suffix.lower()
     if ending == ".parquet":
-        archive = {"batch_size": batch_size, "workers": workers, "resume": resume}
-        done = score_archive(detector, source, out, **archive, **options)
+        config = ScoringConfig(batch_size, workers, progress=options.pop("progress", False))
+        done = score_archive(detector, source, out, resume=resume, config=config, **options)
         return done.images, done.errors
     if not is_main():
         return 0, 0

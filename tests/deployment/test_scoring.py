@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -24,7 +25,7 @@ from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.deployment import scoring
-from sdmad_lite.deployment.scoring import score_archive, score_table
+from sdmad_lite.deployment.scoring import ScoringConfig, score_archive, score_table
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import (
     BackboneError,
@@ -36,6 +37,7 @@ from sdmad_lite.errors import (
 from sdmad_lite.selection import SelectionConfig
 
 GOOD = 20
+QUICK = {"rows_per_part": 8, "batch_size": 4, "workers": 0, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,8 @@ def score(fitted, archive, tmp_path):
     """Call it with what differs from a run over the archive in parts of 8, in this process alone."""
 
     def call(name="scores.parquet", detector=fitted, source=archive, **options):
-        options = {"rows_per_part": 8, "batch_size": 4, "workers": 0, "progress": False} | options
-        return score_archive(detector, source, tmp_path / name, **options)
+        config = QUICK | {key: options.pop(key) for key in (*QUICK, "bf16") if key in options}
+        return score_archive(detector, source, tmp_path / name, config=ScoringConfig(**config), **options)
 
     return call
 
@@ -86,7 +88,7 @@ def score(fitted, archive, tmp_path):
 def whole(fitted, archive, tmp_path_factory):
     """Name and bytes of the files that an undisturbed run writes."""
     out = tmp_path_factory.mktemp("whole") / "scores.parquet"
-    score_archive(fitted, archive, out, rows_per_part=8, batch_size=4, workers=0, progress=False)
+    score_archive(fitted, archive, out, config=ScoringConfig(**QUICK))
     return content(out)
 
 
@@ -269,6 +271,42 @@ def test_parts_of_another_run_are_refused(score, fitted, monkeypatch, archive, n
     (tmp_path / "scores.parquet" / "_about.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"_about.json: cannot be read .* to start anew"):
         score()
+
+
+def swap(folder):
+    a, b = (folder / "000.png").read_bytes(), (folder / "002.png").read_bytes()
+    (folder / "000.png").write_bytes(b), (folder / "002.png").write_bytes(a)
+
+
+def replace_in_place(folder):
+    """Another picture of the same name, size and time."""
+    path = folder / "ward" / "001.png"
+    before, new = path.stat(), bytearray(path.read_bytes())
+    new[-1] ^= 255
+    path.write_bytes(new)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [swap, replace_in_place, lambda folder: (folder / "000.png").unlink()])
+def test_parts_of_other_images_under_the_same_names_are_refused(score, archive, tmp_path, change):
+    names = [archive / name for name in ("000.png", "ward/001.png", "002.png")]
+    out, copy = score(source=names, root=archive, rows_per_part=2).out, tmp_path / "copy"
+    before = content(out)
+    shutil.copytree(archive, copy)
+    again = {"source": [copy / name.relative_to(archive) for name in names], "root": copy, "rows_per_part": 2}
+    assert score(**again).resumed == 2  # the same images elsewhere
+    change(copy)
+    with pytest.raises(CheckpointError, match=r"part-0000.* made of other images .*remove it .*resume=False"):
+        score(**again)
+    assert content(out) == before
+    assert score(**again, resume=False).made == 2 and content(out) != before
+
+
+def test_images_in_memory_are_known_by_their_pixels(score, phantom_table):
+    images = [*phantom_table.images[:3], Image.fromarray(phantom_table.images[3]), None]
+    assert score(source=images).errors == 1 and score(source=images).resumed == 1
+    with pytest.raises(CheckpointError, match="made of other images"):
+        score(source=[images[1], images[0], *images[2:]])
 
 
 def test_a_saved_detector_is_the_same_detector(fitted, tmp_path):

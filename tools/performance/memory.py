@@ -60,11 +60,11 @@ def score_one(clip: str, archive: str, out: str) -> None:
     from scoring import untrained
 
     from sdmad_lite.clip.backbone import load_clip
-    from sdmad_lite.deployment.scoring import score_archive
+    from sdmad_lite.deployment.scoring import ScoringConfig, score_archive
 
     detector = untrained(load_clip(clip, "random", "cpu"))
     start = time.perf_counter()
-    summary = score_archive(detector, archive, out, workers=1, resume=False, progress=False)
+    summary = score_archive(detector, archive, out, resume=False, config=ScoringConfig(workers=1, progress=False))
     took = time.perf_counter() - start
     if summary.errors:
         raise SystemExit(f"{summary.errors} images could not be scored")
