@@ -29,6 +29,7 @@ from ..data import as_images, read_image, walk_images
 from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs
 from ..files import NOTICE, is_main, new_file, new_folder, write_text
 from ..running import Processes
+from ..settings import AtLeastOne, Count, Settings
 from ..storage import contents
 
 if TYPE_CHECKING:
@@ -42,19 +43,16 @@ IMAGES = b"images"
 
 
 @dataclass(frozen=True)
-class ScoringConfig:
+class ScoringConfig(Settings):
     """How an archive is scored. No setting but bf16 changes a score by more than rounding."""
 
-    batch_size: int | None = None  # images at once: 128 on an accelerator and 32 on a CPU; halved until they fit
-    workers: int | None = None  # further processes that read images, for each process; by the machine if left out
-    rows_per_part: int = 1024  # what is lost at most when a process is killed, and all rows that it keeps in memory
+    batch_size: AtLeastOne | None = None  # images at once: 128 on an accelerator and 32 on a CPU; halved until they fit
+    workers: Count | None = None  # further processes that read images, for each process; by the machine if left out
+    rows_per_part: AtLeastOne = (
+        1024  # what is lost at most when a process is killed, and all rows that it keeps in memory
+    )
     bf16: bool = False  # whether to compute in bfloat16 by autocast
     progress: bool = True  # whether to show a bar
-
-    def __post_init__(self):
-        for name, least in (("batch_size", 1), ("workers", 0), ("rows_per_part", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise DataError(f"{name} is {value}: give at least {least}")
 
 
 @dataclass(frozen=True)

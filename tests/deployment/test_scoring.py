@@ -33,6 +33,7 @@ from sdmad_lite.errors import (
     DataError,
     MissingExtraError,
     OutputError,
+    SDMADError,
 )
 from sdmad_lite.selection import SelectionConfig
 
@@ -390,9 +391,9 @@ def test_bad_arguments_name_what_to_change(score, fitted, bank, tiny_clip, archi
         ({"source": archive / "gone"}, DataError, "gone: cannot be read"),
         ({"source": tmp_path / "nothing"}, DataError, "nothing: holds no image"),
         ({"source": []}, DataError, "the list is empty"),
-        ({"batch_size": 0}, DataError, "batch_size is 0"),
-        ({"workers": -1}, DataError, "workers is -1"),
-        ({"rows_per_part": 0}, DataError, "rows_per_part is 0"),
+        ({"batch_size": 0}, SDMADError, "batch_size is 0"),
+        ({"workers": -1}, SDMADError, "workers is -1"),
+        ({"rows_per_part": 0}, SDMADError, "rows_per_part is 0"),
         ({"detector": SDMAD(bank, backbone=tiny_clip)}, NotFittedError, "fit"),
     ):
         with pytest.raises(kind, match=message):
