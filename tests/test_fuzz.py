@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from bad_inputs.images import GREY, dicom
 from bad_inputs.world import BANK, CATEGORIES, LABELS, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.cli import main
@@ -245,6 +248,52 @@ def test_a_damaged_table(table, content, categories):
 # Images and DICOM
 
 SCANS = [dicom(), dicom(GREY.astype(np.uint16) * 9, WindowCenter=900, WindowWidth=400), dicom(RescaleSlope=2)]
+
+
+def lut(entries, first, bits, count) -> Sequence:
+    """A sequence of one LUT; the descriptor may say what it likes."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [count, first, bits])
+    item.add_new("LUTData", "OW", entries)
+    return Sequence([item])
+
+
+words = st.integers(0, 2**16 - 1)
+numbers = st.one_of(st.sampled_from(["", "0", "-1", "nan", "inf", "1e9"]), st.integers(-9999, 9999).map(str))
+tables = st.builds(lut, st.binary(min_size=2, max_size=40).map(lambda b: b[: len(b) // 2 * 2]), words, words, words)
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "VOILUTSequence": tables,
+        "ModalityLUTSequence": tables,
+        **dict.fromkeys(["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"], numbers),
+        "PixelPaddingValue": words,
+        "PixelPaddingRangeLimit": words,
+        "PixelAspectRatio": st.lists(numbers.filter(str.isdigit), min_size=2, max_size=2),
+        "HighBit": st.integers(0, 40),
+        "BitsStored": st.integers(0, 40),
+        "VOILUTFunction": st.sampled_from(["LINEAR_EXACT", "SIGMOID", "LINEAR", "cubic", ""]),
+        "PhotometricInterpretation": st.sampled_from(["MONOCHROME1", "PALETTE COLOR", "RGB", ""]),
+        **{f"{color}PaletteColorLookupTableDescriptor": st.just([4, 0, 8]) for color in ("Red", "Green", "Blue")},
+        **{f"{color}PaletteColorLookupTableData": st.binary(max_size=8) for color in ("Red", "Green", "Blue")},
+    },
+)
+
+
+@budget(150)
+@given(st.sampled_from([GREY, GREY.astype(np.uint16) * 9]), entries, st.booleans())
+def test_dicom_tables_and_windows(place, pixels, entries, bare):
+    """Whatever tables, windows, padding and depths a header declares; the patient's name stays out of it."""
+    content = dicom(pixels, PatientName="Doe^Jane", **entries)
+    (place / "scan.dcm").write_bytes(content[144 + int.from_bytes(content[140:144], "little") :] if bare else content)
+    with watched(place), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a slope of 0
+        try:
+            assert read_image(place / "scan.dcm", color=True).mode == "RGB"
+        except SDMADError as error:
+            assert "Jane" not in str(error)
+            raise
+    (place / "scan.dcm").unlink()
 
 
 @budget(120)

@@ -2,7 +2,7 @@
 
 `load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the form of
 MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py` opens and finds
-images, `dicom.py` those of DICOM; `paths.py` says why a file cannot be read.
+images, `dicom.py` those of DICOM and `dicom_pixels.py` their pixels; `paths.py` says why a file cannot be read.
 """
 
 from .classes import load_classes

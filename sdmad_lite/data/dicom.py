@@ -1,14 +1,10 @@
-"""DICOM: one frame to 8 bits by pydicom (extra [dicom]), and what the header says about patient and view.
-
-Grey pixels go the way the standard gives (PS3.3 C.11.1, C.11.2): modality LUT or rescale slope and intercept,
-then the first VOI LUT or window, then MONOCHROME1 is turned round, so that bright is always bright. Without
-a usable window [ours]: 8-bit pixels stay as stored; others are stretched between their percentiles
-0.5 and 99.5, so that a burnt-in letter or a collimator edge does not set the contrast.
-"""
+"""DICOM files by pydicom (extra [dicom]): what is one, its header, its patient and view; pixels: `dicom_pixels`."""
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from ..errors import DataError, needs
+from ..errors import DataError, needs, warn
+from .dicom_pixels import MAX_PIXELS, color, decoded, grey, number, square
 from .paths import check_file, reading
 from .table import ImageTable
 
 DICOM_ENDINGS = (".dcm", ".dicom")
-MAX_PIXELS = 100_000_000
-"""Of one image; a mammogram has 20 million. More is refused before it is unpacked."""
-
 HEADER = {"PatientID": "patient_id", "PatientSex": "sex", "PatientAge": "age", "ViewPosition": "view"}
 """What `dicom_meta` reads, and the column of META it fills."""
 
@@ -34,16 +27,27 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 KINDS = {1: (*GREY, "PALETTE COLOR"), 3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")}
 """Photometric interpretations that are read, by the number of samples of a pixel."""
 
+GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+PARTS = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
+"""Where enhanced files have window, rescale and spacing, which plain ones have in the header."""
+
+FIRST = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|..\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
+"""The first element of a DICOM file without preamble, in any byte order."""
+
 
 def is_dicom(path: str | Path) -> bool:
-    """By the ending, or by the letters DICM after 128 bytes, whatever the file's name; it does not need pydicom."""
-    if Path(path).suffix.lower() in DICOM_ENDINGS:
-        return True
+    """By the ending, by the letters DICM after 128 bytes, or by the first element; it does not need pydicom."""
+    return Path(path).suffix.lower() in DICOM_ENDINGS or _start(path) is not None
+
+
+def _start(path: str | Path) -> int | None:
+    """Where the elements begin, None in what is no DICOM file; 0 in one without the 128 bytes and DICM."""
     try:
         with Path(path).open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
+            first = stream.read(132)
     except OSError:
-        return False
+        return None
+    return 132 if first[128:] == b"DICM" else 0 if FIRST.match(first) else None
 
 
 def read_dicom(path: str | Path) -> Image.Image:
@@ -56,17 +60,23 @@ def read_dicom(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     with _pydicom(path) as pydicom:
-        header = pydicom.dcmread(path, defer_size=1 << 16)  # leaves the pixels on disk until they are wanted
+        header = pydicom.dcmread(path, defer_size=1 << 16, force=True)  # leaves the pixels on disk until wanted
+        _complete(header)
         _check_header(path, header)
-        stored = _decoded(path, header)
-        return Image.fromarray((_grey if header.PhotometricInterpretation in GREY else _color)(stored, header))
+        stored = decoded(path, header)
+        flat = number(header, "RescaleSlope", 1) == 0
+        shown = (grey if header.PhotometricInterpretation in GREY else color)(stored, header)
+        image = square(Image.fromarray(shown), header)
+    if flat:
+        warn("DICOM files with RescaleSlope 0, which makes one grey of all: read as with slope 1")
+    return image
 
 
 def dicom_meta(path: str | Path) -> dict[str, str]:
     """What a DICOM header states of the columns patient_id, sex, age (years) and view; errors as of `read_dicom`."""
     path = Path(path)
     with _pydicom(path) as pydicom:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER))
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER), force=True)
         stated = {column: str(header.get(name) or "").strip() for name, column in HEADER.items()}
     age = re.fullmatch(r"(\d+)([YMWD])", stated["age"].upper())  # 045Y, 018M, 003W, 010D
     stated["age"] = str(int(age[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[age[2]]) if age else ""
@@ -89,95 +99,47 @@ def with_dicom_meta(table: ImageTable) -> ImageTable:
     return replace(table, meta=table.meta | {column: values for column, values in found.items() if all(values)})
 
 
+# The header
+
+
+def _complete(header) -> None:
+    """What an old file leaves out and an enhanced one has elsewhere comes to where others have it."""
+    uid = needs("pydicom.uid", "dicom")
+    if not header.file_meta.get("TransferSyntaxUID"):
+        implicit, little = header.original_encoding
+        plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        header.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    for group in GROUPS:
+        for frame in (header.get(group) or [])[:1]:
+            for part in PARTS:
+                for values in (frame.get(part) or [])[:1]:
+                    header.update(values)
+
+
 def _check_header(path: Path, header) -> None:
-    """Everything that can be refused before pixels are read."""
+    """Everything that can be refused before pixels are decoded."""
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
     rows, columns, kind = (header.get(name) for name in ("Rows", "Columns", "PhotometricInterpretation"))
-    pixels = any(f"{form}PixelData" in header for form in ("", "Float", "DoubleFloat"))
-    if header.file_meta.get("TransferSyntaxUID") is None:
-        problem = "the DICOM header names no transfer syntax; export the file again"
-    elif rows is None or columns is None or not pixels:
-        problem = f"holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
+    names = [name for form in ("", "Float", "DoubleFloat") if (name := f"{form}PixelData") in header]
+    nothing = f"holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
+    if rows is None or columns is None or not names:
+        problem = nothing
     elif frames > 1:
         problem = f"has {frames} frames; export the frame or slice to use as a file of its own"
     elif not 0 < rows * columns <= MAX_PIXELS:
         problem = f"declares {rows} x {columns} pixels; at most {MAX_PIXELS:,} are read"
     elif kind not in KINDS.get(samples, ()):
         problem = f"photometric interpretation {kind!r} with {samples} samples is not read; convert it"
+    elif not header[names[0]].value:
+        problem = nothing
+    elif header[names[0]].is_undefined_length and not header.file_meta.TransferSyntaxUID.is_compressed:
+        problem = "the DICOM header names no transfer syntax; export the file again"
     else:
         return
     raise DataError(f"{path}: {problem}")
 
 
-def _decoded(path: Path, header) -> np.ndarray:
-    """Stored values, (H, W) or (H, W, 3) with YBR already RGB."""
-    syntax = header.file_meta.TransferSyntaxUID
-    try:
-        stored = needs("pydicom.pixels", "dicom").pixel_array(header)
-    except Exception as error:  # damaged streams make decoders raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()  # the decoder's own line
-        hint = "copy the file again if it is damaged"
-        if syntax.is_compressed:
-            hint += ", or unpack it (gdcmconv --raw), or install decoders (pip install pylibjpeg pylibjpeg-libjpeg)"
-        raise DataError(f"{path}: its pixels cannot be decoded ({syntax.name}, {syntax}: {reason}); {hint}") from None
-    if stored.shape[:2] != (header.Rows, header.Columns):
-        raise DataError(f"{path}: its pixels have shape {stored.shape}, not what the header says; export it again")
-    return stored
-
-
-def _grey(stored: np.ndarray, header) -> np.ndarray:
-    """Stored values (H, W) as (H, W) uint8, bright is bright."""
-    pixels, bits = needs("pydicom.pixels", "dicom"), int(header.BitsStored)
-    voi = (header.get("VOILUTSequence") or [])[:1]
-    depths = [int(lut.LUTDescriptor[2]) for lut in voi]
-    for lut in [*(header.get("ModalityLUTSequence") or [])[:1], *voi]:
-        lut.LUTDescriptor[2] = 16  # pydicom indexes in the type of this depth, too small for 4096 entries of 8 bits
-    values = pixels.apply_modality_lut(stored, header)
-    if not np.isfinite(values).all():
-        raise ValueError("pixel values or the rescale slope are not finite")
-    # a window maps to the range that the header declares for its values: from here on that is 8 bits, 0 to 255
-    for name in ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"):
-        header.pop(name, None)
-    header.BitsStored, header.PixelRepresentation = 8, 0
-    header.VOILUTFunction = header.get("VOILUTFunction") or "LINEAR"
-    if voi:
-        shown = pixels.apply_voi(np.rint(values).astype(np.int64), header) * (255 / (2 ** depths[0] - 1))
-    elif _has_window(header):
-        shown = pixels.apply_windowing(values, header)
-    elif stored.dtype == np.uint8 and np.array_equal(values, stored):
-        shown = stored * (255 / (2**bits - 1))
-    else:
-        shown = _stretched(values, stored != header.get("PixelPaddingValue", None))
-    shown = np.clip(np.rint(shown), 0, 255).astype(np.uint8)
-    return 255 - shown if header.PhotometricInterpretation == "MONOCHROME1" else shown
-
-
-def _has_window(header) -> bool:
-    """Whether both numbers are there and describe a window; an empty one or of no width counts as none."""
-    try:  # one number, or several windows of which the first counts
-        center, width = (float(np.ravel(header.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
-    except (TypeError, ValueError, IndexError):
-        return False
-    wide = width >= 1 or (width > 0 and header.VOILUTFunction != "LINEAR")
-    return wide and bool(np.isfinite([center, width]).all())
-
-
-def _stretched(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Percentiles 0.5 and 99.5 of the values `inside` become 0 and 255; padding does not count."""
-    counted = values[inside] if inside.any() else values.ravel()
-    low, high = np.percentile(counted, [0.5, 99.5])
-    if low == high:  # a small bright thing on an even ground
-        low, high = counted.min(), counted.max()
-    return (values.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.zeros(values.shape)
-
-
-def _color(stored: np.ndarray, header) -> np.ndarray:
-    """Stored values (H, W, 3), or (H, W) of a palette, as (H, W, 3) uint8."""
-    bits = int(header.BitsStored)
-    if header.PhotometricInterpretation == "PALETTE COLOR":
-        stored = needs("pydicom.pixels", "dicom").apply_color_lut(stored, header)[..., :3]
-        bits = int(header.RedPaletteColorLookupTableDescriptor[2])
-    return np.ascontiguousarray(stored if bits <= 8 else stored >> (bits - 8), dtype=np.uint8)
+# The file
 
 
 @contextmanager
@@ -186,13 +148,36 @@ def _pydicom(path: Path) -> Iterator[Any]:
     pydicom = needs("pydicom", "dicom")
     check_file(path)
     remedy = "it may be damaged, copy or export it again"
-    with warnings.catch_warnings(), reading(path, remedy, " as DICOM"):
-        warnings.simplefilter("ignore")  # of values that many scanners write wrong; those used are checked
-        try:
-            syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-        except pydicom.errors.InvalidDicomError:
-            what = "is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
-            raise DataError(f"{path}: {what}") from None
-        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:
+    with _quiet(), reading(path, remedy, " as DICOM"):
+        with path.open("rb") as stream:
+            if (start := _start(path)) is None:
+                what = "is no DICOM file (no DICM after 128 bytes); correct its ending, or export it again"
+                raise DataError(f"{path}: {what}")
+            stream.seek(start)
+            meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
             raise DataError(f"{path}: is a deflated DICOM, which can unpack to any size; inflate it: dcmconv +te")
         yield pydicom
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what pydicom warns of and logs in this thread: values that many scanners write wrong (those used are
+    checked), and tracebacks of decoders, of which the error has the line that counts.
+    """
+    needs("pydicom.pixels", "dicom")  # with it all of its loggers are there
+    here = threading.get_ident()
+    loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("pydicom")]
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    for logger in loggers:
+        logger.addFilter(elsewhere)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(elsewhere)

@@ -160,7 +160,7 @@ CASES = [
     scan(
         "a file without the letters DICM",
         b"DICM" * 100,
-        "{path}/scan.dcm: the DICOM header names no transfer syntax; export the file again",
+        "{path}/scan.dcm: holds no image (unknown modality); remove it from the set",
     ),
     scan("an empty file", b"", "{path}/scan.dcm: the file is empty; copy it again"),
     scan(
@@ -199,9 +199,8 @@ CASES = [
         dicom(syntax=JPEGLSLossless, PixelData=encapsulate([b"\0" * 10])),
         (
             "{path}/scan.dcm: its pixels cannot be decoded (JPEG-LS Lossless Image Compression, "
-            "1.2.840.10008.1.2.4.80: {reason}); copy the file again if it is damaged, "
-            "or unpack it (gdcmconv --raw), or install decoders (pip "
-            "install pylibjpeg pylibjpeg-libjpeg)"
+            "1.2.840.10008.1.2.4.80: {reason}); install its decoder (pip install pyjpegls), "
+            "or unpack it elsewhere (gdcmconv --raw, or dcmdjpeg for JPEG)"
         ),
     ),
     scan(
