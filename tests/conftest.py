@@ -94,6 +94,15 @@ def plain_table(labels, **meta) -> ImageTable:
     return ImageTable(tuple(range(len(labels))), labels, tuple("ABC"[: labels.shape[1]]), columns)
 
 
+def stripes(seed, repeats):
+    """Grey noise; category 1 has stripes across, 2 has stripes down; of four images one has both, one none."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * repeats)
+    wave = 60 * np.sign(np.sin(np.arange(32) * np.pi / 4 + 0.1))
+    images = [128 + rng.normal(0, 5, (32, 32)) + a * wave[:, None] + b * wave[None] for a, b in labels]
+    return [np.clip(image, 0, 255).astype(np.uint8) for image in images], labels
+
+
 def table_of(phantoms, categories) -> ImageTable:
     """Phantoms as the table that `load_folder` would give, with images in memory."""
     labels = np.array([[int(c in p.categories) for c in categories] for p in phantoms])

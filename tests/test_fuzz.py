@@ -72,18 +72,8 @@ NASTY = [
     "\u202e",
     "=1+1",
 ]
-NASTY += [
-    "../../secret.png",
-    "/etc/passwd",
-    "\\\\host\\share",
-    "C:\\x",
-    "~",
-    "a" * 5000,
-    "9" * 5000,
-    "[" * 3000,
-    "💀",
-    "\ud7ff",
-]
+NASTY += ["../../secret.png", "/etc/passwd", "\\\\host\\share", "C:\\x", "~", "a" * 5000, "9" * 5000, "[" * 3000]
+NASTY += ["💀", "\ud7ff"]
 
 
 pieces = st.one_of(st.binary(max_size=20), st.sampled_from([text.encode() for text in NASTY]))
@@ -147,14 +137,8 @@ def _audit(event, arguments):
 
 
 sys.addaudithook(_audit)
-PROGRAM = [
-    Path(sys.prefix),
-    Path(sys.base_prefix),
-    Path(__file__).parents[1],
-    Path("/usr"),
-    Path("/dev"),
-    Path("/proc"),
-]
+PROGRAM = [Path(sys.prefix), Path(sys.base_prefix), Path(__file__).parents[1]]
+PROGRAM += [Path("/usr"), Path("/dev"), Path("/proc")]
 """Where Python, its libraries and the package lie; they are opened when something is imported."""
 
 
@@ -383,21 +367,8 @@ def test_a_damaged_detector(fitted, weights, state):
 
 # Arguments
 
-WORDS = [
-    "run",
-    "fit",
-    "predict",
-    "evaluate",
-    "embed",
-    "signs",
-    "data",
-    "check",
-    "list",
-    "info",
-    "get",
-    "x.png",
-    *NASTY[:20],
-]
+WORDS = ["run", "fit", "predict", "evaluate", "embed", "signs", "data", "check", "list", "info", "get", "x.png"]
+WORDS += NASTY[:20]
 OPTIONS = ["--data", "--signs", "--out", "--shots", "--seed", "--steps", "--lam", "--detector", "--split", "--format"]
 OPTIONS += ["--categories", "--batch-size", "--names", "--normal", "--dataset", "--variant", "--to", "--json", "--maps"]
 

@@ -109,10 +109,7 @@ KINDS = {
     "coca": Kind(
         {**NATIVE, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
         {**BPE, "context_length": LENGTH - 1, "embed_cls": True, "output_tokens": True},
-        more={
-            "custom_text": True,
-            "multimodal_cfg": {"context_length": LENGTH, "width": 16, "heads": 2, "layers": 1},
-        },
+        more={"custom_text": True, "multimodal_cfg": {"context_length": LENGTH, "width": 16, "heads": 2, "layers": 1}},
         maps=False,
     ),
     "clipa": Kind({**NATIVE, "final_ln_after_pool": True, "pool_type": "avg"}, {**BPE, "no_causal_mask": True}),

@@ -10,22 +10,13 @@ import torch.nn.functional as F
 from conftest import write_clip
 from torch import nn
 
-from sdmad_lite.alignment import (
-    AdapterConfig,
-    AlignmentConfig,
-    ShiftAdapter,
-    build_adapters,
-    installed,
-    split_image_tower,
-)
+from sdmad_lite.alignment import AdapterConfig, ShiftAdapter, build_adapters, installed, split_image_tower
 from sdmad_lite.alignment.activations import first_adapted
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.clip.towers import text_blocks, vision_blocks
-from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError
 
 TEXTS = ["blunted costophrenic angle", "clear lung fields"]
-TIMM = {"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 4, "patch_size": None}
 
 
@@ -252,56 +243,6 @@ def test_the_split_tower_has_the_gradients_of_the_whole_tower(tiny_clip, images)
 
 
 # Other towers
-
-
-@pytest.fixture(scope="module")
-def timm_clip(tmp_path_factory):
-    return load_clip(write_clip(tmp_path_factory.mktemp("clip") / "timm", vision=TIMM), device="cpu")
-
-
-def test_a_timm_vision_tower_takes_adapters(timm_clip, images):
-    before = encode(timm_clip, images)[0]
-    pixels = timm_clip.prepare(images)
-    with torch.no_grad(), installed(timm_clip, shifted(timm_clip)):
-        whole = timm_clip.image_features(pixels)
-        below, embed = split_image_tower(timm_clip)
-        torch.testing.assert_close(embed(below(pixels)), whole, rtol=1e-5, atol=1e-6)
-    assert not torch.allclose(before, whole)
-    assert torch.equal(before, encode(timm_clip, images)[0])
-
-
-def test_the_detector_runs_on_a_timm_tower_and_maps_signs(timm_clip, bank, phantom_table):
-    detector = SDMAD(bank, backbone=timm_clip, alignment=AlignmentConfig(steps=2)).fit_table(phantom_table)
-    assert detector.predict_proba(phantom_table.images[:3]).shape == (3, 3)
-    maps = detector.sign_maps(phantom_table.images[0])
-    assert maps.shape == (len(bank.texts), 2, 2)  # 32 pixels in patches of 16
-    assert np.abs(maps).max() <= 1 + 1e-5 and maps.std() > 0
-
-
-class HuggingFaceLayer(nn.Module):
-    """Stands for a layer of a Hugging Face text tower: named argument in, tuple out."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.LayerNorm(32)
-
-    def forward(self, hidden_states, attention_mask=None):
-        return hidden_states + self.norm(hidden_states), "attention"
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_layers_with_named_arguments_and_tuples_take_adapters(tiny_clip, named):
-    text = nn.Module()
-    text.transformer = nn.Module()
-    text.transformer.encoder = nn.Module()
-    text.transformer.encoder.layer = nn.ModuleList([HuggingFaceLayer()])
-    tiny_clip.model.text = text
-    del tiny_clip.model.transformer
-    layer, h = text.transformer.encoder.layer[0], torch.randn(2, 5, 32)
-    plain = layer(h)[0]
-    with installed(tiny_clip, build_adapters(tiny_clip, AdapterConfig(lam=0.6))):
-        output, rest = layer(hidden_states=h) if named else layer(h)
-    assert torch.equal(output, 0.6 * plain) and rest == "attention"
 
 
 def test_a_resnet_stays_frozen_and_says_so(tmp_path):

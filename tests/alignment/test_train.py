@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import stripes
 
 from sdmad_lite.alignment import (
     AdapterConfig,
@@ -236,18 +237,19 @@ BANK = parse_bank(  # with MEMBERSHIP
 
 @pytest.fixture(scope="session")
 def patterns():
-    """12 images: normal ones are flat noise, category 1 has stripes across, 2 has stripes down, three have both."""
-    rng = np.random.default_rng(0)
-    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * 3)
-    wave = 60 * np.sign(np.sin(np.arange(32) * np.pi / 4 + 0.1))
-    images = [128 + rng.normal(0, 5, (32, 32)) + a * wave[:, None] + b * wave[None] for a, b in labels]
-    return [np.clip(image, 0, 255).astype(np.uint8) for image in images], labels
+    return stripes(0, 3)
 
 
 def train(backbone, patterns, seed=0, lam=0.9, **settings):
     config = AlignmentConfig(**{"lr": 1e-2, "augmentations": 2, "mixup": 0, **settings})
     adapters = build_adapters(backbone, AdapterConfig(lam=lam), seed)
     return adapters, align(backbone, adapters, *patterns, BANK, config, seed)
+
+
+def values(adapters, aligned):
+    """All that a training gives; last what no training changes."""
+    tensors = [aligned.image_embeddings, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
+    return [*adapters.state_dict().values(), *tensors, aligned.activations]
 
 
 def test_the_loss_falls_and_the_support_set_is_separated(tiny_clip, patterns):
@@ -273,20 +275,9 @@ def test_the_returned_embeddings_are_those_of_the_adapted_model(tiny_clip, patte
 
 
 def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns):
-    results = []
-    for seed in (3, 3, 4):
-        adapters, aligned = train(tiny_clip, patterns, seed, steps=8)
-        results.append(
-            [
-                *adapters.state_dict().values(),
-                aligned.image_embeddings,
-                aligned.sign_embeddings,
-                aligned.bias,
-                torch.tensor(aligned.scale),
-            ]
-        )
-    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+    one, again, other = (values(*train(tiny_clip, patterns, seed, steps=8)) for seed in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one[:-1], other[:-1], strict=True))
 
 
 def test_training_leaves_the_frozen_weights_bit_identical(tiny_clip, patterns):
@@ -344,17 +335,6 @@ def test_any_batch_size_trains(tiny_clip, patterns, size):
 
 
 # How it is computed
-
-
-def values(adapters, aligned):
-    return [
-        *adapters.state_dict().values(),
-        aligned.image_embeddings,
-        aligned.sign_embeddings,
-        aligned.bias,
-        torch.tensor(aligned.scale),
-        aligned.activations,
-    ]
 
 
 def computed(backbone, patterns, run):

@@ -10,14 +10,7 @@ from conftest import CATEGORIES
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from sdmad_course.image_panels import (
-    BreakCase,
-    EmbeddingCase,
-    break_panel,
-    broken,
-    embedding_explorer,
-    embedding_panel,
-)
+from sdmad_course.image_panels import BreakCase, EmbeddingCase, break_panel, broken, embedding_explorer, embedding_panel
 from sdmad_course.panel import Panel
 from sdmad_course.score_panels import (
     BoardCase,
@@ -258,8 +251,7 @@ def test_points_take_the_colour_of_a_sign_or_an_attribute(embedding):
     ("colour", "point", "layout"),
     [
         ("sign: gout", 0, "PCA"),
-        ("category: Mass", 30, "PCA"),
-        ("category: Mass", -1, "PCA"),
+        *[("category: Mass", point, "PCA") for point in (30, -1)],
         ("category: Mass", 0, "t-SNE"),
     ],
 )

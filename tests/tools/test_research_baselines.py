@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import stripes
 from research_baselines import BASELINES, MetaTable
 from research_baselines import phantom_table as meta_table
 from research_baselines.images import PatchAdapter, batches, thumbnails
@@ -49,15 +50,6 @@ def test_batches_take_every_row_once_before_any_again():
     rows = [next(draw).tolist() for _ in range(4)]
     assert sorted(rows[0] + rows[1]) == sorted(rows[2] + rows[3]) == list(range(6))
     assert len(next(batches(2, 32, seed=0))) == 2
-
-
-def stripes(seed, repeats):
-    """Grey noise; category 1 has stripes across, 2 has stripes down, an image may have both or none."""
-    rng = np.random.default_rng(seed)
-    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * repeats)
-    wave = 60 * np.sign(np.sin(np.arange(32) * np.pi / 4 + 0.1))
-    images = [128 + rng.normal(0, 5, (32, 32)) + a * wave[:, None] + b * wave[None] for a, b in labels]
-    return [np.clip(image, 0, 255).astype(np.uint8) for image in images], labels
 
 
 @pytest.mark.parametrize(
