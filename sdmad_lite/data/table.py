@@ -23,7 +23,7 @@ SUBGROUP_COLUMNS = ("view", "site", "sex")
 """Columns whose values are also scored apart: a model can read the view instead of the disease."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageTable:
     """N images with their labels.
 
@@ -35,6 +35,10 @@ class ImageTable:
     labels: np.ndarray
     categories: tuple[str, ...]
     meta: dict[str, tuple[str, ...]]
+
+    def __repr__(self) -> str:  # counts: a notebook that is passed on shows no patient's name
+        shown = ", ".join(f"{name} {count}" for name, count in zip(self.categories, self.labels.sum(0), strict=True))
+        return f"ImageTable({len(self)} images: {shown}; columns: {', '.join(self.meta) or 'none'})"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -110,13 +114,17 @@ def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, Imag
 
 
 def check_split(where, table: ImageTable, remedy: str = "keep each patient in one split") -> None:
-    """Refuse a patient that stands in two parts of the split: a DataError that names `where`, patient and parts."""
-    first: dict = {}
-    for patient, split in zip(table.patients(), table.meta.get("split", ()), strict=False):
-        other = first.setdefault(patient, split)
-        if other != split:
-            both = " and in ".join(sorted((other, split), key=SPLITS.index))
-            raise DataError(f"{where}: patient {patient} is in {both}; {remedy}")
+    """Refuse patients that stand in two parts of the split: a DataError that counts them and names two images."""
+    splits, first = table.meta.get("split", ()), dict[str, int]()
+    torn: dict[str, tuple[int, int]] = {}  # patient -> the first two rows in different parts
+    for row, (patient, split) in enumerate(zip(table.patients(), splits, strict=False)):
+        if splits[first.setdefault(patient, row)] != split:
+            torn.setdefault(patient, (first[patient], row))
+    if torn:
+        one, other = (
+            f"row {r}" if isinstance(table.images[r], np.ndarray) else table.images[r] for r in min(torn.values())
+        )
+        raise DataError(f"{where}: patients in two parts of the split: {len(torn)}, first {one} and {other}; {remedy}")
 
 
 def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:

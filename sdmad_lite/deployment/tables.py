@@ -31,7 +31,10 @@ def csv_text(rows: Sequence[Mapping]) -> str:
 
 
 def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] and cell[0] in "=+-@\t\r\n＝＋－＠" else cell
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r", "\\r")  # it would end the line
+    return f"'{text}" if cell[:1] in tuple("=+-@\t\r\n＝＋－＠") else text
 
 
 def write_scores(detector: SDMAD, source, out: str, *, batch_size=None, workers=None, resume=True, **options):

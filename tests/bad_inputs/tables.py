@@ -260,7 +260,10 @@ CASES = [
     folder(
         "a patient in train and in test",
         swap("P3", "P0"),
-        ("{path}/data/labels.csv: patient P0 is in train and in test; keep each patient in one split"),
+        (
+            "{path}/data/labels.csv: patients in two parts of the split: 1, first {path}/data/0.png and "
+            "{path}/data/3.png; keep each patient in one split"
+        ),
     ),
     folder(
         "an image both normal and not",

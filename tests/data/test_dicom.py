@@ -559,7 +559,7 @@ def test_patients_are_known_for_all_images_or_for_none(tmp_path, people):
 
 def test_a_patient_of_the_headers_in_both_splits_is_refused(tmp_path):
     folder = dicom_folder(tmp_path / "set", ["p1", "p1", "p2"], ",split", ["train", "test", "test"])
-    with pytest.raises(DataError, match="patient p1 is in train and in test"):
+    with pytest.raises(DataError, match="patients in two parts of the split: 1"):
         load_data(folder)
 
 

@@ -217,7 +217,7 @@ BAD = {
     ),
     "patient in both splits": (
         ["image,Mass,patient_id,split", "images/a.png,1,p7,train", "images/b.png,0,p7,test"],
-        "patient p7 is in train and in test",
+        r"patients in two parts of the split: 1, first .*a\.png and .*b\.png; keep each patient in one split",
     ),
 }
 
