@@ -3,8 +3,9 @@
     from sdmad_datasets import DATASETS, load_dataset
     table = load_dataset("nih_chest14", "/data/nih")
 
-`entry.py` says what is known of a set; `chest.py`, `vindr.py`, `fundus.py`, `folders.py`, `medfm.py` and
-`medmnist.py` read them; `page.py` writes docs/results/datasets.md. Nothing is fetched unless `get_dataset` is called.
+`entry.py` says what is known of a set; `chest.py`, `vindr.py`, `covid.py`, `fundus.py`, `folders.py`, `fastmri.py`,
+`medfm.py` and `medmnist.py` read them; `page.py` writes docs/results/datasets.md. Nothing is fetched unless
+`get_dataset` is called.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from sdmad_lite.data import ImageTable
 from sdmad_lite.errors import DataError
 
-from . import chest, folders, fundus, medfm, medmnist, vindr
+from . import chest, covid, fastmri, folders, fundus, medfm, medmnist, vindr
 from .download import fetch, unpack
 from .entry import Box, Dataset, Download, table_of
 
@@ -23,7 +24,9 @@ __all__ = ["DATASETS", "Box", "Dataset", "Download", "boxes", "dataset_named", "
 __all__ += ["load_dataset", "options", "unpack"]
 
 DATASETS: dict[str, Dataset] = {
-    entry.name: entry for module in (chest, vindr, fundus, folders, medfm, medmnist) for entry in module.SETS
+    entry.name: entry
+    for module in (chest, vindr, covid, fundus, folders, fastmri, medfm, medmnist)
+    for entry in module.SETS
 }
 
 

@@ -1,4 +1,4 @@
-"""Sets whose labels are folder names: BMAD and the brain tumour MRI set of Kaggle."""
+"""Sets whose labels are folder names: BMAD, the brain tumour MRI set of Kaggle, and BUSI."""
 
 from __future__ import annotations
 
@@ -52,6 +52,20 @@ def brain_tumor(entry: Dataset, folder: Path, official_split: bool = True) -> It
         for label, category in CLASSES.items():
             for path in files_below(part / label).values():
                 yield Row(path, (category,) if category else (), {"split": split})
+
+
+BUSI = {"benign": "Benign lesion", "malignant": "Malignant lesion", "normal": None}
+
+
+def busi(entry: Dataset, folder: Path, official_split: bool = True) -> Iterator[Row]:
+    """`benign`, `malignant` and `normal`; a mask has the name of its image and `_mask` or `_mask_1` at the end."""
+    top = _subfolder(folder, "dataset_busi_with_gt") or folder
+    for label, category in BUSI.items():
+        if (part := _subfolder(top, label)) is None:
+            raise entry.error(top / label, "no such folder")
+        for name, path in files_below(part).items():
+            if not re.search(r"_mask(_\d+)?\.\w+$", name):
+                yield Row(path, (category,) if category else (), {})
 
 
 BMAD_CITATION = "Bao et al., BMAD: Benchmarks for medical anomaly detection, CVPR Workshops 2024, and the source data"
@@ -145,6 +159,32 @@ folder/
         "can tell them apart by the scanner. Slices are axial, sagittal and coronal, of several sequences. No patient "
         "is named, and slices of one patient lie in both folders as far as anyone can tell. The set of figshare with "
         ".mat files is not read: it has no normal image. A later version has 7,200 images.",
+        unchecked="licence",
+    ),
+    Dataset(
+        name="busi",
+        title="BUSI",
+        modality="breast ultrasound",
+        images=780,
+        licence="CC BY 4.0, as it is cited; see the page",
+        licence_url="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
+        citation="Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28:104863, 2020",
+        url="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
+        access="open",
+        normal="normal",
+        bank="busi",
+        tree="""\
+folder/                      or the folder above Dataset_BUSI_with_GT/
+  benign/benign (1).png ...
+  benign/benign (1)_mask.png ...           masks, not read
+  malignant/malignant (1).png ...
+  normal/normal (1).png ...""",
+        read=busi,
+        patients=False,
+        task="one class",
+        notes="600 patients, none named: images of one are on both sides of a split. Some images stand twice, even in "
+        "two classes, and many carry burnt-in marks, boxes and text, which differ between the classes. breastmnist is "
+        "the same set with benign and normal as one class.",
         unchecked="licence",
     ),
 )

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -212,6 +213,49 @@ def brain_tumor(folder):
                 put_image(folder / part / label / f"{part[:2]}-{label[:2]}_00{number}.jpg")
 
 
+def busi(folder):
+    for label in ("benign", "malignant", "normal"):
+        for number in (1, 2):
+            put_image(folder / "Dataset_BUSI_with_GT" / label / f"{label} ({number}).png")
+            put_image(folder / "Dataset_BUSI_with_GT" / label / f"{label} ({number})_mask.png")
+    put_image(folder / "Dataset_BUSI_with_GT" / "benign" / "benign (1)_mask_1.png")
+
+
+def covid(folder):
+    header = "patientid,offset,sex,age,finding,view,modality,folder,filename,license".split(",")
+    rows = [
+        ("2", "0", "M", "65", "COVID-19, ARDS", "PA", "X-ray", "a.jpg"),
+        ("4", "", "F", "", "Pneumonia/Viral/COVID-19", "AP Supine", "X-ray", "b.jpg"),
+        ("5", "", "", "", "No Finding", "AP", "X-ray", "c.png"),
+        ("6", "", "", "", "Pneumonia/Bacterial/E.Coli", "PA", "X-ray", "d.jpeg"),
+        ("6", "", "", "", "Pneumonia", "PA", "X-ray", "e.jpg"),  # of no known kind
+        ("7", "", "", "", "COVID-19", "L", "X-ray", "f.jpg"),
+        ("7", "", "", "", "COVID-19", "Axial", "CT", "g.jpg"),
+    ]
+    put_csv(folder / "metadata.csv", header, *([*row[:7], "images", row[7], "CC BY"] for row in rows))
+    for row in rows:
+        put_image(folder / "images" / row[7])
+
+
+def fastmri(folder, name):
+    part = name.partition("_")[2]
+    one, two = {"brain": ("Mass", "Edema "), "knee": ("Meniscus Tear", "Joint Effusion ")}[part]
+    put_csv(
+        folder / f"{part}.csv",
+        "file,slice,study_level,x,y,width,height,label".split(","),
+        ("file1", "0", "No", "91", "132", "7", "6", one),
+        ("file1", "0", "No", "12", "13", "5", "4", one),
+        ("file1", "0", "No", "1", "2", "3", "4", two),
+        ("file1", "2", "No", "1", "2", "3", "4", "Possible artifact"),
+        ("file3", "0", "Yes", "", "", "", "", "Normal for age"),
+        ("file4", "0", "Yes", "", "", "", "", two),
+    )
+    (folder / f"{part}_file_list.csv").write_text("file1\nfile2\nfile3\nfile4\n", encoding="utf-8")
+    for study in range(1, 6):  # the fifth was not read
+        for number in range(3):
+            put_image(folder / f"file{study}" / f"file{study}_{number:03}.png")
+
+
 def medfm(folder, name, lists=True, table=True):
     categories, color = DATASETS[name].categories, DATASETS[name].color
     rows = [("a b.png", "s1", 1), ("c.png", "s1", 0), ("d.png", "s2", 1), ("e.png", "s3", 0)]
@@ -248,11 +292,11 @@ def make(name, folder) -> Path:
     """A tiny set of this name, laid out as its publisher does."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = {"nih_chest14": nih, "chexpert": chexpert, "vindr_cxr": vindr, "odir5k": odir, "rfmid": rfmid}
-    makers["brain_tumor_mri"] = brain_tumor
+    makers |= {"brain_tumor_mri": brain_tumor, "busi": busi, "covid_chestxray": covid}
     if name in makers:
         makers[name](folder)
     else:
-        {"bmad": bmad, "medf": medfm}.get(name[:4], medmnist)(folder, name)
+        {"bmad": bmad, "medf": medfm, "fast": fastmri}.get(name[:4], medmnist)(folder, name)
     return folder
 
 
@@ -331,7 +375,7 @@ def test_a_missing_label_file_is_named(tiny, tmp_path):
 
 def test_a_missing_column_is_named(tiny, tmp_path):
     name, folder = tiny
-    files = [p for p in folder.rglob("*.csv") if not p.name.startswith(("BBox", "annotations"))]
+    files = [p for p in folder.rglob("*.csv") if not re.search("^BBox|^annotations|_list", p.name)]
     for path in files:
         copy = shutil.copytree(folder, tmp_path / "set")
         text = path.read_text(encoding="utf-8")
@@ -344,7 +388,7 @@ def test_a_missing_column_is_named(tiny, tmp_path):
 
 def test_a_cut_off_label_file_is_named(tiny, tmp_path):
     name, folder = tiny
-    for path in [p for p in folder.rglob("*.csv") if not p.name.startswith(("BBox", "annotations"))]:
+    for path in [p for p in folder.rglob("*.csv") if not re.search("^BBox|^annotations|_list", p.name)]:
         copy = shutil.copytree(folder, tmp_path / "set")
         with (copy / path.relative_to(folder)).open("a", encoding="utf-8") as stream:
             stream.write("half")
@@ -360,6 +404,8 @@ LABEL_FILES = {
     "odir5k": ("full_df.csv", "0_left.jpg"),
     "rfmid": ("Test_Set/RFMiD_Testing_Labels.csv", "\r\n1,"),
     "medfm_endo": ("endo_train.csv", "a b.png"),
+    "covid_chestxray": ("metadata.csv", "a.jpg"),
+    "fastmri_knee": ("knee.csv", "file1"),
 }
 
 
@@ -422,7 +468,7 @@ def test_no_label_file_breaks_a_reader(fuzzed, data):
         path.write_bytes(good)
 
 
-@pytest.mark.parametrize("name", [*LABEL_FILES, "medfm_chestdr"])
+@pytest.mark.parametrize("name", sorted({*LABEL_FILES, "medfm_chestdr"} - {"fastmri_knee"}))
 def test_missing_images_are_counted_and_may_be_skipped(tmp_path, name):
     folder = make(name, tmp_path / "set")
     whole = load_dataset(name, folder)
@@ -438,7 +484,9 @@ def test_missing_images_are_counted_and_may_be_skipped(tmp_path, name):
 def test_options_are_known_by_name(tiny):
     name, folder = tiny
     assert options(name)["official_split"] is True
-    with pytest.raises(DataError, match=f"{DATASETS[name].title} has no option 'folds'; it has official_split"):
+    with pytest.raises(
+        DataError, match=f"{re.escape(DATASETS[name].title)} has no option 'folds'; it has official_split"
+    ):
         load_dataset(name, folder, folds=3)
 
 
@@ -528,8 +576,56 @@ def test_nih_boxes(tmp_path):
         boxes("nih_chest14", folder)
 
 
+def test_masks_of_busi_are_no_images(tmp_path):
+    assert by_name(load_dataset("busi", make("busi", tmp_path))) == {
+        **{f"benign ({n}).png": {"Benign lesion"} for n in (1, 2)},
+        **{f"malignant ({n}).png": {"Malignant lesion"} for n in (1, 2)},
+        **{f"normal ({n}).png": set() for n in (1, 2)},
+    }
+
+
+def test_findings_of_covid_in_both_spellings(tmp_path):
+    folder = make("covid_chestxray", tmp_path)
+    table = load_dataset("covid_chestxray", folder)
+    frontal = {"a.jpg": {"COVID-19", "ARDS"}, "b.jpg": {"COVID-19"}, "c.png": set(), "d.jpeg": {"Bacterial pneumonia"}}
+    assert by_name(table) == frontal and table.meta["view"] == ("PA", "AP Supine", "AP", "PA")
+    assert by_name(load_dataset("covid_chestxray", folder, views="all")) == {**frontal, "f.jpg": {"COVID-19"}}
+    with pytest.raises(DataError, match="views is 'ct'; it must be one of frontal, all"):
+        load_dataset("covid_chestxray", folder, views="ct")
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "two"), [("brain", "Mass", "Edema"), ("knee", "Meniscus tear", "Joint effusion")]
+)
+def test_slices_of_fastmri(tmp_path, name, one, two):
+    """Boxes count for their slice, labels of a study for all, and only studies without any are normal."""
+    folder = make(f"fastmri_{name}", tmp_path)
+    assert by_name(load_dataset(f"fastmri_{name}", folder)) == {
+        "file1_000.png": {one, two},
+        **{f"file{study}_00{number}.png": set() for study in (2, 3) for number in range(3)},
+        **{f"file4_00{number}.png": {two} for number in range(3)},
+    }
+    first, *_, last = boxes(f"fastmri_{name}", folder)
+    assert (first.image.name, *first[1:]) == ("file1_000.png", one, 91, 132, 7, 6) and last.category == two
+    (folder / "file1" / "file1_000.png").unlink()
+    with pytest.raises(DataError, match="1 images are not there, the first is file1_000"):
+        load_dataset(f"fastmri_{name}", folder)
+    assert len(load_dataset(f"fastmri_{name}", folder, missing="skip")) == 9
+    path = folder / f"{name}.csv"
+    good = path.read_text(encoding="utf-8")
+    for old, new, problem in (
+        ("Possible artifact", "Gout", "unknown label 'Gout'"),
+        (",2,", ",x,", "'x' is no number"),
+    ):
+        path.write_text(good.replace(old, new).replace("Possible artifact", one), encoding="utf-8")
+        with pytest.raises(DataError, match=rf"{name}\.csv, line 5.*{problem}"):
+            load_dataset(f"fastmri_{name}", folder)
+
+
 def test_sets_without_boxes_say_so(tmp_path):
-    with pytest.raises(DataError, match="CheXpert has no boxes; nih_chest14, vindr_cxr have"):
+    with pytest.raises(
+        DataError, match="CheXpert has no boxes; nih_chest14, vindr_cxr, fastmri_brain, fastmri_knee have"
+    ):
         boxes("chexpert", tmp_path)
 
 
