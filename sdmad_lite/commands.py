@@ -238,7 +238,7 @@ def generate(
     made = sd.generate_signs(dict(pairs), **asdict(asked) | more, progress=not output.quiet)
     made.bank.save(out)
     findings, where = [asdict(finding) for finding in made.findings], str(Path(out).resolve())
-    told: dict[str, Any] = {"out": where, "form": made.form, "usage": asdict(made.usage), "bank": made.bank.name}
+    told: dict[str, Any] = {"out": where, "usage": made.usage, "bank": made.bank.name}
     told |= {"merged": list(made.merged), "dropped": list(made.dropped), "findings": findings}
     lines = [f"left out: {line}" for line in made.dropped]
     lines += [f"{finding.severity}: {finding}" for finding in made.findings if finding.severity != "note"]

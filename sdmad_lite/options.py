@@ -152,4 +152,3 @@ class Asked:
     timeout: Annotated[float, Option(help="seconds for one answer")] = 120.0
     retries: Annotated[int, Option(help="for a lost or malformed answer, 0 to 10")] = 2
     cache: Annotated[str, Option(metavar="DIR", help="folder of answers, by default the user's cache")] = "default"
-    prices: Annotated[tuple[float, float] | None, Option(help="of a million tokens, in and out")] = None

@@ -30,6 +30,7 @@ from research_baselines import BASELINES
 from shared import one_thread
 from tqdm import tqdm
 
+from sdmad_course.wrong_signs import with_wrong_signs
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_folder
@@ -86,7 +87,7 @@ def phantom_bank(kind: Modality, variant: str = CLEAN) -> SignBank:
     """Signs of the kept-out categories: as drawn, with wrong ones from all other categories, or a language model's."""
     if variant == LARGE:
         return load_bank(BANKS / f"{kind.name}_language_model.json")
-    bank = kind.bank if variant == CLEAN else kind.bank.with_wrong_signs(WRONG[variant], seed=0)
+    bank = kind.bank if variant == CLEAN else with_wrong_signs(kind.bank, WRONG[variant], seed=0)
     return bank.restricted(list(kind.kept_out))
 
 

@@ -1,14 +1,8 @@
 """What to look for: a sign bank says which radiological signs speak for which category.
 
-A bank is a JSON file that people can read and audit:
-
-    {"name": ..., "modality": ..., "categories": [...],
-     "signs": [{"text": ..., "categories": [...]}, ...],
-     "normal_signs": [{"text": ...}, ...],
-     "provenance": {"author": ..., "kind": ..., "date": ..., "reviewed": ..., ...}}
-
-A sign may belong to several categories [paper: categories share signs, their combination differs].
-`structure` holds what keeps a bank together; `lint` adds what is doubtful in a bank that is well formed.
+A bank is a JSON file that people can read and audit (docs/signs.md shows one). A sign may belong to several categories
+[paper: categories share signs, their combination differs]. `structure` holds what keeps a bank together; `lint` adds
+what is doubtful in a bank that is well formed.
 """
 
 from __future__ import annotations
@@ -18,14 +12,15 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import BankError
 from ..files import write_text
@@ -38,6 +33,16 @@ DATA = tomllib.loads(Path(__file__).with_name("lint.toml").read_text(encoding="u
 RULES: dict[str, tuple[str, str, str]] = {rule: tuple(row) for rule, row in DATA["rules"].items()}
 
 
+def _plain(text: str) -> str:
+    if found := re.search(DATA["unseen"], text):
+        raise ValueError(f"holds the unseen character U+{ord(found[0]):04X}, which no sign needs; type it again")
+    return text
+
+
+PLAIN = AfterValidator(_plain)  # a text shows all that it holds
+Line = Annotated[str, Field(max_length=1000), PLAIN]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
@@ -45,46 +50,44 @@ class _Strict(BaseModel):
 class Sign(_Strict):
     """One visible finding in words, e.g. "blunted costophrenic angle"."""
 
-    text: str = Field(max_length=1000)
-    categories: tuple[str, ...] = ()
-    id: str | None = None  # short name by which a generator or a figure refers to the sign
+    text: Line
+    categories: tuple[Line, ...] = ()
+    id: Line | None = None  # short name by which a generator or a figure refers to the sign
     accept: dict[str, str] | None = None  # rule of the linter to the reason why this sign may break it
 
 
 class Provenance(_Strict):
     """Who or what wrote the bank, when, and whether an expert has read it."""
 
-    author: str
+    author: Line
     kind: Literal["person", "language model", "generator"]
     date: date
     reviewed: bool
     reviewer: str | None = None
     model: str | None = None
     prompt: str | None = None
-    # how the model was asked: server, form of the answers, settings, requests, tokens, software
-    generation: dict[str, str | int | float | None] | None = None
+    generation: dict[str, str | int | float | None] | None = None  # how the model was asked
     note: str | None = None
 
 
 class SignBank(_Strict):
     """Signs, the categories they speak for, and the signs of a normal image.
 
-    Order is fixed: `texts` lists the signs of the categories first, then the normal signs; every
-    matrix of the package uses this order, and `categories` is the order of label columns.
+    Order is fixed: every matrix has the signs in the order of `texts`, and label columns in that of `categories`.
     """
 
-    name: str
-    modality: str
+    name: Line
+    modality: Line
     color: bool = False
-    categories: tuple[str, ...] = Field(min_length=1)
+    categories: tuple[Line, ...] = Field(min_length=1)
     signs: tuple[Sign, ...]
     normal_signs: tuple[Sign, ...] = Field(min_length=1)  # scores are measured against them
     provenance: Provenance
 
     @model_validator(mode="after")
     def _consistent(self) -> SignBank:
-        signs, normal = (placed(part, enumerate(getattr(self, part))) for part in PARTS)
-        if found := list(islice(structure(self.categories, signs, normal), 10)):
+        signs, normal = (placed(part, getattr(self, part)) for part in PARTS)
+        if found := [*structure(self.categories, signs, normal)][:10]:
             raise ValueError("; ".join(f"{one.place} {one.message}; {one.suggestion}" for one in found))
         return self
 
@@ -111,24 +114,9 @@ class SignBank(_Strict):
         """The same bank for some of its categories, in the order given."""
         for category in categories:
             self.signs_of(category)  # raises on an unknown name
-        owners = [[c for c in sign.categories if c in categories] for sign in self.signs]
-        return self._owned(owners, categories=categories)
+        return self.owned([[c for c in s.categories if c in categories] for s in self.signs], categories=categories)
 
-    def with_wrong_signs(self, fraction: float, seed: int = 0) -> SignBank:
-        """A dirty copy, for lessons on selection [ours]: `fraction` of each list are signs of other categories."""
-        if not 0 <= fraction < 1:
-            raise BankError(f"fraction is {fraction}: it must be at least 0 and below 1")
-        rng = np.random.default_rng(seed)
-        owners = [list(sign.categories) for sign in self.signs]
-        for category in self.categories:
-            others = [s for s, sign in enumerate(self.signs) if category not in sign.categories]
-            right = len(self.signs) - len(others)
-            wrong = min(round(right * fraction / (1 - fraction)), len(others))
-            for s in rng.choice(others, size=wrong, replace=False):
-                owners[s].append(category)
-        return self._owned(owners, name=f"{self.name}+{fraction:.0%} wrong")
-
-    def _owned(self, owners: Iterable[list[str]], **changes: object) -> SignBank:
+    def owned(self, owners: Iterable[list[str]], **changes: object) -> SignBank:
         """A copy in which each sign has other categories; signs without any are left out."""
         signs = [{**s.model_dump(), "categories": own} for s, own in zip(self.signs, owners, strict=True) if own]
         return parse_bank({**self.model_dump(), **changes, "signs": signs})
@@ -141,25 +129,23 @@ class SignBank(_Strict):
 # What keeps a bank together
 
 
-@dataclass(frozen=True)
+@dataclass
 class Finding:
     """One remark on a bank."""
 
-    rule: str  # one of RULES
+    rule: str  # of RULES
     message: str  # what is wrong
-    place: str  # such as "sign 3 'blunted angle'", counted from 1; "" for the bank as a whole
-    severity: str  # "error", "warning" or "note"
-    suggestion: str  # what to do
+    place: str = ""  # such as "sign 3 'blunted angle'", counted from 1; "" for the bank as a whole
+    severity: str = ""  # "error", "warning" or "note"; by default the rule's
+    suggestion: str = ""  # what to do; by default the rule's
     file: str | None = None  # that holds the bank; None for a bank in memory
+
+    def __post_init__(self):
+        self.severity, self.suggestion = self.severity or RULES[self.rule][0], self.suggestion or RULES[self.rule][2]
 
     def __str__(self) -> str:
         where = f"{self.file or 'sign bank'}: {self.rule}: {self.place}".removesuffix(" ")
         return f"{where} {self.message}; {self.suggestion}"
-
-
-def finding(rule: str, message: str, place: str = "", severity: str | None = None) -> Finding:
-    """A finding, with the severity of its rule where none is given."""
-    return Finding(rule, message, place, severity or RULES[rule][0], RULES[rule][2])
 
 
 def key(text: str) -> str:
@@ -172,38 +158,39 @@ def short(text: object, most: int = 60) -> str:
     return repr(whole if len(whole := str(text)) <= most else f"{whole[: most - 3]}...")
 
 
-def placed(part: str, signs: Iterable[tuple[int, Sign]]) -> dict[str, Sign]:
-    """Numbered signs of one of the two lists (from 0), by their place in words."""
-    return {f"{PARTS[part]} {number + 1} {short(sign.text)}": sign for number, sign in signs}
+def placed(part: str, rows: object) -> dict[str, Sign]:
+    """The signs of one of the two lists by their place in words; an entry that is no sign is left out."""
+    found = {}
+    for number, row in enumerate(rows if isinstance(rows, (list, tuple)) else (), 1):
+        with suppress(ValidationError):
+            sign = Sign.model_validate(row)
+            found[f"{PARTS[part]} {number} {short(sign.text)}"] = sign
+    return found
 
 
 def structure(categories: Sequence[str], signs: Mapping[str, Sign], normal: Mapping[str, Sign]) -> Iterator[Finding]:
     """What keeps the parts of a bank from fitting together: `load_bank` refuses it. Signs are given by their place."""
-    seen: set[str] = set()  # keys of categories
-    for name in categories:
-        if key(name) in {"", "normal"} | seen:
-            what = "is listed twice" if key(name) in seen else "cannot be used"
-            yield finding("category", what, f"category {short(name)}")
-        seen.add(key(name))
-    first: dict[str, str] = {}  # key of a text -> place
-    ids: set[str] = set()
+    for n, name in enumerate(keys := [key(name) for name in categories]):
+        if name in ["", "normal", *keys[:n]]:
+            what = "is listed twice" if name in keys[:n] else "cannot be used"
+            yield Finding("category", what, f"category {short(categories[n])}")
+    first: dict[str, str] = {}  # key of a text, or of an id, to its place
     for place, sign in {**signs, **normal}.items():
         if not key(sign.text):
-            yield finding("form", "is empty", place)
+            yield Finding("form", "is empty", place)
         if place in normal and sign.categories:
-            yield finding("form", "is a normal sign and names categories", place)
+            yield Finding("form", "is a normal sign and names categories", place)
         elif place in signs and not sign.categories:
-            yield finding("unknown-category", "names no category", place)
+            yield Finding("unknown-category", "names no category", place)
         for name in [name for name in sign.categories if name not in categories] if place in signs else ():
             known = ", ".join(categories)
-            yield finding("unknown-category", f"names the unknown category {short(name)} (known are {known})", place)
+            yield Finding("unknown-category", f"names the unknown category {short(name)} (known are {known})", place)
         if (one := first.setdefault(key(sign.text), place)) != place:
-            yield finding("also-normal" if one in signs and place in normal else "duplicate", f"is {one} again", place)
-        if sign.id is not None and key(sign.id) in ids:
-            yield finding("form", f"has the id {short(sign.id)} of another sign", place)
-        ids.add(key(sign.id or ""))
+            yield Finding("also-normal" if one in signs and place in normal else "duplicate", f"is {one} again", place)
+        if sign.id and first.setdefault(f"id: {key(sign.id)}", place) != place:
+            yield Finding("form", f"has the id {short(sign.id)} of another sign", place)
     owned = {name for sign in signs.values() for name in sign.categories}
-    yield from (finding("no-sign", "has no sign", f"category {short(c)}") for c in categories if c not in owned)
+    yield from (Finding("no-sign", "has no sign", f"category {short(c)}") for c in categories if c not in owned)
 
 
 # Reading
@@ -227,16 +214,15 @@ def parse_bank(data: object, source: str = "sign bank") -> SignBank:
         raise BankError(f"{source}: " + "; ".join(found)) from None
 
 
-def strict_json(text: str) -> object:
-    """Parse JSON; a repeated key, of which the standard library keeps the last, is a ValueError."""
+def once(pairs: list[tuple[str, object]]) -> dict:
+    """For `json.loads`: a repeated key, of which the standard library keeps the last, is a ValueError."""
+    if len(record := dict(pairs)) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {short(twice)} stands twice in one object")
+    return record
 
-    def once(pairs: list[tuple[str, object]]) -> dict:
-        if len(record := dict(pairs)) < len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise ValueError(f"the key {short(twice)} stands twice in one object")
-        return record
 
-    return json.loads(text, object_pairs_hook=once)
+strict_json = partial(json.loads, object_pairs_hook=once)
 
 
 def read_bank(name_or_path: str | Path) -> tuple[str, object]:

@@ -1,9 +1,5 @@
 """A sign bank written by a language model [paper: a large language model writes the signs of each category].
 
-    made = generate_signs(["Effusion", "Nodule"], "chest radiograph", model="llama3.1",
-                          base_url="http://localhost:11434/v1")
-    made.bank.save("my_signs.json")
-
 One question for each category and one for the normal signs, each answer kept on disk [ours]. The model may say for
 which other categories a sign speaks [paper: they share signs], and signs that two answers put alike become one [ours].
 What an answer holds is measured, cleaned or left out, and never executed or used as a path.
@@ -12,43 +8,29 @@ What an answer holds is measured, cleaned or left out, and never executed or use
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 from tqdm import tqdm
 
 from .. import __version__
 from ..errors import GenerationError
-from .bank import Finding, Sign, SignBank, key, parse_bank, short, structure
+from .answers import PROMPTS, BadAnswer, entries, entry
+from .bank import PLAIN, Finding, Sign, SignBank, key, parse_bank, problems, short, structure
 from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
 
 if TYPE_CHECKING:
     from .chat import Chat
 
-PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 HOSTED = "https://api.openai.com/v1"
 MAX_TEXT = 200  # characters of a sign
-
-
-class BadAnswer(ValueError):
-    """What is wrong with an answer, in words that the model can act on."""
-
-
-def _anomalies(named: dict[str, str]) -> dict[str, str]:
-    for found in structure([*named], {}, {}):
-        if found.rule == "category":
-            raise ValueError(f"{found.place} {found.message}; {found.suggestion}")
-    return named
-
-
-Line = Annotated[str, Field(max_length=200, pattern=r"^\P{C}*$")]  # without control characters
-Name = Annotated[Line, Field(min_length=1)]
-Price = Annotated[float, Field(ge=0)]
+GRAVE = {"negation", "wordy", "encoding"}  # rules whose warnings leave out a sign of an answer, as errors do
+Short = Annotated[str, Field(max_length=MAX_TEXT), PLAIN]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), PLAIN]
 
 
 class Settings(BaseModel):
@@ -56,8 +38,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, str_strip_whitespace=True)
 
-    # names to a description, or to ""
-    categories: Annotated[dict[Name, Line], Field(min_length=1, max_length=100), AfterValidator(_anomalies)]
+    categories: dict[Name, Short] = Field(min_length=1, max_length=100)  # names to a description, or to ""
     modality: Name  # what the images are
     model: Name  # on the server
     base_url: HttpUrl
@@ -66,23 +47,11 @@ class Settings(BaseModel):
     color: bool = False  # whether colour carries meaning in the images
     signs_per_category: int = Field(6, ge=1, le=20)
     normal_signs: int = Field(6, ge=1, le=20)
-    language: Name = "English"  # of the signs; for others the rules on words are left out
+    language: Name = "English"  # of the signs
     temperature: float = Field(0.2, ge=0, le=2)  # of the sampling; a server may ignore or refuse it
     seed: int | None = Field(0, ge=0, lt=2**31)  # likewise
     timeout: float = Field(120.0, gt=0, le=86_400)  # seconds for one answer
     retries: int = Field(2, ge=0, le=10)  # how often a lost or malformed answer is asked for again
-    prices: tuple[Price, Price] | None = None  # of a million prompt and completion tokens, in any currency
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a run took. Tokens are None where the server tells none; cost is None without prices."""
-
-    requests: int
-    cached: int  # answers
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost: float | None
 
 
 @dataclass(frozen=True)
@@ -90,16 +59,15 @@ class Generated:
     """A bank, what it took, and what was changed in the answers."""
 
     bank: SignBank
-    usage: Usage
-    form: str  # "json_schema", or what the server takes instead: "json_object", "text"
+    usage: dict[str, int]  # requests, cached answers, and the tokens that the server tells
     merged: tuple[str, ...]  # signs that became one, in words
     dropped: tuple[str, ...]  # signs that were left out, and why
     findings: tuple[Finding, ...]  # what the linter says of the bank
 
     def __str__(self) -> str:
-        took = ", ".join(f"{value} {name}" for name, value in asdict(self.usage).items())
+        took = ", ".join(f"{value} {name}" for name, value in self.usage.items())
         what = f"{len(self.bank.signs)} signs and {len(self.bank.normal_signs)} normal, {len(self.dropped)} left out"
-        return f"{self.bank.name}: {what}; {took}; answers as {self.form}; reviewed: false, have an expert read it"
+        return f"{self.bank.name}: {what}; {took}; reviewed: false, have an expert read it"
 
 
 def generate_signs(
@@ -116,19 +84,15 @@ def generate_signs(
     """Ask a language model for a sign bank.
 
     Args:
-        categories: names of the anomalies, at most 100; or names to a description ("DR": "diabetic retinopathy").
-        modality: what the images are, such as "frontal chest radiograph".
-        model: its name on the server.
+        categories: names of the anomalies, or names to a description ("DR": "diabetic retinopathy").
         base_url: address of any OpenAI-compatible server; OPENAI_BASE_URL or the hosted service when left out.
         api_key: sent to the server alone. Without base_url it may come from OPENAI_API_KEY.
         cache: folder of answers; "default" is below the user's cache folder, None keeps nothing.
-        progress: show a bar.
-        settings: further fields of `Settings`, such as name="mine", signs_per_category=4 or temperature=0.0.
+        settings: further fields of `Settings`, such as name="mine" or signs_per_category=4.
 
     Raises:
         GenerationError: an argument is wrong, no server answers, or an answer stays unusable; names which.
-        OutputError: the cache cannot be written.
-        MissingExtraError: the package openai is not installed.
+        OutputError: the cache cannot be written. MissingExtraError: the extra [llm] is not installed.
     """
     from .chat import Chat  # late: openai is an extra
 
@@ -149,10 +113,7 @@ def generate_signs(
     crossed = [sign for sign in normal if any(similar(sign.text, other.text) for other in signs)]
     dropped += [f"normal: {sign.text!r} is also the sign of an anomaly" for sign in crossed]
     bank = _bank(asked, chat, signs, [sign for sign in normal if sign not in crossed])
-    tokens = chat.spent.get("prompt_tokens"), chat.spent.get("completion_tokens")
-    cost = asked.prices and sum((n or 0) * price for n, price in zip(tokens, asked.prices, strict=True)) / 1e6
-    usage = Usage(chat.spent["requests"], chat.cached, *tokens, cost)
-    return Generated(bank, usage, chat.form, tuple(merged), tuple(dropped), tuple(check_bank(bank)))
+    return Generated(bank, dict(chat.spent), tuple(merged), tuple(dropped), tuple(check_bank(bank)))
 
 
 def _settings(categories, api_key: str | None, base_url: str | None, more: dict) -> Settings:
@@ -165,10 +126,14 @@ def _settings(categories, api_key: str | None, base_url: str | None, more: dict)
     if url == HOSTED and not key:
         raise GenerationError(PROMPTS["no_key"] + PROMPTS["no_server"])
     try:
-        return Settings(categories=categories, api_key=key, base_url=url, **more)  # type: ignore[arg-type]
+        asked = Settings(categories=categories, api_key=key, base_url=url, **more)  # type: ignore[arg-type]
+        for found in structure([*asked.categories], {}, {}):
+            if found.rule == "category":
+                raise GenerationError(f"categories: {found.place} {found.message}; {found.suggestion}")
+        return asked
     except ValidationError as error:  # never with the input: it may be a key
-        problem = error.errors()[0]
-        raise GenerationError(f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}") from None
+        place, message = next(problems(error))
+        raise GenerationError(f"{place.partition('.')[0]}: {message}") from None
 
 
 def sign_prompt(
@@ -185,49 +150,45 @@ def sign_prompt(
 def usable_signs(
     answer: object, category: str | None, categories: Iterable[str], count: int, language: str = "English"
 ) -> tuple[list[Sign], list[str]]:
-    """What can be used of the JSON of an answer: the signs, and why others are left out.
+    """What can be used of an answer: the signs, and why others are left out.
 
     Args:
-        answer: data from outside.
+        answer: text or data from outside.
         category: one of `categories` of the bank, None for normal signs.
         count: how many signs were asked for; more are left out, four times as many are refused.
-        language: the rules on words are applied to English alone.
 
     Raises:
         BadAnswer: fewer signs can be used than a bank needs; says why.
     """
-    entries = answer.get("signs") if isinstance(answer, dict) else None
-    if not isinstance(entries, list) or len(entries) > 4 * count + 10:
+    listed = entries(answer, category, categories)
+    if listed is None or len(listed) > 4 * count + 10:
         raise BadAnswer(f'it has no list "signs" of {count} signs')
     signs, left_out = list[Sign](), list[str]()
-    for entry in entries:
-        text, also = (entry.get(name) if isinstance(entry, dict) else None for name in ("text", "also"))
-        fault = _fault(text, category, categories if language.casefold() == "english" else None)
+    for text, also in map(entry, listed):
+        fault = _fault(text, category, categories, language)
         text = " ".join(str(text).split()).rstrip(".;,: ")
         if not fault and any(similar(text, other.text) for other in signs):
             fault = "says the same as another sign"
         if fault or len(signs) == count:
             left_out.append(f"{short(text)} {fault or f'is more than the {count} signs asked for'}")
             continue
-        named = {key(str(name)) for name in also} if isinstance(also, list) else set()
+        named = {key(str(name)) for name in also}
         own = tuple(name for name in categories if category and (name == category or key(name) in named))
         signs.append(Sign(text=text, categories=own))
     if len(signs) < (least := min(FEW if category else FEW_NORMAL, count)):
         why = "; ".join(left_out[:5]) or "write more"
-        raise BadAnswer(f"{len(signs)} of {len(entries)} signs can be used, at least {least} are needed: {why}")
+        raise BadAnswer(f"{len(signs)} of {len(listed)} signs can be used, at least {least} are needed: {why}")
     return signs, left_out
 
 
-def _fault(text: object, category: str | None, categories: Iterable[str] | None) -> str | None:
-    """Why a sign of an answer is left out; `categories` where the rules on words apply."""
+def _fault(text: object, category: str | None, categories: Iterable[str], language: str) -> str | None:
+    """Why a sign of an answer is left out; rules on words hold for the signs of a category, in their language."""
     if not isinstance(text, str) or not key(text) or len(text) > MAX_TEXT:
         return f"is no text of 1 to {MAX_TEXT} characters"
-    grave = {"encoding"}
-    if category and categories is not None:
-        if named := next((name for name in categories if names_category(text, name) == "whole"), None):
-            return f"names the category {named!r}"
-        grave |= {"negation", "not-visible", "wordy"}
-    fault = next((one.message for one in doubts(text) if one.rule in grave), None)
+    if named := [name for name in categories if category and names_category(text, name) == "whole"]:
+        return f"names the category {named[0]!r}"
+    found = doubts(text, normal=category is None, language=language)
+    fault = next((one.message for one in found if one.severity == "error" or one.rule in GRAVE), None)
     return fault or ("has too many tokens" if too_long(text) else None)
 
 

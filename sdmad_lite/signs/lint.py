@@ -1,9 +1,7 @@
 """What is wrong or doubtful in a sign bank, each with its place and a suggestion. [ours]
 
-An error is what `load_bank` refuses or what spoils the score of a category; a warning is worth a look; a note is
-for information. A bank that `load_bank` refuses is read as far as it goes, and all of its problems are listed.
-A sign may carry `"accept": {"rule": "reason"}`: what it breaks knowingly becomes a note that tells the reason.
-The rules on words are data, in lint.toml; docs/signs.md says how often they are right.
+A bank that `load_bank` refuses is read as far as it goes. The rules on words are data, in lint.toml; docs/signs.md
+lists all rules, and says how often they are right.
 """
 
 from __future__ import annotations
@@ -21,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..errors import BankError
-from .bank import DATA, PARTS, Finding, Sign, SignBank, finding, key, placed, problems, read_bank, short, structure
+from .bank import DATA, PARTS, Finding, Sign, SignBank, key, placed, problems, read_bank, short, structure
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 FORM = {"form", "category", "unknown-category", "no-sign", "duplicate"}  # no sign may accept what keeps it from loading
-OF_NORMAL = {"encoding", "spacing", "style"}  # rules on words that hold for normal signs too; those may negate
+OF_NORMAL = {"encoding", "spacing", "style"}  # rules on words of normal signs, too, and of any language
 FEW, FEW_NORMAL, SAME_COSINE = 3, 2, 0.97
 CONTEXT = 77  # tokens that the text tower of CLIP reads, the start and end tokens among them
 MAX_SIGNS = 1000  # of more signs no pairs are compared
@@ -53,21 +51,21 @@ def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) ->
 def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
     """Findings on what can be read of a bank given as plain data."""
     if not isinstance(data, dict):
-        return [finding("form", "the file holds no JSON object (docs/signs.md shows the form of a bank)")]
+        return [Finding("form", "the file holds no JSON object (docs/signs.md shows the form of a bank)")]
     found = list[Finding]()
     try:
         SignBank.model_validate(data)
     except ValidationError as error:  # what has no place is said by `structure`
-        found += [finding("form", message, place) for place, message in problems(error) if place]
+        found += [Finding("form", message, place) for place, message in problems(error) if place]
     named = data.get("categories")
     categories = [name.strip() for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    signs, normal = (placed(part, _readable(data.get(part))) for part in PARTS)
+    signs, normal = (placed(part, data.get(part)) for part in PARTS)
     both = signs | normal
     long = [place for place, sign in both.items() if too_long(sign.text, backbone)]
-    found += [finding("too-long", "has more tokens than the text tower reads", place) for place in long]
+    found += [Finding("too-long", "has more tokens than the text tower reads", place) for place in long]
     found += structure(categories, signs, normal)
     for place, sign in both.items():
-        found += (one for one in check_sign(place, sign, categories) if place in signs or one.rule in OF_NORMAL)
+        found += check_sign(place, sign, categories) if place in signs else doubts(sign.text, place, normal=True)
     found += check_pairs({place: sign.text for place, sign in both.items() if place not in long}, {*normal}, backbone)
     order = {place: number for number, place in enumerate(both)}  # the bank as a whole first, then sign by sign
     found.sort(key=lambda one: order.get(one.place, -1))
@@ -77,15 +75,8 @@ def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
     found += check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
     origin = data.get("provenance")
     if isinstance(origin, dict) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
-        found.append(finding("unreviewed", "a language model wrote the bank and no expert has read it"))
+        found.append(Finding("unreviewed", "a language model wrote the bank and no expert has read it"))
     return found
-
-
-def _readable(rows: object) -> Iterator[tuple[int, Sign]]:
-    """Number, from 0, and sign of the entries of a list that are one; the form of the others is told already."""
-    for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        with suppress(ValidationError):
-            yield number, Sign.model_validate(row)
 
 
 # One sign
@@ -102,27 +93,31 @@ _TEXTS = [
 _MILD = _pattern(DATA["mild"])
 
 
-def doubts(text: str, place: str = "") -> list[Finding]:
-    """What the rules on words say of one sign, each rule once."""
+def doubts(text: str, place: str = "", normal: bool = False, language: str | None = None) -> list[Finding]:
+    """What the rules on words say of one sign, each rule once; those of one language, or of all."""
     told: dict[str, Finding] = {}
+    text = unicodedata.normalize("NFC", text)
     for row, pattern in _TEXTS:
-        if row["rule"] not in told and (found := pattern.search(text)):
+        spoken = language is None or language.casefold() in row.get("languages", ["english"])
+        if row["rule"] in told or not (row["rule"] in OF_NORMAL or (spoken and not normal)):
+            continue
+        if found := pattern.search(text):
             mild = row["rule"] == "negation" and _MILD.search(text, found.end())
             message = row["message"].format(found=short(found[0]))
-            told[row["rule"]] = finding(row["rule"], message, place, "warning" if mild else None)
+            told[row["rule"]] = Finding(row["rule"], message, place, "warning" if mild else "")
     return [*told.values()]
 
 
 def check_sign(place: str, sign: Sign, categories: Sequence[str]) -> list[Finding]:
-    """Doubtful words and category names in a sign."""
+    """Doubtful words and category names in the sign of a category."""
     found = doubts(sign.text, place)
     if any(one.rule == "negation" for one in found):  # one fault is enough
         return found
     for category in categories:
         if named := names_category(sign.text, category):
             rule = "own-category" if category in sign.categories else "other-category"
-            severity = "warning" if (rule, named) == ("other-category", "part") else None
-            found.append(finding(rule, f"names the category {short(category)}", place, severity))
+            severity = "warning" if (rule, named) == ("other-category", "part") else ""
+            found.append(Finding(rule, f"names the category {short(category)}", place, severity))
     return found
 
 
@@ -147,28 +142,28 @@ def check_pairs(texts: dict[str, str], normal: set[str], backbone: Backbone | No
     """Signs that say the same in other words, or to the given model; `structure` tells those that are the same."""
     unique = {key(text): (place, text) for place, text in reversed(texts.items())}  # the first of those that are same
     if len(unique) > MAX_SIGNS:
-        yield finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
+        yield Finding("near-duplicate", f"there are {len(unique)} signs; near-duplicates were not looked for")
         return
     vectors = backbone.encode_texts([text for _, text in unique.values()]) if backbone and unique else None  # (S, D)
     cosine = None if vectors is None else (vectors @ vectors.T).tolist()
     for (i, (other_place, other)), (j, (place, text)) in combinations(enumerate(unique.values()), 2):
         if similar(text, other):
             rule = "also-normal" if other_place in normal and place not in normal else "near-duplicate"
-            yield finding(rule, f"says the same as {place}", other_place, "warning")
+            yield Finding(rule, f"says the same as {place}", other_place, "warning")
         if cosine and cosine[i][j] > SAME_COSINE:
-            yield finding("text-tower", f"has cosine {cosine[i][j]:.3f} with {place}", other_place)
+            yield Finding("text-tower", f"has cosine {cosine[i][j]:.3f} with {place}", other_place)
 
 
 def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal: int) -> Iterator[Finding]:
     """Categories with few signs, or with none of their own."""
     if 0 < normal < FEW_NORMAL:
-        yield finding("few-signs", f"there is {normal} normal sign")
+        yield Finding("few-signs", f"there is {normal} normal sign")
     for category in categories:
         own = [{*named} & {*categories} for named in owners if category in named]
         if 0 < len(own) < FEW:
-            yield finding("few-signs", f"has {len(own)} signs", f"category {short(category)}")
+            yield Finding("few-signs", f"has {len(own)} signs", f"category {short(category)}")
         if own and all(len(named) > 1 for named in own):
-            yield finding("no-own-sign", "shares all of its signs", f"category {short(category)}")
+            yield Finding("no-own-sign", "shares all of its signs", f"category {short(category)}")
 
 
 # Do two texts say the same? Does one name a category?

@@ -202,9 +202,4 @@ CASES = [
         lambda bank: bank.restricted(["Effusion", "Hernia"]),
         "unknown category 'Hernia': use one of Effusion, Nodule",
     ),
-    asked(
-        "nothing but wrong signs",
-        lambda bank: bank.with_wrong_signs(1.0),
-        "fraction is 1.0: it must be at least 0 and below 1",
-    ),
 ]

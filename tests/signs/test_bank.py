@@ -124,31 +124,6 @@ def test_signs_need_not_be_english(tmp_path):
     assert load_bank(bank.save(tmp_path / "bank.json")).texts[:3] == texts
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5])
-def test_wrong_signs_reach_the_fraction_in_every_list(fraction):
-    bank = load_bank("nih_chest14")
-    dirty = bank.with_wrong_signs(fraction, seed=3)
-    true, noisy = bank.membership()[1:], dirty.membership()[1:]
-    assert (noisy >= true).all()  # right signs stay
-    wrong = (noisy - true).sum(1)
-    np.testing.assert_array_equal(wrong, np.round(true.sum(1) * fraction / (1 - fraction)))
-    np.testing.assert_allclose(wrong / noisy.sum(1), fraction, atol=0.1)
-    assert dirty.texts == bank.texts
-    np.testing.assert_array_equal(dirty.membership()[0], bank.membership()[0])
-
-
-def test_wrong_signs_follow_the_seed():
-    bank = load_bank("nih_chest14")
-    assert bank.with_wrong_signs(0.5, seed=1) == bank.with_wrong_signs(0.5, seed=1)
-    assert bank.with_wrong_signs(0.5, seed=1) != bank.with_wrong_signs(0.5, seed=2)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_wrong_signs_refuse_an_impossible_fraction(tiny, fraction):
-    with pytest.raises(BankError, match=f"fraction is {fraction}"):
-        tiny.with_wrong_signs(fraction)
-
-
 # What a mistake is answered with
 
 

@@ -16,9 +16,9 @@ import pytest
 
 from sdmad_lite.errors import GenerationError, MissingExtraError, OutputError
 from sdmad_lite.signs import check_bank, generate_signs, load_bank, parse_bank
+from sdmad_lite.signs.answers import BadAnswer, entries
 from sdmad_lite.signs.bank import Sign
-from sdmad_lite.signs.chat import found_json
-from sdmad_lite.signs.generate import BadAnswer, merge
+from sdmad_lite.signs.generate import merge
 
 KEY = "sk-secret-0123456789"
 CHEST = ["Effusion", "Edema"]
@@ -124,7 +124,7 @@ def generate(script, categories=CHEST, **more):
 
 
 def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
-    made = generate(script, name="mine", seed=7, temperature=0.5, prices=(2.0, 10.0), signs_per_category=3)
+    made = generate(script, name="mine", seed=7, temperature=0.5, signs_per_category=3)
     bank = made.bank
     assert bank.texts == [
         "meniscus along the lateral chest wall",
@@ -144,9 +144,7 @@ def test_a_bank_comes_with_its_provenance_and_what_it_took(script, tmp_path):
     how = origin.generation
     assert (how["temperature"], how["seed"], how["answer_form"]) == (0.5, 7, "json_schema")
     assert how["server"] == f"127.0.0.1:{script.server_port}" and how["software"].startswith("sdmad_lite ")
-    usage = made.usage
-    assert (usage.requests, usage.cached, usage.prompt_tokens, usage.completion_tokens) == (3, 0, 300, 30)
-    assert usage.cost == pytest.approx((300 * 2 + 30 * 10) / 1e6)
+    assert made.usage == {"requests": 3, "cached": 0, "prompt_tokens": 300, "completion_tokens": 30}
     assert "reviewed: false" in str(made)
     assert {f.rule for f in made.findings} == {"unreviewed", "style"} == {f.rule for f in check_bank(bank)}
     assert load_bank(bank.save(tmp_path / "mine.json")) == bank == parse_bank(json.loads(bank.model_dump_json()))
@@ -184,8 +182,8 @@ def test_a_server_without_json_schema_is_asked_for_a_json_object_then_for_text(s
     made = generate(script)
     kinds = [r.get("response_format", {}).get("type", "text") for r in script.requests]
     assert kinds == ["json_schema", "json_object", "text", "text", "text"]
-    assert made.form == made.bank.provenance.generation["answer_form"] == "text"
-    assert made.usage.requests == 5 and "answers as text" in str(made)
+    assert made.bank.provenance.generation["answer_form"] == "text"
+    assert made.usage["requests"] == 5
 
 
 def test_settings_that_a_server_refuses_are_left_out_and_recorded(script):
@@ -198,7 +196,9 @@ def test_settings_that_a_server_refuses_are_left_out_and_recorded(script):
 def test_a_server_that_breaks_on_a_schema_is_asked_for_less(script):
     script.steps = [lambda r: refusal(500, "Internal error") if "json_schema" in str(r) else good(r)]
     made = generate(script, retries=1)
-    assert made.form == "json_object" and len(script.requests) == 5  # the client asks again once, then we ask for less
+    assert (
+        made.bank.provenance.generation["answer_form"] == "json_object" and len(script.requests) == 5
+    )  # the client asks again once, then we ask for less
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ def test_json_is_found_in_free_text(script, wrap):
 
 
 def test_no_json_in_an_answer_is_said():
-    for content in ("I am sorry", "[1, 2]", "", "{]", "} {"):
-        with pytest.raises(BadAnswer, match="JSON"):
-            found_json(content)
+    for content in ("I am sorry", "", "{]", "} {", '{"signs": ["a"'):
+        with pytest.raises(BadAnswer, match=r"JSON|empty"):
+            entries(content, None, CHEST)
 
 
 # Answers that are lost or malformed are asked for again, with the reason
@@ -225,31 +225,31 @@ def test_no_json_in_an_answer_is_said():
 
 BAD = {
     "no JSON": (completion("I cannot do that"), "no JSON object"),
-    "broken JSON": (completion('{"signs": [{"text": "a b",}]}'), "no valid JSON"),
+    "broken JSON": (completion('{"signs": [{"text": "a b"]}'), "no valid JSON"),
     "no signs": (completion('{"answer": []}'), 'no list "signs"'),
     "signs no list": (completion('{"signs": {"text": "x"}}'), 'no list "signs"'),
     "too few": (completion('{"signs": [{"text": "round shadow", "also": []}]}'), "at least 3 are needed"),
     "wrong types": (completion('{"signs": [1, null, {"text": 5}, {"text": ["a"]}]}'), "is no text of 1 to 200"),
     "repeated key": (completion('{"signs": [], "signs": []}'), "stands twice"),
-    "empty": (completion(""), "no JSON object"),
-    "null": (completion(None), "no JSON object"),
+    "empty": (completion(""), "it is empty"),
+    "null": (completion(None), "it is empty"),
     "declined": (completion(None, refusal="I will not"), "declined"),
-    "filtered": (completion("x", finish="content_filter"), "no JSON object"),
+    "filtered": (completion("x", finish="content_filter"), "declined .*a filter held"),
     "cut off by length": (completion('{"signs": [{"te', finish="length"), "cut off"),
     "cut connection": (None, "was cut off"),
     "no protocol": (b"<html>welcome</html>", "not of the protocol"),
-    "no choices": (b'{"choices": []}', "no JSON object"),
+    "no choices": (b'{"choices": []}', "it is empty"),
     "an array": (b"[]", "not of the protocol"),
     "not UTF-8": (b'{"choices": "\xff\xfe"}', "not of the protocol"),
     "nested JSON bomb": (b'{"choices": ' + b"[" * 200_000, "not of the protocol"),
-    "nested bomb in the content": (completion('{"signs":' + "[" * 100_000 + "}"), "recursion"),
+    "nested bomb in the content": (completion('{"signs":' + "[" * 100_000 + "}"), "longer than 50000"),
     "number bomb": (b'{"choices": ' + b"9" * 100_000 + b"}", "not of the protocol"),
     "busy": (refusal(429, "slow down", Retry_After="0.01"), "429 - slow down"),
     "busy until a date": (refusal(429, "slow down", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), "429 - slow down"),
     "broken server": (refusal(500, "oh no"), "500 - oh no"),
     "restarting": ((503, b"not json", {}), "code: 503"),
     "thousands of signs": (
-        completion(json.dumps({"signs": [{"text": "x y", "also": []}] * 5000})),
+        completion(json.dumps({"signs": [{"text": "x y", "also": []}] * 1000})),
         'no list "signs" of 6',
     ),
     "huge": (completion("x" * 1_100_000), "not whole within 1000 kB"),
@@ -449,7 +449,7 @@ def test_an_answer_is_asked_for_once(script, tmp_path):
     first = generate(script, cache=tmp_path)
     again = generate(script, cache=tmp_path)
     assert len(script.requests) == 3 and again.bank == first.bank
-    assert (again.usage.requests, again.usage.cached, again.usage.prompt_tokens) == (0, 3, None)
+    assert again.usage == {"requests": 0, "cached": 3}
     for other in ({"model": "n"}, {"temperature": 1.0}, {"seed": 1}, {"signs_per_category": 4}):
         before = len(script.requests)
         generate(script, cache=tmp_path, **other)
@@ -464,7 +464,7 @@ def test_a_run_that_failed_goes_on_where_it_was(script, tmp_path):
     script.requests.clear()
     script.steps = [good]
     made = generate(script, cache=tmp_path)
-    assert [subject_of(r) for r in script.requests] == ["Edema", None] and made.usage.cached == 1
+    assert [subject_of(r) for r in script.requests] == ["Edema", None] and made.usage["cached"] == 1
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_the_cache_keeps_what_the_server_refused(script, tmp_path):
     script.steps = [refusal(400, "no response_format"), good]
     first = generate(script, cache=tmp_path)
     again = generate(script, cache=tmp_path)
-    assert again.bank == first.bank and again.form == first.form == "json_object"
+    assert again.bank == first.bank and again.bank.provenance.generation["answer_form"] == "json_object"
 
 
 def test_the_default_cache_is_below_the_users_cache_folder(script, tmp_path, monkeypatch):
@@ -522,7 +522,7 @@ def test_a_cache_that_cannot_be_written_is_said(script, tmp_path):
         ({"categories": ["Mass", "mass"]}, "category 'mass' is listed twice"),
         ({"categories": ["Normal"]}, "category 'Normal' cannot be used"),
         ({"categories": [3]}, "categories: .*string"),
-        ({"categories": ["a\nb"]}, "categories: .*pattern"),
+        ({"categories": ["a\nb"]}, r"categories: .*unseen character U\+000A"),
         ({"categories": {"DR": "x" * 300}}, "categories: .*at most 200 characters"),
         ({"model": ""}, "model: .*at least 1"),
         ({"language": 3}, "language: .*string"),
@@ -533,7 +533,6 @@ def test_a_cache_that_cannot_be_written_is_said(script, tmp_path):
         ({"seed": -1}, "seed: "),
         ({"temperature": float("nan")}, "temperature: .*finite"),
         ({"timeout": 0}, "timeout: .*greater than 0"),
-        ({"prices": (1.0, -1.0)}, "prices: .*greater than or equal to 0"),
         ({"prizes": (1.0, 1.0)}, "prizes: .*not permitted"),
         ({"base_url": "localhost:11434"}, "base_url: .*scheme should be 'http' or 'https'"),
         ({"base_url": "file:///etc/passwd"}, "base_url: .*scheme should be 'http' or 'https'"),

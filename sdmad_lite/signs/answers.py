@@ -1,0 +1,147 @@
+"""What a language model answers, read as meant or refused by name, never by halves.
+
+Some models think aloud first or show a draft, and some write JSON that is none: what stands last counts, and what the
+package json_repair mends has to hold every letter of the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasPath, BaseModel, Field
+
+from ..errors import needs
+from .bank import key, once, short
+
+PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+ENDS, BEGINS = (re.compile("|".join(marks), re.DOTALL | re.IGNORECASE) for marks in PROMPTS["reasoning"].values())
+COMMENTS = re.compile(r"(?<!:)//[^\n]*|/\*.*?\*/|^\s*#[^\n]*", re.MULTILINE | re.DOTALL)
+JSON = re.compile(r"""[{\[]\s*["'“{\[/#]|\{\s*\w+\s*:""")  # how a value begins that is meant as JSON
+MAX_CHARACTERS = 50_000  # of an answer after the reasoning
+
+
+class BadAnswer(ValueError):
+    """What is wrong with an answer, in words that the model can act on."""
+
+
+def _at(*path: str | int) -> Any:
+    return Field(None, validation_alias=AliasPath("choices", 0, *path))  # type: ignore[arg-type]
+
+
+class Response(BaseModel):
+    """What is read of a response of the protocol; servers leave out much of it, or fill it with null."""
+
+    error: Any = None
+    choice_error: Any = _at("error")
+    finish: Any = _at("finish_reason")
+    refusal: Any = _at("message", "refusal")
+    content: Any = _at("message", "content")
+    tool: Any = _at("message", "tool_calls", 0, "function", "arguments")
+    reasoning: Any = _at("message", "reasoning_content")
+    usage: dict[str, Any] | None = None
+
+    def text(self) -> str:
+        """What the model says. Raises BadAnswer: nothing, or not all of it."""
+        if self.finish == "length":
+            raise BadAnswer("it was cut off because it was too long; write fewer and shorter signs")
+        if self.refusal or self.finish == "content_filter":
+            raise BadAnswer(f"the model declined ({short(self.refusal or 'a filter held the answer back', 400)})")
+        parts = self.content if isinstance(self.content, list) else []
+        said = "".join(str(part["text"]) for part in parts if isinstance(part, dict) and part.get("type") == "text")
+        said = said or self.content or self.tool or ""
+        return _spoken(said if isinstance(said, str) else json.dumps(said), str(self.reasoning or ""))
+
+
+def _spoken(said: str, thought: str = "") -> str:
+    """An answer without what the model thought aloud; a server may take an answer for a thought."""
+    *aloud, said = ENDS.split(said)
+    thought = "".join(aloud[-1:]) or thought
+    said = said if said.strip() else thought if thought.lstrip().startswith("{") else ""
+    if not said or BEGINS.search(said):
+        raise BadAnswer("it holds reasoning and no answer" if said or thought else "it is empty")
+    if len(said) > MAX_CHARACTERS:
+        raise BadAnswer(f"it is longer than {MAX_CHARACTERS} characters")
+    return said
+
+
+def entries(answer: object, category: str | None, categories: Iterable[str]) -> list | None:
+    """The list of signs in the data of an answer, or the last one in a text. Raises BadAnswer: a text holds none."""
+    known = {key(name) for name in categories}
+    if not isinstance(answer, str):
+        return _listed(answer, category, known)
+    found, problem, broken, end = None, "it holds no JSON object", False, 0
+    for start, stop in _brackets(text := _spoken(answer)):
+        if start < end or not JSON.match(text, start):
+            continue
+        try:
+            value, end = _parsed(text, start, stop)
+        except (ValueError, RecursionError) as error:  # what stood before was a draft
+            found, broken, end = None, True, max(stop, start)
+            problem = f"it is no valid JSON ({error if stop else 'it is cut off'})"
+            continue
+        # no answer of its own: a bare list inside broken JSON, or beside an object
+        listed = _listed(value, category, known)
+        if listed is not None and (isinstance(value, dict) or not (broken or found)):
+            found = listed
+        problem = problem if broken else 'it has no list "signs"'
+    if found is None:
+        raise BadAnswer(problem)
+    return found
+
+
+def _brackets(text: str) -> list[tuple[int, int]]:
+    """Start and end of what stands in brackets, from left to right; the end is 0 where none closes it."""
+    opened, ends = list[int](), dict[int, int]()
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        if bracket[0] in "[{":
+            opened.append(bracket.start())
+            ends[bracket.start()] = 0
+        elif opened:
+            ends[opened.pop()] = bracket.end()
+    return [*ends.items()]
+
+
+def _parsed(text: str, start: int, stop: int) -> tuple[object, int]:
+    """The JSON value that begins there, and its end. One with slips is mended if that keeps every letter, up to `stop`.
+
+    Raises ValueError: it is none, or not whole.
+    """
+    try:
+        return json.JSONDecoder(object_pairs_hook=once, strict=False).raw_decode(text, start)
+    except ValueError:
+        bare = COMMENTS.sub("", text[start:stop])
+        value = needs("json_repair", "llm").loads(bare, skip_json_loads=True) if stop else None
+        if not stop or re.findall(r"\w", json.dumps(value, ensure_ascii=False)) != re.findall(r"\w", bare):
+            raise
+        return value, stop
+
+
+def _listed(value: object, category: str | None, known: set[str]) -> list | None:
+    """The list of signs in a value: under "signs", under the category's name, or the only list that there is."""
+    if isinstance(value, list):
+        names = all(isinstance(item, str) and key(item) in known for item in value)
+        return None if names or not any(isinstance(item, (str, dict)) for item in value) else value
+    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in ("text", "sign")):
+        return None
+    named = {key(str(name)): item for name, item in value.items()}
+    for name in ("signs", key(category or "normal signs")):
+        if isinstance(named.get(name), list):
+            return named[name]
+    inside = [item for item in value.values() if isinstance(item, (dict, list))]
+    return _listed(inside[0], category, known) if len(inside) == 1 else None
+
+
+def entry(item: object) -> tuple[object, list]:
+    """Text and further categories of one sign: a string, or an object whose keys leave no doubt."""
+    if not isinstance(item, dict):
+        return item, []
+    named = {key(str(name)): value for name, value in item.items()}
+    strings, lists = ([v for v in named.values() if isinstance(v, kind) and v] for kind in (str, list))
+    also = named.get("also", lists[0] if len(lists) == 1 else [])
+    also = re.split("[,;]", also) if isinstance(also, str) else also if isinstance(also, list) else []
+    return named.get("text", named.get("sign", strings[0] if len(strings) == 1 else item)), also
