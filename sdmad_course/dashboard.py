@@ -50,7 +50,7 @@ def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywid
         after = clip.encode_images(images, color=bank.color).numpy()
     layouts = {"UMAP": (load_or_project(before), load_or_project(after))}
     layouts["PCA"] = project(before, "pca"), project(after, "pca")
-    pictures = [np.asarray(read_image(image, bank.color)) for image in images]
+    pictures = [np.asarray(read_image(image, bank.color, strict=False)) for image in images]
     attributes = {name: validation.meta[name] for name in ("site", "sex")}
     embedding = EmbeddingCase(layouts, labels, bank.categories, cosines, bank.texts, pictures, attributes)
     panels = {

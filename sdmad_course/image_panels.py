@@ -141,7 +141,7 @@ class BreakCase:
     @cached_property
     def picture(self) -> Image.Image:
         """The image as it is."""
-        return read_image(self.image, self.detector.bank.color)
+        return read_image(self.image, self.detector.bank.color, strict=False)
 
     @cached_property
     def before(self) -> list[CategoryExplanation]:

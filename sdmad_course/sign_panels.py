@@ -103,7 +103,7 @@ def sign_explorer(
     bars |= {"image evidence": by_image[image], "bias": detector.bias_[c]}
     detected = "detected" if p[image] >= threshold else "not detected"
     figure, (picture, middle, strip) = panel_axes(12, 4.6, (1.05, 1, 1), 0.01, 0.8)
-    pixels = np.asarray(read_image(case.images[image], bank.color))
+    pixels = np.asarray(read_image(case.images[image], bank.color, strict=False))
     draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 28), LARGE)
     draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
     middle.locator_params(axis="x", nbins=5)

@@ -22,7 +22,7 @@ from typer import Option
 
 import sdmad_lite as sd
 
-from .errors import SDMADError, SDMADWarning
+from .errors import SDMADError, SDMADWarning, noting
 from .files import NOTICE, is_main
 
 app = typer.Typer(
@@ -81,7 +81,8 @@ def run_app(program: typer.Typer, name: str, words: list[str]) -> None:
         warnings.simplefilter("always", SDMADWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         try:
-            group.invoke(context)
+            with noting():
+                group.invoke(context)
         except SDMADError as error:
             error.args = (in_options(str(error), chosen),)
             raise

@@ -27,7 +27,7 @@ from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, inst
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
-from .errors import DataError, DetectorError, SDMADError
+from .errors import DataError, DetectorError, SDMADError, noting
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
 from .running import RunConfig, own_device, remove_checkpoint
@@ -116,6 +116,7 @@ class SDMAD:
         mode |= {"selection": TRAINING_FREE, "evidence": EvidenceConfig(share=0)}
         return cls(bank, **(mode | settings))
 
+    @noting()
     @torch.inference_mode(False)
     def fit(self, images, labels, *, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
         """Run both stages on the support set.
@@ -206,6 +207,7 @@ class SDMAD:
             cosines = u @ self.sign_embeddings_.T
         return cosines.double().numpy(), recorded[0].cpu().double().numpy()
 
+    @noting()
     def features(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) with the signs after stage 1, and activations h (N, d).
 
@@ -215,8 +217,8 @@ class SDMAD:
         images, size = as_images(images)[0], 64
         starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False)
         with self.installed() as clip:
-            batches = (clip.prepare(images[start : start + size], self.bank.color) for start in starts)
-            cosines, activations = zip(*map(self.features_of_pixels, batches), strict=True)
+            pixels = (clip.prepare(images[i : i + size], self.bank.color, strict=i == 0) for i in starts)
+            cosines, activations = zip(*map(self.features_of_pixels, pixels), strict=True)
         return np.concatenate(cosines), np.concatenate(activations)
 
     def cosines(self, images, *, progress: bool = False) -> np.ndarray:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 
@@ -54,6 +57,41 @@ class SDMADWarning(UserWarning):
 def warn(text: str) -> None:
     """Say such a thing, once for each place and text unless Python is told otherwise."""
     warnings.warn(text, SDMADWarning, stacklevel=3)
+
+
+_noted: ContextVar[dict[str, dict] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noting(say: bool = True) -> Iterator[dict[str, dict]]:
+    """Inside the block `note` gathers what was done to which image; the outermost block says each thing once.
+
+    It is a decorator too. With say=False nothing is said: the block's notes are the caller's.
+    """
+    if say and (outer := _noted.get()) is not None:
+        yield outer
+        return
+    found: dict[str, dict] = {}
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
+        for text, names in found.items() if say else ():
+            first = next((f", {name}" + " first" * (len(names) > 1) for name in names if isinstance(name, str)), "")
+            warn(f"{text}: {len(names)}{first}")
+
+
+def note(text: str, *names: str | int) -> None:
+    """Such as note("masks, passed over", "a_mask.png"); what has no name is counted by its id."""
+    with noting() as found:
+        found.setdefault(text, {}).update(dict.fromkeys(names))
+
+
+def renote(noted: dict[str, dict]) -> None:
+    """Hand on what a block with say=False gathered."""
+    for text, names in noted.items():
+        note(text, *names)
 
 
 def needs(module: str, extra: str) -> ModuleType:

@@ -92,5 +92,5 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None 
     """
     v = backbone.encode_texts(bank.texts) if v is None else v
     with torch.no_grad():
-        patches = backbone.patch_features(backbone.prepare([image], bank.color))[0].cpu()
+        patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
     return (patches @ v.T).permute(2, 0, 1).numpy()

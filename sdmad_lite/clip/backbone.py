@@ -24,13 +24,15 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import read_image
-from ..errors import BackboneError, BankError
+from ..data import as_images, read_images
+from ..errors import BackboneError, BankError, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import hub_or_cache, make_tokenizer, needs_hub, text_settings, why_not
 from .towers import encode_text, find_blocks, patch_embeddings
 
 EMBEDDED = Path(__file__).parent / "embedded"
+SHAPES = {"pad": "longest", "squash": "squash", "crop": "shortest"}
+"""What is made of a picture that is not square, and open_clip's name for it."""
 
 
 def default_device() -> torch.device:
@@ -42,14 +44,14 @@ class Backbone:
     """A frozen CLIP with its preprocessing and tokenizer.
 
     Attributes:
-        name, pretrained: what `load_clip` was called with.
+        name, pretrained, shape: what `load_clip` was called with.
         model: the open_clip model, its own weights frozen.
     """
 
-    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None):
+    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None, shape: str):
         self.model: Any = model.eval().requires_grad_(False)  # open_clip has many kinds of models
         self.preprocess, self.tokenizer = preprocess, tokenizer
-        self.name, self.pretrained = name, pretrained
+        self.name, self.pretrained, self.shape = name, pretrained, shape
 
     @property
     def adapted_towers(self) -> tuple[str, ...]:
@@ -71,9 +73,9 @@ class Backbone:
             digest.update(tensor.flatten()[:4096].float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def prepare(self, images: Sequence, color: bool = False) -> Tensor:
-        """Images (paths, arrays or PIL), read in `color` or grey, to model input (N, 3, H, W)."""
-        return torch.stack([self.preprocess(read_image(image, color)) for image in images])
+    def prepare(self, images: Sequence, color: bool = False, strict: bool = True) -> Tensor:
+        """Images (paths, arrays or PIL), read in `color` or grey as `read_images` does, to model input (N, 3, H, W)."""
+        return torch.stack([self.preprocess(image) for image in read_images(images, color, strict)])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts to tokens (S, L).
@@ -117,16 +119,16 @@ class Backbone:
         """v: unit-length embeddings (S, D) of tokens, with gradients to whatever trains."""
         return encode_text(self.model, tokens)
 
+    @noting()
     @torch.no_grad()
     def encode_images(
         self, images: Sequence, batch_size: int = 64, color: bool = False, progress: bool = False
     ) -> Tensor:
-        """u: (N, D) unit-length embeddings on the CPU, in batches; images are read in `color` or grey."""
-        if not len(images):
-            raise BackboneError("images: the list is empty; give at least one image")
+        """u: (N, D) unit-length embeddings of one or many images on the CPU, in batches; read in `color` or grey."""
+        images, _ = as_images(images)
         starts = tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False)
-        parts = [self.image_features(self.prepare(images[i : i + batch_size], color)).cpu() for i in starts]
-        return torch.cat(parts)
+        parts = (self.prepare(images[i : i + batch_size], color, strict=i == 0) for i in starts)
+        return torch.cat([self.image_features(part).cpu() for part in parts])
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -153,6 +155,7 @@ def load_clip(
     pretrained: str | None = None,
     device: str | torch.device | None = None,
     tokenizer=None,
+    shape: str = "crop",
 ) -> Backbone:
     """Load a CLIP model by name.
 
@@ -191,7 +194,8 @@ def load_clip(
                     force_quick_gelu=built_in and _tag(name, weights).get("quick_gelu", False),
                     text_cfg=text,
                 )
-            preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+            config = PreprocessCfg(**model.visual.preprocess_cfg | {"resize_mode": SHAPES[shape]})
+            preprocess = image_transform_v2(config, is_train=False)
         model = model.to(device or default_device())
     except BackboneError:
         raise
@@ -201,7 +205,7 @@ def load_clip(
         ) from error
     except Exception as error:
         raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error
-    return Backbone(model, preprocess, tokenizer, name, pretrained)
+    return Backbone(model, preprocess, tokenizer, name, pretrained, shape)
 
 
 def _tag(name: str, pretrained: str | None) -> dict:

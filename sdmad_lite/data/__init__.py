@@ -1,18 +1,20 @@
 """Images and labels: from what a user has on disk to an `ImageTable`, and few-shot draws from it.
 
 `load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the form of
-MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py` opens and finds
-images, `dicom.py` those of DICOM and `dicom_pixels.py` their pixels; `paths.py` says why a file cannot be read.
+MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py` finds images,
+`pictures.py` opens one, `dicom.py` one of DICOM and `dicom_pixels.py` its pixels; `paths.py` says why a file cannot be
+read.
 """
 
 from .classes import load_classes
 from .dicom import dicom_meta
 from .folder import load_folder
-from .images import IMAGE_ENDINGS, as_images, read_image, walk_images
+from .images import IMAGE_ENDINGS, as_images, walk_images
 from .load import load_data
 from .npz import load_npz
+from .pictures import read_image, read_images
 from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, check_split, draw_support, split_train_test
 
 __all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
 __all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image"]
-__all__ += ["split_train_test", "walk_images"]
+__all__ += ["read_images", "split_train_test", "walk_images"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from .images import IMAGE_ENDINGS, walk_images
+from ..errors import DataError, note
+from .images import IMAGE_ENDINGS, PASSED, walk_images
 from .names import NORMAL, Names, find_normal, plain, to_categories
 from .paths import check_no_link, reading
 from .table import SPLITS, ImageTable
@@ -69,7 +69,10 @@ def load_classes(
 def subfolders(folder: Path) -> list[Path]:
     """Those that may be classes, sorted; a link to a folder is refused."""
     with reading(folder, "change its permissions"):
-        found = [p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith((".", "__"))]
+        folders = [p for p in sorted(folder.iterdir()) if p.is_dir()]
+    found = [p for p in folders if not p.name.startswith((".", "__"))]
+    if len(found) < len(folders):
+        note(PASSED, *(str(p) for p in folders if p not in found))
     for path in found:
         check_no_link(path)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, noting
 from .classes import load_classes, subfolders
 from .dicom import with_dicom_meta
 from .folder import load_folder
@@ -14,6 +14,7 @@ from .npz import load_npz
 from .table import ImageTable, check_split
 
 
+@noting()
 def load_data(path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None) -> ImageTable:
     """Read a folder with a `labels.csv`, a folder with a subfolder per class, or a `.npz` of MedMNIST form.
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import as_images, read_image, walk_images
-from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs
+from ..data import as_images, read_image, read_images, walk_images
+from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs, noting, renote
 from ..files import NOTICE, is_main, new_file, new_folder, write_text
 from ..running import Processes
 from ..settings import AtLeastOne, Count, Settings
@@ -66,6 +66,7 @@ class ArchiveSummary:
     made: int  # parts of this one
 
 
+@noting()
 def score_archive(
     detector: SDMAD,
     source: ImageTable | Iterable | str | Path,
@@ -117,6 +118,7 @@ def score_archive(
     return ArchiveSummary(folder, len(images), errors, len(parts) - len(missing), len(missing))
 
 
+@noting()
 def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=False) -> list[dict[str, Any]]:
     """A row for each of some images, column -> value; for the arguments and errors see `score_archive`.
 
@@ -135,7 +137,7 @@ def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
 
     Raises a DataError where there is no image, or the source is no folder, table or list.
     """
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path)) and not os.path.isfile(source):
         root, source = source, [str(path) for path in walk_images(source)]  # a string is a tenth of a Path
         if not source:
             raise DataError(f"{root}: holds no image; name files, or a folder that holds some")
@@ -211,25 +213,27 @@ def _digest(contents: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
 
-def _read(batch: list[tuple[str, Any]], preprocess: Callable, color: bool) -> tuple[list[tuple[dict, str]], Tensor]:
-    """(name, image) of some to the beginnings of their rows with what the image is, and pixels of those without error.
-
-    A file is read twice, the second time from the memory of the system.
+def _read(
+    batch: list[tuple[str, Any]], preprocess: Callable, color: bool, strict: bool
+) -> tuple[list[tuple[dict, str]], Tensor, dict[str, dict]]:
+    """(name, image) of some to the beginnings of their rows with what the image is, pixels of those without error,
+    and what is noted. A file is read twice, the second time from the memory of the system.
     """
     rows, pixels = [], []
-    for name, image in batch:
-        row, content = {"image": name, "error": None}, ""
-        try:
-            content = _content(image)
-            pixels.append(preprocess(read_image(image, color)))
-        except SDMADError as error:
-            row["error"] = str(error)
-        except Exception as error:  # whatever it is, it is this image's row and not the end of the archive
-            row["error"] = f"cannot be prepared ({error!r}); look at the file"
-        # a file's name may hold bytes that are no text
-        row = {key: text and text.encode(errors="backslashreplace").decode() for key, text in row.items()}
-        rows.append((row, content))
-    return rows, torch.stack(pixels) if pixels else torch.empty(0)
+    with noting(say=False) as noted:
+        for name, image in batch:
+            row, content = {"image": name, "error": None}, ""
+            try:
+                content = _content(image)
+                pixels.append(preprocess(read_image(image, color, strict)))
+            except SDMADError as error:
+                row["error"] = str(error)
+            except Exception as error:  # whatever it is, it is this image's row and not the end of the archive
+                row["error"] = f"cannot be prepared ({error!r}); look at the file"
+            # a file's name may hold bytes that are no text
+            row = {key: text and text.encode(errors="backslashreplace").decode() for key, text in row.items()}
+            rows.append((row, content))
+    return rows, torch.stack(pixels) if pixels else torch.empty(0), noted
 
 
 def _rows(detector, images, parts, explain, config: ScoringConfig) -> Iterator[tuple[dict[str, Any], str]]:
@@ -241,15 +245,21 @@ def _rows(detector, images, parts, explain, config: ScoringConfig) -> Iterator[t
     if workers is None:
         spare = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
         workers = min(1 if device == "cpu" else 8, max(0, spare))
+    color, strict = detector.bank.color, False
+    try:  # a few in colour among grey ones are read as grey; where most are, or one is damaged, each is refused
+        read_images([image for _, image in images[:: len(images) // 8 + 1]], color)
+    except SDMADError:
+        strict = True
     loader = DataLoader(
         images,
         batch_sampler=batches,
-        collate_fn=partial(_read, preprocess=detector.backbone.preprocess, color=detector.bank.color),
+        collate_fn=partial(_read, preprocess=detector.backbone.preprocess, color=color, strict=strict),
         num_workers=min(workers, len(batches)),
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # the loader draws a number, which would move the caller's random state
     )
-    for rows, pixels in tqdm(loader, desc="batches of images", disable=not (config.progress and is_main())):
+    for rows, pixels, noted in tqdm(loader, desc="batches of images", disable=not (config.progress and is_main())):
+        renote(noted)
         columns = scores(detector, pixels, explain, config.bf16)
         scored = zip(*(values.tolist() for values in columns.values()), strict=True)
         for row, content in rows:

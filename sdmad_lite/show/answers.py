@@ -86,7 +86,7 @@ def write_maps(folder: str | Path, detector: SDMAD, images: Mapping[str, object]
     with new_folder(folder, "maps.json") as temporary:
         for number, (name, image) in enumerate(images.items()):
             own = [row for row in rows if row["image"] == name]
-            maps, picture = detector.sign_maps(image), np.asarray(read_image(image, detector.bank.color))
+            maps, picture = detector.sign_maps(image), np.asarray(read_image(image, detector.bank.color, strict=False))
             for row in [r for r in own if r["detected"]] or [max(own, key=lambda r: r["probability"])]:
                 best = [sign["text"] for sign in row["signs"][:MAPPED]]
                 file = re.sub(r"[^\w.-]+", "_", f"{number:04d} {Path(name).stem} {row['category']}.png")

@@ -105,7 +105,7 @@ def _example(experiment: Experiment) -> dict:
     except BackboneError:  # a tower without patch embeddings
         maps = {}
     return {
-        "picture": np.asarray(read_image(image, experiment.bank.color)),
+        "picture": np.asarray(read_image(image, experiment.bank.color, strict=False)),
         "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}",
         "truth": truth,
         "found": [e.category for e in explanations if e.detected],

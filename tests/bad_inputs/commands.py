@@ -225,7 +225,8 @@ CASES = [
     command(
         "run: a truncated test image",
         running(change=truncate_a_test_image),
-        "{path}/data/4.png: cannot be read as an image ({reason}); truncated, or no image: copy it again",
+        "{path}/data/4.png: cannot be read as an image ({reason}); truncated, or nothing that Pillow reads: "
+        "copy it again, or save it as PNG",
     ),
     command(
         "run: an output below a file",

@@ -96,6 +96,7 @@ def scan(what, content, message):
     return Case("A DICOM file", what, prepare, message)
 
 
+DEEP = b"P6 8 8 65535\n" + bytes(384)
 COLOUR = np.zeros((32, 32, 3), np.uint8) + np.array([200, 20, 20], np.uint8)
 
 CASES = [
@@ -107,25 +108,34 @@ CASES = [
         "a truncated file",
         "half.png",
         packed(GREY)[:400],
-        ("{path}/half.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
+        (
+            "{path}/half.png: cannot be read as an image ({reason}); truncated, or nothing that Pillow reads: "
+            "copy it again, or save it as PNG"
+        ),
     ),
     file(
         "a text called .png",
         "note.png",
         b"dear colleague",
-        ("{path}/note.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
+        (
+            "{path}/note.png: cannot be read as an image ({reason}); truncated, or nothing that Pillow reads: "
+            "copy it again, or save it as PNG"
+        ),
     ),
     file(
         "a program called .png (EPS)",
         "run.png",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-        ("{path}/run.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
+        (
+            "{path}/run.png: cannot be read as an image ({reason}); truncated, or nothing that Pillow reads: "
+            "copy it again, or save it as PNG"
+        ),
     ),
     file(
-        "16 bits per pixel",
-        "deep.png",
-        packed(GREY.astype(np.uint16) * 99),
-        "{path}/deep.png: has more than 8 bits per pixel (mode I;16); window it to 8 bits first",
+        "16 bits per colour",
+        "deep.ppm",
+        DEEP,
+        "{path}/deep.ppm: has colours or see-through parts of 16 bits; save it with 8 bits from 0 to 255",
     ),
     file(
         "a colour image in a grey modality",
@@ -143,7 +153,7 @@ CASES = [
         "far too many pixels",
         "bomb.png",
         bomb(),
-        ("{path}/bomb.png: cannot be read as an image ({reason}); truncated, or no image: copy it again"),
+        "{path}/bomb.png: has more than 100,000,000 pixels; reduce it, or cut out the part to look at",
     ),
     value(
         "an array of floats",

@@ -304,8 +304,8 @@ CASES = [
         "an empty class",
         emptied,
         (
-            "{path}/data/Nodule: holds no image (.png, .jpg, .jpeg, .jp2, .tif, .tiff, .bmp, .gif, .w"
-            "ebp, .pgm, .ppm, .dcm, .dicom); add some or remove it"
+            "{path}/data/Nodule: holds no image (.png, .jpg, .jpeg, .jfif, .jp2, .tif, .tiff, .bmp, .gif, "
+            ".webp, .pgm, .ppm, .pnm, .dcm, .dicom); add some or remove it"
         ),
     ),
     classes(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sdmad_lite.data import ImageTable, as_images, walk_images
-from sdmad_lite.errors import DataError
+from sdmad_lite.errors import DataError, SDMADWarning
 
 GREY, COLOUR = np.zeros((6, 5), np.uint8), np.zeros((6, 5, 3), np.uint8)
 TABLE = ImageTable((Path("a.png"), GREY), np.zeros((2, 1), int), ("Mass",), {})
@@ -67,7 +67,7 @@ def test_what_is_neither_one_nor_many_is_named(given, named):
 @pytest.fixture
 def folder(tmp_path):
     """A folder with images, other files, and links of every kind."""
-    names = ["b.png", "a/z.JPG", "a/.hidden.png", ".git/x.png", "a.tif", "notes.txt", "IM1", "README", "DICOMDIR"]
+    names = ["b.png", "a/z.JPG", "a.tif", "notes.txt", "IM1", "README", "DICOMDIR", ".DS_Store", "Thumbs.db"]
     for path in (tmp_path / "set" / name for name in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes(128) + b"DICM" if path.name in ("IM1", "DICOMDIR") else b"x")
@@ -77,6 +77,32 @@ def folder(tmp_path):
 def test_a_folder_is_walked_in_the_order_of_its_paths(folder):
     found = [path.relative_to(folder).as_posix() for path in walk_images(folder, within=folder)]
     assert found == sorted(found) == ["IM1", "a.tif", "a/z.JPG", "b.png"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a/._z.JPG", ".ipynb_checkpoints/b.png", "__MACOSX/._b.png"],
+        ["b_mask.png", "a/z_mask_1.PNG", "a_seg.tif"],
+        ["b-Segmentation.png", "a/Z GT.bmp", "b_label 2.png"],
+    ],
+)
+def test_masks_beside_their_images_and_hidden_files_are_passed_over_with_a_count(folder, names):
+    for path in (folder / name for name in names):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    with pytest.warns(SDMADWarning, match="masks and hidden files, passed over: 3, .* first") as said:
+        assert len(list(walk_images(folder))) == 4
+    assert len(said) == 1
+
+
+def test_a_folder_of_masks_beside_one_of_images_is_passed_over_and_what_only_sounds_so_is_kept(tmp_path):
+    for name in ("images/1.png", "masks/1.png", "face_mask.png", "label.png", "other/masks/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(SDMADWarning, match="passed over: 1, .*masks"):
+        found = [path.relative_to(tmp_path).as_posix() for path in walk_images(tmp_path)]
+    assert found == ["face_mask.png", "images/1.png", "label.png", "other/masks/2.png"]
 
 
 def test_links_are_followed_to_files_alone_and_only_within_the_set_where_one_is_named(folder):

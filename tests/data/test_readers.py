@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sdmad_lite.data import ImageTable, load_classes, load_data, load_folder, load_npz, read_image, split_train_test
-from sdmad_lite.errors import DataError
+from sdmad_lite.errors import DataError, SDMADWarning
 
 
 def picture(value: int) -> bytes:
@@ -115,7 +115,8 @@ def test_hidden_files_and_notes_are_passed_over(tmp_path):
         "__MACOSX/a.png": b"x",
         "README": b"x",
     }
-    assert len(load_data(tree(tmp_path, {**CLASSES, **extra, ".git/a.png": b"x"}))) == 4
+    with pytest.warns(SDMADWarning, match=r"masks and hidden files, passed over: 3, .*first"):
+        assert len(load_data(tree(tmp_path, {**CLASSES, **extra, ".git/a.png": b"x"}))) == 4
 
 
 def test_copies_across_the_split_are_refused_or_dropped(tmp_path):

@@ -287,11 +287,7 @@ def test_a_scan_with_a_slight_cast_counts_as_grey():
 
 def broken(kind: str) -> bytes:
     stream = io.BytesIO()
-    if kind == "16-bit":
-        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(stream, "PNG")
-    elif kind == "32-bit float":
-        Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(stream, "TIFF")
-    elif kind == "truncated JPEG":
+    if kind == "truncated JPEG":
         noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
         Image.fromarray(noise).save(stream, "JPEG")
         return stream.getvalue()[:900]
@@ -309,8 +305,6 @@ def broken(kind: str) -> bytes:
         ("text", "cannot be read as an image"),
         ("truncated PNG", "cannot be read as an image"),
         ("truncated JPEG", "cannot be read as an image"),
-        ("16-bit", "more than 8 bits per pixel"),
-        ("32-bit float", "more than 8 bits per pixel"),
     ],
 )
 def test_a_bad_image_is_refused_by_name(tmp_path, kind, named):
