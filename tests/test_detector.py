@@ -17,7 +17,7 @@ from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import BackboneError, BankError, DataError, OutputError, SDMADError
+from sdmad_lite.errors import BackboneError, DataError, OutputError, SDMADError
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 
@@ -385,10 +385,7 @@ BROKEN = {
     "entry twice": (insert('"seed": 1, '), "the key 'seed' stands twice"),
     "seed of another type": (change("seed", True), "seed: .*valid integer"),
     "too few thresholds": (change("thresholds", [0.5]), r"thresholds has shape \(1,\)"),
-    "a threshold above 1": (change("thresholds", [0.5, 1.5, 0.5]), r"thresholds\.1: .*less than or equal to 1"),
-    "a number in words": (change("scale", ["1", "1", "1"]), r"scale\.0: .*valid number"),
     "a truth value": (change("scale", [True, 1, 1]), r"scale\.0: .*valid number"),
-    "a number not finite": (change("bias", [float("nan"), 0, 0]), r"bias\.0: .*finite"),
     "a number that drowns all others": (change("scale", [1e300, 1, 1]), r"scale\.0: .*less than"),
     "weights that are no shares": (weights(lambda w: w.__imul__(2)), "own signs must sum to 1"),
     "weights of a sign of another category": (weights(lambda w: w.__iadd__(1e-3)), "others be 0"),
@@ -447,14 +444,9 @@ def test_nothing_is_told_before_fit(tiny_clip, bank, images, tmp_path, call):
 @pytest.mark.parametrize(
     ("labels", "named"),
     [
-        ([[1, 0, 0]] * 3, r"shape \(3, 3\), expected \(4, 3\)"),
-        ([[1, 0]] * 4, r"shape \(4, 2\), expected \(4, 3\)"),
         ([1, 0, 1, 0], r"shape \(4,\)"),
         ([[1, 0, 0], [0, 1], [0, 0, 1], [0, 0, 0]], "rows differ in length"),
-        ([[2, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
         ([[np.nan, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], "only 0 and 1"),
-        ([[1, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]], "'Cardiomegaly' has no positive"),
-        ([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], "no normal image"),
     ],
 )
 def test_bad_labels_are_named(tiny_clip, bank, images, labels, named):
@@ -472,49 +464,6 @@ def test_a_setting_of_another_kind_is_named(bank):
 def test_a_table_in_another_order_is_refused(tiny_clip, bank, phantom_table):
     with pytest.raises(DataError, match="differ from the bank's"):
         SDMAD(bank, backbone=tiny_clip).fit_table(phantom_table.restricted(CATEGORIES[::-1]))
-
-
-def test_a_sign_too_long_for_the_text_tower_is_named_before_anything_runs(tiny_clip, bank):
-    long = "an opacity that is described at far too great a length " * 4
-    signs = [*bank.model_dump()["signs"], {"text": long, "categories": ["Emphysema"]}]
-    with pytest.raises(BankError, match=rf"sign '{long.strip()}' has \d+ tokens, but the text tower of .* reads 32"):
-        SDMAD(parse_bank({**bank.model_dump(), "signs": signs}), backbone=tiny_clip)
-
-
-def test_no_images_are_refused(fitted):
-    with pytest.raises(SDMADError, match="the list is empty"):
-        fitted.predict_proba([])
-
-
-def test_a_bank_that_does_not_exist_is_named(tiny_clip):
-    with pytest.raises(BankError, match=r"chest_phantom: cannot be read.*chest_phantoms"):
-        SDMAD("chest_phantom", backbone=tiny_clip)
-
-
-@pytest.mark.parametrize(
-    ("name", "named"),
-    [
-        ("ViT-B-33", "unknown model 'ViT-B-33'"),
-        ("ViT-B-32", "say which weights.*'random'.*openai"),
-        ("local-dir:no/such/folder", "no/such/folder"),
-    ],
-)
-def test_a_backbone_that_cannot_be_loaded_is_named(bank, name, named):
-    with pytest.raises(BackboneError, match=named):
-        SDMAD(bank, backbone=name)
-
-
-def test_a_device_that_is_not_there_is_named(tiny_clip_name):
-    with pytest.raises(BackboneError, match="abacus"):
-        load_clip(tiny_clip_name, device="abacus")
-
-
-def test_broken_weights_are_named(tmp_path):
-    name = write_clip(tmp_path / "clip")
-    weights = tmp_path / "clip" / "open_clip_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(BackboneError, match=r"clip.*is damaged or not whole.*get the file again"):
-        load_clip(name, device="cpu")
 
 
 # On an accelerator
