@@ -123,10 +123,10 @@ def unpack(archive: str | Path, folder: str | Path, max_bytes: int = MAX_BYTES) 
                     raise DataError(f"{archive}: {name!r} {what}; unpack it by hand if you trust it")
                 if room < 0:
                     raise DataError(f"{archive}: unpacks to more than max_bytes or the free disk; raise it")
-            if isinstance(opened, tarfile.TarFile):
-                opened.extractall(new, filter="data")
-            else:
-                opened.extractall(new)
+            try:
+                opened.extractall(new, **({"filter": "data"} if tar else {}))
+            except OSError as error:  # of a member's name, so that it is the archive's fault and not the place's
+                raise ValueError(error) from None
             files = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
             if not files:
                 raise DataError(f"{archive}: holds no file; fetch it again")

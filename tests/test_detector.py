@@ -379,7 +379,7 @@ BROKEN = {
     "state no text": (lambda folder: (folder / "detector.json").write_bytes(b"\xff\xfe\x00"), r"detector\.json"),
     "bank broken": (change("bank", {"name": "x"}), r"detector\.json: .*bank\.categories: Field required"),
     "setting unknown": (change("adapters", {"lambda": 1}), "adapters.lambda: Unexpected keyword"),
-    "setting impossible": (change("adapters", {"lam": 2.0}), "adapters: lam is 2.0"),
+    "setting impossible": (change("adapters", {"lam": 2.0}), r"adapters\.lam: .*less than or equal to 1"),
     "setting of another type": (change("alignment", {"steps": "6"}), r"alignment\.steps: .*valid integer"),
     "entry unknown": (change("colour", 1), "colour: Extra inputs"),
     "entry twice": (insert('"seed": 1, '), "the key 'seed' stands twice"),
