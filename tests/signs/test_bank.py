@@ -149,41 +149,21 @@ def _add_sign(text, *categories):
     return lambda bank: bank["signs"].append({"text": text, "categories": list(categories)})
 
 
-BAD = {
-    "empty sign": (_set("signs", 2, "text", to=""), "sign 3 '' is empty"),
+BAD = {  # beside those of tests/bad_inputs/banks.py
     "sign of blanks": (_set("signs", 2, "text", to=" \t"), "sign 3 '' is empty"),
     "sign of punctuation": (_set("normal_signs", 1, "text", to="..."), "normal sign 2 '...' is empty"),
-    "same sign twice": (_add_sign("blunted angle", "Mass"), "sign 5 'blunted angle' is sign 2 'blunted angle' again"),
     "same but for case": (_add_sign("Blunted ANGLE", "Mass"), "sign 5 'Blunted ANGLE' is sign 2 .* again"),
     "same but for spacing": (_add_sign(" blunted   angle", "Mass"), "'blunted   angle' is sign 2 .* again"),
     "same but for a hyphen": (_add_sign("blunted-angle", "Mass"), "'blunted-angle' is sign 2 .* again"),
     "sign also normal": (_add_sign("Clear lungs", "Mass"), "normal sign 1 'clear lungs' is sign 5 'Clear lungs' again"),
-    "same id twice": (_set("signs", 3, "id", to="meniscus"), "sign 4 .* has the id 'meniscus' of another sign"),
-    "unknown category": (_set("signs", 0, "categories", to=["Efusion"]), "unknown category 'Efusion'"),
     "category spelt in another case": (_set("signs", 0, "categories", to=["effusion"]), "category 'effusion'"),
-    "category without signs": (lambda bank: bank["categories"].append("Hernia"), "category 'Hernia' has no sign"),
     "category twice": (lambda bank: bank["categories"].append("mass"), "category 'mass' is listed twice"),
-    "category called normal": (lambda bank: bank["categories"].append("Normal"), "category 'Normal' cannot be used"),
     "category of blanks": (lambda bank: bank["categories"].append(" "), "category '' cannot be used"),
-    "no categories": (_set("categories", to=[]), "categories: .*at least 1 item"),
-    "sign without category": (_set("signs", 3, "categories", to=[]), "'large round opacity' names no category"),
-    "normal sign with category": (
-        _set("normal_signs", 0, "categories", to=["Mass"]),
-        "'clear lungs' is a normal sign and",
-    ),
-    "no normal signs": (_set("normal_signs", to=[]), "normal_signs: .*at least 1 item"),
-    "missing field": (_drop("modality"), "modality: Field required"),
     "missing field inside": (_drop("provenance", "reviewed"), "provenance.reviewed: Field required"),
-    "unknown field": (_set("colour", to="grey"), "colour: .*not permitted"),
-    "unknown field of a sign": (
-        _set("signs", 1, "category", to="Edema"),
-        "sign 2: category: .*not permitted",
-    ),
-    "wrong date": (_set("provenance", "date", to="22/11/2026"), "provenance.date: .*date"),
+    "unknown field of a sign": (_set("signs", 1, "category", to="Edema"), "sign 2: category: .*not permitted"),
     "impossible date": (_set("provenance", "date", to="2026-02-30"), "provenance.date: .*date"),
     "no number": (_set("provenance", "generation", to={"seed": float("nan")}), "finite number"),
     "sign without end": (_set("signs", 0, "text", to="bright " * 200), "sign 1: text: .*at most 1000 characters"),
-    "unknown kind of author": (_set("provenance", "kind", to="oracle"), "provenance.kind: .*'language model'"),
     "signs no list": (_set("signs", to="blunted angle"), "signs: "),
 }
 
@@ -207,42 +187,27 @@ def test_all_mistakes_in_the_fields_are_named_at_once():
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{'name': 'tiny'}", b'{"name": "tiny"', b"\x89PNG\r\n\x1a\n\x00\xff\xfe", b"\x00\x01\x02"],
-    ids=["empty", "python", "cut off", "image", "binary"],
-)
-def test_a_file_that_is_no_json_is_named(tmp_path, content):
-    path = tmp_path / "mine.json"
-    path.write_bytes(content)
-    with pytest.raises(BankError, match=r"mine\.json: cannot be read as a sign bank"):
-        load_bank(path)
-
-
-@pytest.mark.parametrize(
     ("content", "named"),
     [
-        ('{"name": "a",\n "name": "b"}', "the key 'name' stands twice"),
-        ('{"name": ' + "9" * 9999 + "}", "4300 digits"),
-        ("[" * 100_000, "recursion"),
-        ('{"name": "a"\n "modality": "b"}', "Expecting ',' delimiter: line 2 column 2"),
+        (b"{'name': 'tiny'}", "cannot be read"),
+        (b'{"name": "tiny"', "cannot be read"),
+        (b"\x00\x01\x02", "cannot be read"),
+        (b'{"name": ' + b"9" * 9999 + b"}", r"cannot be read .*4300 digits"),
+        (b'{"name": "a"\n "modality": "b"}', "cannot be read .*Expecting ',' delimiter: line 2 column 2"),
+        (b"3", ".*dictionary"),
+        (b"null", ".*dictionary"),
     ],
 )
-def test_json_that_others_would_read_in_silence_is_refused(tmp_path, content, named):
+def test_a_file_that_is_no_bank_is_named(tmp_path, content, named):
     path = tmp_path / "mine.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(BankError, match=rf"mine\.json: cannot be read as a sign bank \(.*{named}"):
+    path.write_bytes(content)
+    with pytest.raises(BankError, match=rf"mine\.json: {named}"):
         load_bank(path)
 
 
 def test_a_byte_order_mark_is_no_mistake(tiny, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(TINY), encoding="utf-8-sig")
     assert load_bank(tmp_path / "mine.json") == tiny
-
-
-@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
-def test_a_name_that_no_file_can_have_is_refused(name):
-    with pytest.raises(BankError, match="cannot be read as a sign bank"):
-        load_bank(name)
 
 
 def test_what_a_sign_accepts_and_how_a_model_was_asked_are_kept(tiny, tmp_path):
@@ -256,30 +221,17 @@ def test_what_a_sign_accepts_and_how_a_model_was_asked_are_kept(tiny, tmp_path):
     assert "accept" not in tiny.save(tmp_path / "plain.json").read_text()
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "null", '"tiny"'])
-def test_json_that_is_no_bank_is_named(tmp_path, content):
-    path = tmp_path / "mine.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(BankError, match=r"mine\.json: .*dictionary"):
-        load_bank(path)
-
-
 def test_a_missing_file_is_named_and_the_shipped_banks_are_listed(tmp_path):
-    for name in ("no_such_bank", tmp_path / "no_such_bank.json", tmp_path):
+    for name in ("no_such_bank", tmp_path / "no_such_bank.json", "a\0b", "x" * 5000):
         with pytest.raises(BankError, match=f"{re.escape(str(name))}: .*{', '.join(shipped_banks())}"):
             load_bank(name)
 
 
-def test_save_below_a_file_raises_and_leaves_nothing(tiny, tmp_path):
+def test_save_below_a_file_or_over_a_folder_raises_and_leaves_nothing(tiny, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(OutputError, match=r"bank\.json: cannot be written"):
-        tiny.save(tmp_path / "taken" / "bank.json")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("taken", "mine")]
-
-
-def test_save_over_a_folder_raises_and_leaves_nothing(tiny, tmp_path):
-    (tmp_path / "bank.json").mkdir()
-    with pytest.raises(OutputError, match=r"bank\.json: cannot be written"):
-        tiny.save(tmp_path / "bank.json")
-    assert [p.name for p in tmp_path.iterdir()] == ["bank.json"]
-    assert not any((tmp_path / "bank.json").iterdir())
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "taken" / "bank.json", tmp_path / "folder"):
+        with pytest.raises(OutputError, match=f"{place.name}: cannot be written"):
+            tiny.save(place)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "taken"]
+    assert (tmp_path / "taken").read_text() == "mine"
