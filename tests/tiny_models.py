@@ -5,9 +5,11 @@ import re
 import shutil
 from dataclasses import dataclass, field
 
+import torch
 from safetensors.torch import save_file
 from timm.models import Eva, SwinTransformer, VisionTransformer, register_model
 
+from sdmad_lite.alignment import AdapterConfig, build_adapters
 from sdmad_lite.clip.backbone import EMBEDDED, load_clip
 from sdmad_phantoms import CHEST
 
@@ -119,6 +121,15 @@ KINDS = {
     "efficientnet": Kind(timm_tower("test_efficientnet_ln", "avg"), **TEXT_ONLY),
     "swin": Kind(timm_tower("tiny_swin"), **TEXT_ONLY),
 }
+
+
+def shifted(backbone, seed=1, **config):
+    """Adapters that do something: their last layer is random too."""
+    adapters = build_adapters(backbone, AdapterConfig(**config), seed)
+    generator = torch.Generator().manual_seed(seed)
+    for adapter in adapters.values():
+        torch.nn.init.normal_(adapter.up.weight, std=0.5, generator=generator)
+    return adapters
 
 
 def write_tokenizer(folder) -> int:

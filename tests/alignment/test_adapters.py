@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import write_clip
+from tiny_models import shifted
 from torch import nn
 
 from sdmad_lite.alignment import AdapterConfig, ShiftAdapter, build_adapters, installed, split_image_tower
@@ -23,15 +24,6 @@ RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 4,
 @pytest.fixture(scope="session")
 def images(phantom_table):
     return phantom_table.images[:6]
-
-
-def shifted(backbone, seed=1, **config):
-    """Adapters that do something: their last layer is random too."""
-    adapters = build_adapters(backbone, AdapterConfig(**config), seed)
-    generator = torch.Generator().manual_seed(seed)
-    for adapter in adapters.values():
-        nn.init.normal_(adapter.up.weight, std=0.5, generator=generator)
-    return adapters
 
 
 def encode(backbone, images):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import KINDS, LENGTH, Models
+from tiny_models import KINDS, LENGTH, Models, shifted
 from torch import nn
 
-from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, build_adapters, installed, split_image_tower
+from sdmad_lite.alignment import AlignmentConfig, build_adapters, installed, split_image_tower
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
@@ -24,15 +24,6 @@ def names(tmp_path_factory) -> Models:
 @pytest.fixture(scope="module")
 def support(phantom_table):
     return phantom_table.rows(draw_support(phantom_table, 2, 0))
-
-
-def shifted(backbone, **config):
-    """Adapters that do something: their last layer is random too."""
-    adapters = build_adapters(backbone, AdapterConfig(**config))
-    generator = torch.Generator().manual_seed(1)
-    for adapter in adapters.values():
-        nn.init.normal_(adapter.up.weight, std=0.5, generator=generator)
-    return adapters
 
 
 @pytest.mark.parametrize("kind", KINDS)
