@@ -54,7 +54,7 @@ def brain_tumor(entry: Dataset, folder: Path, official_split: bool = True) -> It
                 yield Row(path, (category,) if category else (), {"split": split})
 
 
-BUSI = {"benign": "Benign lesion", "malignant": "Malignant lesion", "normal": None}
+BUSI = {"benign": "Benign", "malignant": "Malignant", "normal": None}
 
 
 def busi(entry: Dataset, folder: Path, official_split: bool = True) -> Iterator[Row]:

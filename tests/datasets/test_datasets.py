@@ -578,8 +578,8 @@ def test_nih_boxes(tmp_path):
 
 def test_masks_of_busi_are_no_images(tmp_path):
     assert by_name(load_dataset("busi", make("busi", tmp_path))) == {
-        **{f"benign ({n}).png": {"Benign lesion"} for n in (1, 2)},
-        **{f"malignant ({n}).png": {"Malignant lesion"} for n in (1, 2)},
+        **{f"benign ({n}).png": {"Benign"} for n in (1, 2)},
+        **{f"malignant ({n}).png": {"Malignant"} for n in (1, 2)},
         **{f"normal ({n}).png": set() for n in (1, 2)},
     }
 
