@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import DataError, needs, warn
+from ..errors import DataError, MissingExtraError, needs, note
 from .dicom_pixels import MAX_PIXELS, color, decoded, grey, number, square
 from .paths import check_file, reading
 from .table import ImageTable
@@ -59,7 +59,7 @@ def read_dicom(path: str | Path) -> Image.Image:
         MissingExtraError: pydicom is not installed.
     """
     path = Path(path)
-    with _pydicom(path) as pydicom:
+    with _pydicom(path) as (pydicom, _):
         header = pydicom.dcmread(path, defer_size=1 << 16, force=True)  # leaves the pixels on disk until wanted
         _complete(header)
         _check_header(path, header)
@@ -68,19 +68,36 @@ def read_dicom(path: str | Path) -> Image.Image:
         shown = (grey if header.PhotometricInterpretation in GREY else color)(stored, header)
         image = square(Image.fromarray(shown), header)
     if flat:
-        warn("DICOM files with RescaleSlope 0, which makes one grey of all: read as with slope 1")
+        note("RescaleSlope 0, read as slope 1", str(path))
     return image
 
 
 def dicom_meta(path: str | Path) -> dict[str, str]:
     """What a DICOM header states of the columns patient_id, sex, age (years) and view; errors as of `read_dicom`."""
     path = Path(path)
-    with _pydicom(path) as pydicom:
+    with _pydicom(path) as (pydicom, _):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER), force=True)
         stated = {column: str(header.get(name) or "").strip() for name, column in HEADER.items()}
     age = re.fullmatch(r"(\d+)([YMWD])", stated["age"].upper())  # 045Y, 018M, 003W, 010D
     stated["age"] = str(int(age[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[age[2]]) if age else ""
     return {column: value for column, value in stated.items() if value}
+
+
+def is_document(path: str | Path) -> bool:
+    """Whether a DICOM file is a report, plan or index: it has no pixels and says that it is something else.
+
+    A damaged image is none, so that it is refused by name when it is read.
+    """
+    try:
+        with _pydicom(Path(path)) as (pydicom, meta):
+            kind = meta.get("MediaStorageSOPClassUID")
+            if kind and "Image" in kind.name:  # of most files, which need not be read further
+                return False
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "SOPClassUID"], force=True)
+            kind = header.get("SOPClassUID") or kind
+            return "Rows" not in header and kind is not None and kind.name != kind and "Image" not in kind.name
+    except (DataError, MissingExtraError):
+        return False
 
 
 def with_dicom_meta(table: ImageTable) -> ImageTable:
@@ -143,8 +160,8 @@ def _check_header(path: Path, header) -> None:
 
 
 @contextmanager
-def _pydicom(path: Path) -> Iterator[Any]:
-    """The module pydicom; whatever a damaged file makes it raise becomes a DataError that names the file."""
+def _pydicom(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The module pydicom and the file's meta header; what a damaged file makes it raise becomes a DataError."""
     pydicom = needs("pydicom", "dicom")
     check_file(path)
     remedy = "it may be damaged, copy or export it again"
@@ -157,7 +174,7 @@ def _pydicom(path: Path) -> Iterator[Any]:
             meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, *_: tag.group != 2)
         if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
             raise DataError(f"{path}: is a deflated DICOM, which can unpack to any size; inflate it: dcmconv +te")
-        yield pydicom
+        yield pydicom, meta
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError, note
-from .dicom import DICOM_ENDINGS, is_dicom
+from .dicom import DICOM_ENDINGS, is_dicom, is_document
 from .paths import check_link, check_no_link, reading
 from .table import ImageTable
 
@@ -20,6 +20,7 @@ IMAGE_ENDINGS: tuple[str, ...] = (*_PLAIN, *DICOM_ENDINGS)
 """Of files that count as images in a folder, in lower case; a DICOM file may also have no ending."""
 
 PASSED = "masks and hidden files, passed over"
+DOCUMENTS = "DICOM reports, plans and indexes, which hold no image, passed over"
 _HIDDEN = ("__MACOSX", "@eaDir")
 _MASK = re.compile(r"(.+?)[ _-]+(?:masks?|seg|segmentations?|labels?|gt)(?:[ _-]*\d+)?", re.IGNORECASE)
 _MASKS, _IMAGES = (
@@ -61,17 +62,19 @@ def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterato
     """Image files in a folder and those below it, one at a time, sorted by path; one folder's names are in memory.
 
     Passed over are names that begin with a dot (.DS_Store, ._0001.png), DICOMDIR (the index of a DICOM disk), masks
-    beside their images (0001_mask.png, a folder masks beside images) and links to folders; a remark counts them. Where
-    the data set is named by `within`, a link to a folder or to a file outside of it, and an image's name that leads to
-    no file, is a DataError, as is always a folder that cannot be read.
+    beside their images (0001_mask.png, a folder masks beside images), DICOM files that are no images (reports, plans,
+    indexes) and links to folders; a remark counts them. Where the data set is named by `within`, a link to a folder or
+    to a file outside of it, and an image's name that leads to no file, is a DataError, as is always a folder that
+    cannot be read.
     """
-    passed: list[str] = []
+    passed: dict[str, list[str]] = {PASSED: [], DOCUMENTS: []}
     yield from _walk(Path(folder), within, passed)
-    if passed:
-        note(PASSED, *passed)
+    for text, names in passed.items():
+        if names:
+            note(text, *names)
 
 
-def _walk(folder: Path, within: str | Path | None, passed: list[str]) -> Iterator[Path]:
+def _walk(folder: Path, within: str | Path | None, passed: dict[str, list[str]]) -> Iterator[Path]:
     with reading(folder, "change its permissions or leave it out"), os.scandir(folder) as entries:
         # with the slash, so that the order is that of the paths
         names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries)
@@ -79,18 +82,22 @@ def _walk(folder: Path, within: str | Path | None, passed: list[str]) -> Iterato
     for name in names:
         path, ending = folder / name, os.path.splitext(name)[1].lower()
         if name[0] == "." or name[:-1] in _HIDDEN or _is_mask(name, stems, names):
-            passed += [str(path)] if name[-1] == "/" or ending in IMAGE_ENDINGS else []
+            passed[PASSED] += [str(path)] if name[-1] == "/" or ending in IMAGE_ENDINGS else []
         elif name.endswith("/"):
             yield from _walk(path, within, passed)
         else:
             if within is not None:
                 check_no_link(path)
-            if name != "DICOMDIR" and (ending in IMAGE_ENDINGS or (not ending and path.is_file() and is_dicom(path))):
+            scan = ending in DICOM_ENDINGS or (not ending and path.is_file() and is_dicom(path))
+            if name != "DICOMDIR" and (ending in IMAGE_ENDINGS or scan):
                 if within is not None:
                     check_link(path, within)
                     if not path.is_file():
                         raise DataError(f"{path}: no such image file; correct the link or remove it")
-                yield path
+                if scan and is_document(path):
+                    passed[DOCUMENTS].append(str(path))
+                else:
+                    yield path
 
 
 def _is_mask(name: str, stems: set[str], beside: list[str]) -> bool:

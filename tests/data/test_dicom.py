@@ -1,6 +1,7 @@
 """DICOM files: pixels as a viewer shows them, what the header says of patients, and what is refused."""
 
 import io
+import logging
 import struct
 import sys
 import warnings
@@ -14,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import compress
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    BasicTextSRStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -23,12 +25,13 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    KeyObjectSelectionDocumentStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
 
-from sdmad_lite.data import dicom_meta, load_data, read_image
+from sdmad_lite.data import dicom_meta, load_data, read_image, walk_images
 from sdmad_lite.data.dicom import is_dicom
 from sdmad_lite.errors import DataError, MissingExtraError, SDMADWarning
 
@@ -545,6 +548,27 @@ def test_a_folder_of_dicom_files_takes_patients_from_the_headers(tmp_path):
     got = load_data(dicom_folder(tmp_path / "set", ["../../etc", "p1", "p2"]))
     assert got.has_patients and got.patients().tolist() == ["../../etc", "p1", "p2"]
     assert got.meta["view"] == ("AP",) * 3 and got.labels.tolist() == [[0], [1], [0]]
+
+
+def test_reports_in_an_export_are_passed_over_with_their_number(tmp_path):
+    folder = dicom_folder(tmp_path / "set", ["p1", "p2"])
+    for name, kind in (("sr.dcm", BasicTextSRStorage), ("ko", KeyObjectSelectionDocumentStorage)):
+        made = dicom(Modality="SR", SOPClassUID=kind)
+        made.file_meta.MediaStorageSOPClassUID = kind
+        save(made, folder / name)
+    save(dicom(RAMP, PixelData=None, Rows=None, Columns=None), folder / "lost.dcm")  # an image, refused when it is read
+    with pytest.warns(SDMADWarning, match="DICOM reports, .* passed over: 2"):
+        assert [path.name for path in walk_images(folder)] == ["0.dcm", "1.dcm", "lost.dcm"]
+
+
+def test_what_pydicom_logs_of_a_failing_decoder_stays_inside(tmp_path, caplog):
+    made = dicom(RAMP)
+    made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"no stream at all"]), JPEG2000Lossless
+    with caplog.at_level("DEBUG"), pytest.raises(DataError):
+        read_image(save(made, tmp_path / "scan.dcm"))
+    assert not caplog.records
+    logging.getLogger("pydicom").warning("of somebody else")
+    assert [record.message for record in caplog.records] == ["of somebody else"]
 
 
 def test_a_column_of_the_table_counts_before_the_headers(tmp_path):
