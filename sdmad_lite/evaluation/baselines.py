@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """All that a method may learn from; embeddings are of unit length, by the frozen backbone.
-
-    Raises:
-        DataError: shapes or labels do not fit, or a category has no positive or no negative image.
-    """
+    """All that a method may learn from; embeddings are of unit length, by the frozen backbone."""
 
     images: Sequence  # N paths, arrays or PIL images
     labels: np.ndarray  # Y (N, C) in {0, 1}
@@ -47,17 +43,16 @@ class Support:
     augmented: Tensor | None = None  # (A, N, D): several versions of the images, the first unchanged
 
     def __post_init__(self):
-        count, names, given = len(self.images), self.bank.categories, np.shape(self.labels)
-        if given != (count, len(names)) or len(self.u) != count:
-            raise DataError(f"support: labels {given}, {len(self.u)} features; expected {(count, len(names))}")
-        if self.augmented is not None and self.augmented.shape[1:] != self.u.shape:
-            shape = tuple(self.augmented.shape)
-            raise DataError(f"support: augmented {shape}, expected (any, {len(self.u)}, {self.u.shape[1]})")
-        if len(self.v) != len(self.bank.texts):
-            raise DataError(f"support: {len(self.v)} sign embeddings for {len(self.bank.texts)} signs of the bank")
+        count, width = len(self.images), self.u.shape[1]
+        augmented = self.u[None] if self.augmented is None else self.augmented
+        wanted: dict[str, tuple] = {"labels": (count, len(self.bank.categories)), "u": (count, width)}
+        wanted |= {"v": (len(self.bank.texts), width), "augmented": (len(augmented), count, width)}
+        for name, shape in wanted.items():
+            if (found := tuple(np.shape(augmented if name == "augmented" else getattr(self, name)))) != shape:
+                raise DataError(f"support: {name} has shape {found}, expected {shape}")
         if not np.isin(self.labels, (0, 1)).all():
             raise DataError("support: only labels 0 and 1 are allowed")
-        for name, positives in zip(names, np.sum(self.labels, axis=0), strict=True):
+        for name, positives in zip(self.bank.categories, np.sum(self.labels, axis=0), strict=True):
             if not 0 < positives < count:
                 missing = "negative" if positives else "positive"
                 raise DataError(f"support: no {missing} image of {name!r} to learn from; add one")
@@ -94,8 +89,6 @@ class Query:
 Predictor = Callable[[Query], np.ndarray]
 """Gives scores (T, C), unbounded; higher means more likely."""
 
-Penalty = Callable[[], Tensor] | None
-
 
 class Method(Protocol):
     """A baseline: called with a support set it returns a predictor."""
@@ -114,11 +107,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def descend(parameters: Iterable[Tensor], loss: Callable[[], Tensor], steps: int, lr: float, decay: float = 0) -> None:
-    """Minimise `loss()` by AdamW, the learning rate falling from `lr` to 0 along a cosine.
-
-    Raises:
-        SDMADError: fewer than one step, or a learning rate that is not above 0.
-    """
+    """Minimise `loss()` by AdamW, the learning rate falling from `lr` to 0 along a cosine."""
     if steps < 1 or lr <= 0:
         raise SDMADError(f"steps is {steps} and lr {lr}: there must be at least one step, and lr must be above 0")
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
@@ -151,20 +140,13 @@ class Trained:
     lr: float = 1e-2
     decay: float = 0
 
-    def train(
-        self,
-        support: Support,
-        margin: Callable[[Tensor], Tensor],
-        parameters: Iterable[Tensor],
-        penalty: Penalty = None,
-    ) -> Predictor:
+    def train(self, support: Support, margin: Callable, parameters: Iterable, penalty: Callable = float) -> Predictor:
         """Fit what `margin` (features -> (N, C)) depends on and a Temperature, by the loss of stage 1 and a penalty."""
         features, target = support.examples
         temperature = Temperature(target.shape[1])
 
         def loss() -> Tensor:
-            value = inter_anomaly_loss(temperature(margin(features)), target)
-            return value if penalty is None else value + penalty()
+            return inter_anomaly_loss(temperature(margin(features)), target) + penalty()
 
         descend([*parameters, *temperature.parameters()], loss, self.steps, self.lr, self.decay)
         return lambda query: temperature(margin(query.u)).detach().numpy()
@@ -173,10 +155,8 @@ class Trained:
 def prototypes(u: Tensor, labels: np.ndarray, u_test: Tensor) -> Tensor:
     """(T, C) cosine with the mean positive of a category minus that with the mean of its negatives, in [-2, 2].
 
-    Source: Snell et al. 2017 (arXiv 1703.05175), one-against-rest because categories co-occur.
-
-    Args:
-        u: (N, D) and u_test: (T, D), unit length. labels: (N, C); each category has both values.
+    Source: Snell et al. 2017 (arXiv 1703.05175), one-against-rest because categories co-occur. u (N, D) and u_test
+    (T, D) are of unit length; each category of labels (N, C) has both values.
     """
     y = torch.as_tensor(labels, dtype=u.dtype).T  # (C, N); a sum has the direction of the mean
     return u_test @ (F.normalize(y @ u, dim=1) - F.normalize((1 - y) @ u, dim=1)).T

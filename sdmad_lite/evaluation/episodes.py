@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from ..data import ImageTable, draw_support
 from ..errors import DataError
 from ..files import write_text
+from ..settings import AtLeastOne, Count, checked
+from ..signs.bank import problems, strict_json
 
 
 def _each_once(rows: tuple[int, ...]) -> tuple[int, ...]:
@@ -27,28 +31,28 @@ def _each_once(rows: tuple[int, ...]) -> tuple[int, ...]:
     return rows
 
 
-Draw = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_each_once)]
+def _plain(shots: int | str) -> int | str:
+    """The keys of JSON are texts; each K has one spelling, or "4" and "04" would be one K and lose draws."""
+    if not re.fullmatch("0|[1-9][0-9]*", str(shots)):
+        raise ValueError("write K as a whole number in plain digits")
+    return int(shots)
 
 
-class Episodes(BaseModel):
+Draw = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_each_once)]
+Draws = Annotated[tuple[Draw, ...], Field(min_length=1)]
+
+
+class Episodes(BaseModel, frozen=True, extra="forbid", strict=True):
     """Draws from one table; the hash says which, so that row numbers are never read from another one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1] = 1  # of this file format
+    version: Annotated[int, Field(ge=1, le=1)] = 1  # of this file format
     name: str  # of the data set
     seed: int  # draw d was drawn with seed + d
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # `table_hash` of the training table
-    draws: dict[PositiveInt, Annotated[tuple[Draw, ...], Field(min_length=1)]] = Field(
-        min_length=1
-    )  # K -> rows of each
+    draws: dict[Annotated[AtLeastOne, BeforeValidator(_plain)], Draws] = Field(min_length=1)  # K -> rows of each
 
     def rows(self, table: ImageTable, shots: int, draw: int) -> np.ndarray:
-        """Rows of the training table in draw number `draw` (from 0) of K = `shots`.
-
-        Raises:
-            DataError: another table, or a draw that is not there.
-        """
+        """Rows of the training table in draw number `draw` (from 0) of K = `shots`."""
         what, drawn = f"episodes of {self.name!r}", self.draws.get(shots, ())
         if table_hash(table) != self.sha256:
             raise DataError(f"{what}: drawn from another table; its labels or patients differ")
@@ -75,11 +79,8 @@ def table_hash(table: ImageTable) -> str:
 
 
 def draw_episodes(table: ImageTable, shots: Sequence[int], draws: int, seed: int = 0, name: str = "") -> Episodes:
-    """Draw `draws` support sets of each K in `shots` by patient (`draw_support`), the d-th with seed + d.
-
-    Raises:
-        DataError: no draw is asked for, or there are too few patients.
-    """
+    """Draw `draws` support sets of each K in `shots` by patient (`draw_support`), the d-th with seed + d."""
+    shots, seed = [checked("shots", k, AtLeastOne) for k in shots], checked("seed", seed, Count)
     if draws < 1 or not len(shots):
         raise DataError(f"draws is {draws} for {len(shots)} numbers of shots: both must be at least 1")
     drawn = {k: tuple(tuple(draw_support(table, k, seed + d).tolist()) for d in range(draws)) for k in shots}
@@ -87,15 +88,13 @@ def draw_episodes(table: ImageTable, shots: Sequence[int], draws: int, seed: int
 
 
 def load_episodes(path: str | Path) -> Episodes:
-    """Read what `Episodes.save` wrote.
-
-    Raises:
-        DataError: the file is missing, not JSON, of another version, or not a valid set of draws.
-    """
+    """Read what `Episodes.save` wrote."""
     try:
-        return Episodes.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
+        text = Path(path).read_text(encoding="utf-8")
+        strict_json(text)  # refuses a key that stands twice
+        return Episodes.model_validate_json(text)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError(f"{path}: no valid support draws ({problems}); draw them again") from None
-    except (OSError, ValueError) as error:
+        found = "; ".join(f"{place}: {what}" for place, what in islice(problems(error), 3))
+        raise DataError(f"{path}: no valid support draws ({found}); draw them again") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as support draws ({error}); give a file that save() wrote") from None

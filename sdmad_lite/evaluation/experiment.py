@@ -94,9 +94,6 @@ def run_experiment(
     Args:
         train, test: tables with the bank's categories; no patient is in both.
         shots: K. seeds: one support draw each; five or more give an interval worth printing.
-
-    Raises:
-        DataError: too few patients to draw from, or tables of other categories than the bank's.
     """
     for name, table in (("train", train), ("test", test)):
         if tuple(table.categories) != tuple(bank.categories):
@@ -164,10 +161,7 @@ def _fit(
 
 
 def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:
-    """Categories that cannot be drawn or scored, each with the reason.
-
-    A category needs `least` positive images in train and in test, and `shots` positive patients in train.
-    """
+    """Categories without `least` positive images in train and in test, or `shots` positive patients in train -> why."""
     out = {}
     for name, here, there in zip(train.categories, train.labels.T, test.labels.T, strict=True):
         patients = len(np.unique(train.patients()[here == 1]))
@@ -185,9 +179,6 @@ def eligible_split(
 
     Args:
         least: see `eligible`; None keeps every category. seed: of the split, where the table has none.
-
-    Raises:
-        DataError: no category is left, or the test images have nothing to tell apart.
     """
     train, test = split_train_test(table, seed)
     left_out = {} if least is None else eligible(train, test, shots, least)

@@ -31,11 +31,7 @@ class Opened:
 
 
 class SealedTest:
-    """Holds a table of T test images to itself; only its size and its categories can be asked for.
-
-    Raises:
-        DataError: the table is empty.
-    """
+    """Holds a table of T test images to itself; only its size and its categories can be asked for."""
 
     def __init__(self, table: ImageTable):
         if not len(table):
@@ -58,14 +54,12 @@ class SealedTest:
     ) -> Opened:
         """Score all predictors, once and for all. The images go to them alone, the labels to nobody.
 
+        It is open after that, even if a predictor fails: that one has seen the images.
+
         Args:
             predictors: key -> function from the images (as `prepare`, called once, leaves them) to scores (T, C).
             thresholds: key -> (C,), set on the support set, for those that also make decisions.
             grouped: keys to score also within each of the `groups`.
-
-        Raises:
-            SDMADError: it was opened before, even if a predictor failed then: that one has seen the images.
-            DataError: thresholds or groups for an unknown key, or scores that do not fit.
         """
         thresholds = thresholds or {}
         if unknown := [key for key in (*thresholds, *grouped) if key not in predictors]:

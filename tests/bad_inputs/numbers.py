@@ -112,11 +112,17 @@ CASES = [
         ("{path}/draws.json: cannot be read as support draws ({reason}); give a file that save() wrote"),
     ),
     stored(
+        "one K in two spellings",
+        '{"name": "a", "seed": 0, "sha256": "%s", "draws": {"4": [[1]], "04": [[2]]}}' % ("0" * 64),
+        "{path}/draws.json: no valid support draws (draws.04.[key]: write K as a whole number in plain digits); draw "
+        "them again",
+    ),
+    stored(
         "a file of something else",
         "{}",
         (
             "{path}/draws.json: no valid support draws (name: Field required; seed: Field required; s"
-            "ha256: Field required; draws: Field required); draw them again"
+            "ha256: Field required); draw them again"
         ),
     ),
 ]

@@ -125,9 +125,16 @@ def test_a_draw_that_is_not_there_is_named(train, shots, draw):
     [
         ({"version": 2}, "version"),
         ({"sha256": "abc"}, "sha256"),
-        ({"draws": {}}, "draws: Dictionary should have at least 1 item"),
-        ({"draws": {"0": [[1]]}}, "draws.0.*greater than 0"),
-        ({"draws": {"1": []}}, "draws.1: Tuple should have at least 1 item"),
+        ({"draws": {}}, "draws: .*at least 1 item"),
+        ({"draws": {"0": [[1]]}}, "draws.0.*greater than or equal to 1"),
+        ({"draws": {"4": [[1]], "04": [[2]]}}, "draws.04.*plain digits"),
+        ({"draws": {"4.0": [[1]]}}, "draws.4.0.*plain digits"),
+        ({"draws": {"1": [[1.0]]}}, "draws.1.0.0: Input should be a valid integer"),
+        ({"draws": {"1": [["1"]]}}, "draws.1.0.0: Input should be a valid integer"),
+        ({"draws": {"1": [[True]]}}, "draws.1.0.0: Input should be a valid integer"),
+        ({"seed": "1"}, "seed: Input should be a valid integer"),
+        ({"version": True}, "version: Input should be a valid integer"),
+        ({"draws": {"1": []}}, "draws.1: .*at least 1 item"),
         ({"draws": {"1": [[1, 1]]}}, "names a row twice"),
         ({"draws": {"1": [[-1]]}}, "draws.1.0.0"),
         ({"draws": {"x": [[1]]}}, "draws.x"),
@@ -148,7 +155,9 @@ def test_bad_draws_are_named(train, tmp_path, change, named):
 
 def test_files_and_numbers_that_cannot_be_used_are_named(train, tmp_path):
     (tmp_path / "broken.json").write_text("{")
-    for name in ("broken.json", "missing.json"):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "twice.json").write_text('{"seed": 1, "seed": 2}')
+    for name in ("broken.json", "missing.json", "deep.json", "twice.json"):
         with pytest.raises(DataError, match=name):
             load_episodes(tmp_path / name)
     for shots, draws in (([1], 0), ([], 5)):
