@@ -168,6 +168,8 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[
 
 def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
     """The losses of stage 1, step by step."""
+    if not history:
+        raise DataError("history: no step was trained, as in the training-free mode; there is no loss to draw")
     names = list(history[0])
     figure, axes = _new_axes(3.2 * len(names), 2.6, len(names))
     for axis, name, color in zip(axes, names, PALETTE, strict=False):

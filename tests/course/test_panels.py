@@ -272,6 +272,15 @@ def test_a_map_says_how_far_neighbours_are_alike():
     assert "1.00 of neighbours share it (chance: 1.00)" in titles[4]
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_one_or_two_images_can_be_explored(images):
+    points, pictures = np.zeros((images, 2)), [np.zeros((4, 4), np.uint8)] * images
+    labels, cosines = np.eye(images, 2, dtype=int), np.eye(images, 2)
+    case = EmbeddingCase({"PCA": (points, points)}, labels, NAMES[:2], cosines, ("a", "b"), pictures, {})
+    titles = [embedding_explorer(case, colour, 0, "PCA")[0].axes[0].get_title() for colour in case.colours]
+    assert all("no other image" in title for title in titles) == (images == 1)
+
+
 # Shots and strength
 
 

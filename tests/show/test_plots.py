@@ -39,6 +39,11 @@ def test_what_cannot_be_drawn_is_refused(embeddings, method, said):
         plots.project(embeddings, method)
 
 
+def test_where_nothing_was_trained_there_is_no_loss_to_draw():
+    with pytest.raises(DataError, match="no step was trained"):
+        plots.plot_history([])
+
+
 @pytest.mark.parametrize("name", ["$x_{ & $", "5 $", "a\\frac$b$", "<script>"])
 def test_a_name_is_drawn_as_it_stands(name):
     scores = np.random.default_rng(0).random((20, 2))
