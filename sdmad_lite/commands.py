@@ -199,16 +199,25 @@ def embed(
 def check(
     bank: Annotated[str, Argument(metavar="BANK", help="a JSON file, or the name of a shipped bank")],
     model: Model,
+    source: Images,
     strict: Annotated[bool, Option("--strict", help="exit code 1 after a warning too")] = False,
     notes: Annotated[bool, Option("--notes", help="print notes too, which need no change")] = False,
 ) -> None:
     """Check a sign bank: what is wrong or doubtful, each with its line and a suggestion; exit code 1 after an error.
 
-    With --backbone, signs that this model confuses are found too.
+    With --backbone, signs that this model confuses are found too; with --data, whether it sees more than chance.
     """
-    found = sd.check_bank(bank, model.load() if model.backbone else None)
+    from .signs.sight import check_sight
+
+    clip = model.load() if model.backbone or source.data else None
+    found = sd.check_bank(bank, clip)
+    if source.data and clip:
+        known = sd.load_bank(bank)
+        table = source.table(known.categories, others="leave out")
+        found.append(check_sight(known.restricted(list(table.categories)), clip, table))
     count = Counter(finding.severity for finding in found)
-    lines = [f"{finding.severity}: {finding}" for finding in found if notes or finding.severity != "note"]
+    told_always = [one for one in found if notes or one.severity != "note" or one.rule == "blind"]
+    lines = [f"{finding.severity}: {finding}" for finding in told_always]
     lines.append(f"{bank}: {count['error']} errors, {count['warning']} warnings, {count['note']} notes")
     told = {"bank": bank, "errors": count["error"], "warnings": count["warning"], "notes": count["note"]}
     told["findings"] = [asdict(finding) for finding in found]

@@ -27,7 +27,7 @@ from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, inst
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
-from .errors import DataError, DetectorError, SDMADError, noting
+from .errors import DataError, DetectorError, SDMADError, noting, warn
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
 from .running import RunConfig, own_device, remove_checkpoint
@@ -41,6 +41,7 @@ from .selection.sign_selector import (
     margins,
 )
 from .signs.bank import SignBank, load_bank
+from .signs.lint import check_model
 from .storage import CONFIGS, load_detector, save_detector
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class SDMAD:
         """
         images, _ = as_images(images)
         labels = self._checked(labels, len(images))
+        for doubt in check_model(self.bank.texts, self.backbone):
+            warn(f"{doubt.message}; {doubt.suggestion}")
         run = replace(self.run, progress=progress or self.run.progress, checkpoint=checkpoint or self.run.checkpoint)
         # stage 1: the adapters learn to bring signs and images together
         adapters = build_adapters(self.backbone, self.adapters, self.random_state)

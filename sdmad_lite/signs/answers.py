@@ -86,6 +86,8 @@ def entries(answer: object, category: str | None, categories: Iterable[str]) -> 
             continue
         # no answer of its own: a bare list inside broken JSON, or beside an object
         listed = _listed(value, category, known)
+        if found and listed and not any(key(str(entry(item)[0])) for item in listed):
+            continue  # the form of an answer again, filled with dots
         if listed is not None and (isinstance(value, dict) or not (broken or found)):
             found = listed
         problem = problem if broken else 'it has no list "signs"'
@@ -114,7 +116,7 @@ def _parsed(text: str, start: int, stop: int) -> tuple[object, int]:
     try:
         return json.JSONDecoder(object_pairs_hook=once, strict=False).raw_decode(text, start)
     except ValueError:
-        bare = COMMENTS.sub("", text[start:stop])
+        bare = re.sub("[“”„]", '"', " ".join(COMMENTS.sub("", text[start:stop]).split()))
         value = needs("json_repair", "llm").loads(bare, skip_json_loads=True) if stop else None
         if not stop or re.findall(r"\w", json.dumps(value, ensure_ascii=False)) != re.findall(r"\w", bare):
             raise

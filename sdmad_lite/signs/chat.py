@@ -152,4 +152,5 @@ def _http(host: str) -> Any:
     except Exception as error:  # of many kinds: the client reads proxies and certificates from the environment
         kind = "socks" if isinstance(error, ImportError) else "certificates" if isinstance(error, OSError) else "proxy"
         set_here = [name for name in os.environ if name.upper() in PROMPTS["environment"][kind]]
+        set_here = [name for name in set_here if not Path(os.environ[name]).is_dir()]
         raise GenerationError(f"{host}: {', '.join(set_here)} {PROMPTS[kind]}") from None

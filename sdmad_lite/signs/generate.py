@@ -8,6 +8,7 @@ What an answer holds is measured, cleaned or left out, and never executed or use
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -165,8 +166,9 @@ def usable_signs(
         raise BadAnswer(f'it has no list "signs" of {count} signs')
     signs, left_out = list[Sign](), list[str]()
     for text, also in map(entry, listed):
+        if isinstance(text, str):  # without the number of a list
+            text = re.sub(r"^(?:\d+[.)]|[-*•]) ", "", " ".join(text.split())).rstrip(".;,: ")
         fault = _fault(text, category, categories, language)
-        text = " ".join(str(text).split()).rstrip(".;,: ")
         if not fault and any(similar(text, other.text) for other in signs):
             fault = "says the same as another sign"
         if fault or len(signs) == count:

@@ -72,6 +72,7 @@ def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
     for n, one in enumerate(found):
         if one.place in both and one.rule not in FORM and (why := (both[one.place].accept or {}).get(one.rule)):
             found[n] = replace(one, severity="note", suggestion=f"accepted: {why}")
+    found += check_model([sign.text for sign in both.values()], backbone)
     found += check_lists(categories, [sign.categories for sign in signs.values()], len(normal))
     origin = data.get("provenance")
     if isinstance(origin, dict) and origin.get("kind") == "language model" and origin.get("reviewed") is False:
@@ -98,7 +99,9 @@ def doubts(text: str, place: str = "", normal: bool = False, language: str | Non
     told: dict[str, Finding] = {}
     text = unicodedata.normalize("NFC", text)
     for row, pattern in _TEXTS:
-        spoken = language is None or language.casefold() in row.get("languages", ["english"])
+        spoken = language is None or {*re.findall(r"\w+", language.casefold())} & {
+            *row.get("languages", ["english", "en"])
+        }
         if row["rule"] in told or not (row["rule"] in OF_NORMAL or (spoken and not normal)):
             continue
         if found := pattern.search(text):
@@ -166,22 +169,37 @@ def check_lists(categories: list[str], owners: Sequence[tuple[str, ...]], normal
             yield Finding("no-own-sign", "shares all of its signs", f"category {short(category)}")
 
 
+def check_model(texts: Sequence[str], backbone: Backbone | None) -> Iterator[Finding]:
+    """Signs that the text tower cannot read (the given model's, or CLIP's), and towers that nothing was loaded into."""
+    if backbone or not all(text.isascii() for text in texts):
+        from ..clip.loaded import unread, untrained  # late: it is heavy
+
+        if strange := unread(texts, backbone and backbone.tokenizer):
+            what = f"{len(strange)} of {len(texts)} signs, such as {short(strange[0])}, are in a script or in words"
+            yield Finding("unread", f"{what} that the text tower never learnt: its tokenizer only spells them")
+        if backbone and backbone.pretrained != "random" and (towers := untrained(backbone.model)):
+            where = f"the {' and the '.join(towers)} tower of {backbone.name}"
+            yield Finding("untrained", f"{where} holds the weights that it began with: nothing was loaded")
+
+
 # Do two texts say the same? Does one name a category?
 
 
 def stems(text: str) -> list[str]:
-    """Words without plural endings, accents and the ae or oe of British spelling."""
+    """Words without accents, the ae or oe of British spelling, and endings of plurals and (if long) of adjectives."""
+    plain = re.sub(r"[\u0300-\u036f]", "", unicodedata.normalize("NFKD", text.casefold()))
     words = []
-    for word in re.findall(r"[^\W_]+", text.casefold()):
-        word = unicodedata.normalize("NFKD", word).replace("ae", "e").replace("oe", "e")
+    for word in re.findall(r"[^\W_]+", plain.replace("ae", "e").replace("oe", "e")):
         word = re.sub(r"(?:ies|y)$", "i", word)
-        words.append(re.sub(r"(?:es|(?<!s)s|e|is)$", "", word) if len(word) > 3 else word)
+        word = re.sub(r"(?:es|(?<!s)s|e|is)$", "", word) if len(word) > 3 else word
+        words.append(re.sub(r"(?:e[nrm]|[aoi])$", "", word) if len(word) > 5 else word)
     return words
 
 
 _ALIKE = {word: group[0] for group in map(stems, DATA["same"]["synonyms"].split("|")) for word in group}
 _OPPOSITE = {frozenset(_ALIKE.get(w, w) for w in stems(pair)) for pair in DATA["same"]["opposites"].split("|")}
-_SMALL = set(DATA["same"]["small_words"].split())
+_ABROAD = [tuple(pair.split()) for pair in DATA["same"]["opposites_abroad"].split("|")]
+_SMALL = set(stems(DATA["same"]["small_words"]))
 _BROAD = set(stems(DATA["categories"]["broad"]))
 
 
@@ -199,7 +217,11 @@ def similar(one: str, other: str) -> bool:
     if not a or not b:
         return key(one) == key(other)
     alike = 3 * len(a & b) >= 2 * len(a | b)
-    return alike and not any(frozenset((x, y)) in _OPPOSITE for x in a - b for y in b - a)
+    return alike and not any(_opposed(x, y) or _opposed(y, x) for x in a - b for y in b - a)
+
+
+def _opposed(x: str, y: str) -> bool:
+    return frozenset((x, y)) in _OPPOSITE or any(x.startswith(one) and y.startswith(two) for one, two in _ABROAD)
 
 
 def names_category(text: str, category: str) -> str | None:

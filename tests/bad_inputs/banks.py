@@ -152,6 +152,11 @@ CASES = [
         signs=signs(sign(" ", "Nodule")),
     ),
     entries(
+        "a control character in a sign",
+        "{path}/bank.json: sign 5: text: holds the unseen character U+0007, which no sign needs; type it again",
+        signs=signs(sign("a\a spot", "Nodule")),
+    ),
+    entries(
         "a sign twice",
         (
             "{path}/bank.json: sign 5 'Small dense spot' is sign 4 'small dense spot' again; keep one, with "

@@ -203,6 +203,32 @@ CASES = [
         ),
     ),
     asked(
+        "reasoning without an end",
+        says("<think>The user wants signs"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer (it holds reasoning and no "
+            "answer); raise timeout or retries, or take another model. Nothing was written"
+        ),
+    ),
+    asked(
+        "an error under the status of an answer",
+        refuses(200, "Rate limit exceeded"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ('Rate limit exceeded'); "
+            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "Nothing was written"
+        ),
+    ),
+    asked(
+        "a context that is too short",
+        refuses(400, "the request exceeds the available context size"),
+        (
+            "category 'Effusion': {server} with the model 'm' gave no usable answer ('Error code: 400 - the request "
+            "exceeds the available context size'); take a model or a server with a longer context (Ollama num_ctx, "
+            "llama-server -c, vLLM --max-model-len). Nothing was written"
+        ),
+    ),
+    asked(
         "no sign",
         says('{"signs": []}'),
         (

@@ -165,6 +165,9 @@ BAD = {  # beside those of tests/bad_inputs/banks.py
     "no number": (_set("provenance", "generation", to={"seed": float("nan")}), "finite number"),
     "sign without end": (_set("signs", 0, "text", to="bright " * 200), "sign 1: text: .*at most 1000 characters"),
     "signs no list": (_set("signs", to="blunted angle"), "signs: "),
+    "NUL in a name": (_set("name", to="ti\0ny"), r"name: holds the unseen character U\+0000"),
+    "escape in a category": (_set("categories", 2, to="Ma\x1bss"), r"categories.2: holds the unseen character U\+001B"),
+    "mark of direction": (_set("signs", 1, "text", to="left \u202eright"), r"sign 2: text: holds .* U\+202E"),
 }
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from sdmad_lite.errors import GenerationError, MissingExtraError, OutputError
-from sdmad_lite.signs import check_bank, generate_signs, load_bank, parse_bank
-from sdmad_lite.signs.answers import BadAnswer, entries
+from sdmad_lite.signs import check_bank, generate_signs, load_bank, parse_bank, usable_signs
+from sdmad_lite.signs.answers import BadAnswer
 from sdmad_lite.signs.bank import Sign
 from sdmad_lite.signs.generate import merge
 
@@ -201,23 +201,77 @@ def test_a_server_that_breaks_on_a_schema_is_asked_for_less(script):
     )  # the client asks again once, then we ask for less
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        "Here you are:\n```json\n{}\n```\nGood luck!",
-        "Sure! {} Hope it helps.",
-        '<think>\nmaybe {{"signs": 1}}\n</think>\n{}',
-    ],
-)
-def test_json_is_found_in_free_text(script, wrap):
-    script.steps = [lambda request: completion(wrap.replace("{}", json.dumps({"signs": SIGNS[subject_of(request)]})))]
-    assert len(generate(script).bank.signs) == 5
+TEXTS = [sign["text"] for sign in SIGNS["Effusion"]]
+ANSWER = json.dumps({"signs": [{"text": text, "also": []} for text in TEXTS]})
+DRAFT = json.dumps({"signs": ["first draft of a line", "second draft of a dot", "third draft of a ring"]})
+SCHEMA = '{"type": "object", "required": ["signs"], "properties": {"signs": {"type": "array", "items": {"text": {}}}}}'
+FORM = 'Answer with {"signs": [{"text": "...", "also": ["..."]}]}'
+AS_MEANT = {
+    "fence in capitals": f"Here you are:\n```JSON\n{ANSWER}\n```\nGood luck!",
+    "reasoning without opening tag": f'They want {{"signs": [...]}}. OK.\n</think>\n\n{ANSWER}',
+    "two thoughts": f"<think>{{</think>{DRAFT}<think>no</think>{ANSWER}",
+    "tags of others": f"<unused94>thought {{<unused95>{ANSWER}",
+    "channels": f"<|channel|>analysis<|message|>{{<|end|><|channel|>final <|constrain|>JSON<|message|>{ANSWER}<|end|>",
+    "channels without marks": f'analysisWe need {{"signs": ...assistantfinal{ANSWER}',
+    "drafts and echoes": f"{SCHEMA}\n{FORM}\nDraft: {DRAFT}\nFinal: {ANSWER}\nThe form was: {FORM}",
+    "brackets in the text around": f'[sure] $\\frac{{1}}{{2}}$ {ANSWER} Note [1]: I left ["Edema"] out.',
+    "strings": json.dumps({"signs": TEXTS}),
+    "a list of strings": f"Here: {json.dumps(TEXTS)}",
+    "numbered": json.dumps({"signs": [f"{n}. {text}" for n, text in enumerate(TEXTS, 1)]}),
+    "another key": json.dumps({"category": "Effusion", "findings": [{"description": text} for text in TEXTS]}),
+    "by category": json.dumps({"Edema": ["a b c", "d e f"], "Effusion": TEXTS}),
+    "keys in capitals, one more": json.dumps({"Signs": [{"Sign": text, "Why": f"for {text}"} for text in TEXTS]}),
+    "also as a text, or null": ANSWER.replace("[]}", "null}", 2).replace("[]}", '""}'),
+    "commas, quotes, comments": str(json.loads(ANSWER)).replace("[]}", "[],}, // mine\n").replace("\n, ", "\n"),
+    "keys without quotes": ANSWER.replace('"signs"', "signs").replace('"text"', "text"),
+    "curly quotes, a missing comma": ANSWER.replace('"', "”").replace("}, {", "} {"),
+    "a quote and a new line in a text": ANSWER.replace("blunted ", "blunted\n").replace("veil", '"veil"'),
+}
 
 
-def test_no_json_in_an_answer_is_said():
-    for content in ("I am sorry", "", "{]", "} {", '{"signs": ["a"'):
-        with pytest.raises(BadAnswer, match=r"JSON|empty"):
-            entries(content, None, CHEST)
+@pytest.mark.parametrize("content", AS_MEANT.values(), ids=AS_MEANT)
+def test_an_answer_is_read_as_meant(content):
+    signs, left_out = usable_signs(content, "Effusion", CHEST, 6)
+    assert [sign.text.replace('"', "") for sign in signs] == TEXTS and left_out == []
+
+
+REFUSED = {
+    "": "it is empty",
+    "I am sorry": "no JSON object",
+    "{]": "no JSON object",
+    f"<think>hm {ANSWER}": "reasoning and no answer",
+    f"<think>{DRAFT}</think>": "reasoning and no answer",
+    f"<|channel|>analysis<|message|>{DRAFT}": "reasoning and no answer",
+    ANSWER[:-30]: "no valid JSON .it is cut off",
+    json.dumps(TEXTS)[:-1]: "no valid JSON .it is cut off",
+    json.dumps({"signs": [{"sign": text, "owners": ["Edema", "Mass", "Mole"]} for text in TEXTS]})[:-20]: "is cut off",
+    f"{DRAFT}\nFinal: {ANSWER[:-9]}": "no valid JSON .it is cut off",
+    '{"signs": [{"text": "veil over the lung", None]}': "no valid JSON",
+    json.dumps({"typical": TEXTS, "rare": TEXTS}): 'no list "signs"',
+    '["Effusion", "Edema"]': 'no list "signs"',
+    json.dumps({"signs": [{"name": text, "why": f"for {text}"} for text in TEXTS]}): "0 of 3 signs can be used",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.items(), ids=REFUSED.values())
+def test_an_answer_that_leaves_doubt_is_refused_by_name(content, reason):
+    with pytest.raises(BadAnswer, match=reason):
+        usable_signs(content, "Effusion", CHEST, 6)
+
+
+def test_an_answer_may_stand_in_parts_in_a_tool_call_or_among_the_thoughts(script):
+    def signs(request):
+        return json.dumps({"signs": SIGNS[subject_of(request)]})
+
+    ways = [
+        lambda r: completion([{"type": "reasoning", "text": "{"}, {"type": "text", "text": signs(r)}]),
+        lambda r: completion(None, tool_calls=[{"type": "function", "function": {"name": "f", "arguments": signs(r)}}]),
+        lambda r: completion("", reasoning_content=signs(r)),
+        lambda r: completion(signs(r), reasoning_content="{", refusal=None),
+    ]
+    for way in ways:
+        script.steps = [way]
+        assert len(generate(script).bank.signs) == 5
 
 
 # Answers that are lost or malformed are asked for again, with the reason
@@ -239,6 +293,8 @@ BAD = {
     "cut connection": (None, "was cut off"),
     "no protocol": (b"<html>welcome</html>", "not of the protocol"),
     "no choices": (b'{"choices": []}', "it is empty"),
+    "null for choices": (b'{"choices": null, "usage": null}', "it is empty"),
+    "only thoughts": (completion(None, reasoning_content="Let me see"), "reasoning and no answer"),
     "an array": (b"[]", "not of the protocol"),
     "not UTF-8": (b'{"choices": "\xff\xfe"}', "not of the protocol"),
     "nested JSON bomb": (b'{"choices": ' + b"[" * 200_000, "not of the protocol"),
@@ -334,10 +390,13 @@ def test_an_answer_in_drops_is_given_up(script):
         (refusal(401, f"Incorrect API key provided: {KEY}"), r"401 - Incorrect API key provided: \*\*\*"),
         (refusal(403, "not yours"), "403 - not yours"),
         (refusal(404, "model 'm' not found"), "model 'm' not found"),
+        (b'{"error": {"message": "Rate limit exceeded", "code": 429}}', "Rate limit exceeded"),
+        (b'{"error": "no credits"}', "no credits"),
+        (b'{"choices": [{"error": {"message": "Provider is down"}, "message": {"content": ""}}]}', "Provider is down"),
         (refusal(418, "tea\x1b[31m\nonly" + "!" * 9999), r"tea\\x1b\[31m\\nonly!+\.\.\.'\)"),
         ((307, b"", {"Location": "http://127.0.0.1:9/v1"}), "307"),
     ],
-    ids=["key", "rights", "model", "odd", "redirect"],
+    ids=["key", "rights", "model", "error in a 200", "text in a 200", "error in a choice", "odd", "redirect"],
 )
 def test_a_refusal_is_not_repeated(script, answer, named):
     script.steps = [answer]
@@ -345,6 +404,47 @@ def test_a_refusal_is_not_repeated(script, answer, named):
         generate(script)
     assert re.search(named, str(refused.value)) and len(script.requests) == 1
     assert KEY not in "".join(traceback.format_exception(refused.value)) and len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["This model's maximum context length is 512 tokens.", "the request exceeds the available context size"],
+)
+def test_a_context_that_is_too_short_is_told_as_such(script, message):
+    script.steps = [refusal(400, message)]
+    with pytest.raises(
+        GenerationError, match=r"(?i)context.*; take a model or a server with a longer context \(Ollama"
+    ):
+        generate(script)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "socks://127.0.0.1:9"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(script, monkeypatch, host, proxy):
+    for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file.pem")
+    assert generate(script, base_url=script.url.replace("127.0.0.1", host)).usage["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "ALL_PROXY",
+            "socks5://me:secret@127.0.0.1:9",
+            "ALL_PROXY names a SOCKS proxy, which needs the package socksio",
+        ),
+        ("all_proxy", "socks://me:secret@127.0.0.1:9", "all_proxy names no proxy that can be used; write http://HOST"),
+        ("HTTPS_PROXY", "http://127.0.0.1:port", "HTTPS_PROXY names no proxy that can be used"),
+        ("SSL_CERT_FILE", "/no/such/file.pem", "SSL_CERT_FILE names no file of certificates that can be read; unset"),
+    ],
+)
+def test_what_the_environment_names_wrongly_is_told_by_name(script, monkeypatch, name, value, told):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(GenerationError, match=rf"^example\.org: {told}") as refused:
+        generate(script, base_url="https://example.org/v1")
+    assert "secret" not in "".join(traceback.format_exception(refused.value)) and script.requests == []
 
 
 def test_no_server_says_how_to_start_one(script):

@@ -16,7 +16,7 @@ from test_bank import BAD, TINY
 
 from sdmad_lite.errors import BankError
 from sdmad_lite.signs import RULES, Sign, check_bank, load_bank, parse_bank, shipped_banks
-from sdmad_lite.signs.lint import FORM, check_sign, names_category, similar
+from sdmad_lite.signs.lint import FORM, check_sign, doubts, names_category, similar
 
 GOOD = {
     "name": "good",
@@ -166,6 +166,7 @@ RULE = {
         "signs": [{"text": t, "categories": ["Effusion", "Pulmonary edema"]} for t in ("round a", "oval b", "flat c")]
         + [{"text": "dark edge", "categories": ["Effusion"]}],
     },
+    "unread": {**GOOD, "normal_signs": [{"text": "肺野清晰"}, {"text": "чистые лёгочные поля"}]},
     "unreviewed": {**GOOD, "provenance": {**GOOD["provenance"], "kind": "language model", "reviewed": False}},
 }
 
@@ -177,6 +178,8 @@ def test_each_rule_finds_its_example(rule, tmp_path, tiny_clip):
         bank = with_sign("veil over the lower lungs") | {"name": "twins"}
         found = lint(bank, tmp_path, backbone=tiny_clip)
         assert ((twins[0] @ twins[1].T).item() > 0.97) == (rule in {f.rule for f in found})
+        return
+    if rule in ("untrained", "blind"):  # told by test_sight.py
         return
     found = lint(RULE[rule], tmp_path)
     assert rule in {f.rule for f in found}
@@ -228,6 +231,44 @@ def test_many_signs_do_not_take_for_ever(tmp_path):
 )
 def test_similar_signs(one, other, same):
     assert similar(one, other) is similar(other, one) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Verschattung im linken Unterfeld lateral", "Verschattung im rechten Unterfeld lateral", False),
+        ("kleiner runder dichter Fleck", "großer runder dichter Fleck", False),
+        ("kleiner runder Fleck", "kleine runde Flecken", True),
+        ("opacité du lobe supérieur gauche", "opacité du lobe supérieur droit", False),
+        ("opacité arrondie à bords nets", "opacités arrondies aux bords nets", True),
+        ("opacidad en el lóbulo superior izquierdo", "opacidad en el lóbulo superior derecho", False),
+        ("opacidad redonda", "opacidades redondas", True),
+        ("opacità del lobo inferiore sinistro", "opacità del lobo inferiore destro", False),
+        ("opacidade no pulmão esquerdo", "opacidade no pulma\u0303o direito", False),
+        ("nódulo arredondado", "nódulos arredondados", True),
+        ("ronde haard in de linker long", "ronde haard in de rechter long", False),
+    ],
+)
+def test_similar_signs_of_other_languages(one, other, same):
+    assert similar(one, other) is similar(other, one) is same
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("German", "ohne Zeichnung"),
+        ("Deutsch", "keine Verschattung"),
+        ("French", "pas d'opacité"),
+        ("Spanish", "sin derrame"),
+        ("it", "senza versamento"),
+        ("Brazilian Portuguese", "na\u0303o visível"),
+        ("Dutch", "geen vocht"),
+    ],
+)
+def test_negations_of_other_languages(language, text):
+    assert [f.rule for f in doubts(text, language=language)] == ["negation"]
+    assert "negation" in {f.rule for f in doubts(text)}
+    assert doubts(text, language="Chinese") == doubts(text, normal=True) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Does a loaded CLIP see more in one's own images than one that was never trained? [ours]"""
+
+from __future__ import annotations
+
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..data import ImageTable
+from ..errors import DataError
+from ..selection import equal_weights, margins
+from .bank import Finding, SignBank
+
+if TYPE_CHECKING:
+    from ..clip.backbone import Backbone
+
+DRAWS, MOST = 19, 200  # models to compare with; images that are looked at
+
+
+def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable, seed: int = 0) -> Finding:
+    """Macro AUROC of the signs without any training, beside 19 models whose weights are shuffled in each tensor.
+
+    Had nothing been loaded, the model would be one of them: it stands above all 19 in one case of 20, and the finding
+    is a note; else it is a warning. Raises DataError: no category has images with and without it.
+    """
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    rng, weights = np.random.default_rng(seed), equal_weights(bank.membership())
+    table = table.rows(np.sort(rng.permutation(len(table))[:MOST]))
+    known = [c for c, y in enumerate(table.labels.T) if 0 < y.sum() < len(y)]
+    if not known:
+        raise DataError("images: no category has images with and without it; give both")
+
+    def auroc(model: Backbone) -> float:
+        cosines = model.encode_images(table.images, color=bank.color) @ model.encode_texts(bank.texts).T
+        scores = np.nan_to_num(margins(cosines.double().numpy(), weights))
+        return float(np.mean([roc_auc_score(table.labels[:, c], scores[:, c]) for c in known]))
+
+    loaded, other, generator = auroc(backbone), copy(backbone), torch.Generator().manual_seed(seed)
+    other.model, others = deepcopy(backbone.model), list[float]()
+    for _ in range(DRAWS):
+        for tensor in other.model.parameters():
+            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+            tensor.copy_(tensor.flatten()[order].view_as(tensor))
+        others.append(auroc(other))
+    beside = f"with shuffled weights {min(others):.3f} to {max(others):.3f} ({DRAWS} draws)"
+    said = f"{backbone.name} on {len(table)} images: macro AUROC without training {loaded:.3f}, {beside}"
+    return Finding("blind", said, "", *(["note", "so it was loaded"] if loaded > max(others) else []))
