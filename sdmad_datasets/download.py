@@ -60,9 +60,16 @@ def fetch(
     pooch, requests = needs("pooch", "datasets"), needs("requests.exceptions", "datasets")
     path, log = Path(path), pooch.get_logger()
 
+    def check(answer, *_, **__) -> None:
+        if answer.status_code < 400 and answer.status_code != 200 and not answer.is_redirect:
+            raise DownloadError(f"{url}: answers {answer.status_code} {answer.reason}, no file; check the address")
+
     def download(address: str, file: str, _) -> None:
         with _Bar(desc=path.name, unit="B", unit_scale=True, disable=not progress).watch(url, file, size) as bar:
-            pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=60)(address, file, None)
+            get = pooch.HTTPDownloader(bar, chunk_size=1 << 20, timeout=60, hooks={"response": check})
+            get(address, file, None)
+        if not os.path.getsize(file):
+            raise DownloadError(f"{url}: sends an empty file; check the address")
         if size not in (None, os.path.getsize(file)):
             raise DownloadError(f"{url}: has {os.path.getsize(file):,} bytes, not {size:,}; check the address")
 

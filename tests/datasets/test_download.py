@@ -8,6 +8,7 @@ import sys
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in ("/elsewhere", "/loop"):
             return self.answer(302, {"Location": "/set.zip" if self.path == "/elsewhere" else "/loop"})
         if server.status:
-            return self.answer(server.status.pop(0), {})
+            return self.answer(server.status.pop(0), {"ETag": "\xff"})
         self.answer(200, {"Content-Length": str(len(CONTENT))} if server.announce else {})
         self.wfile.write(CONTENT[: server.stops.pop(0)] if server.stops else CONTENT)
 
@@ -108,6 +109,38 @@ def test_a_download_that_ends_early_is_refused_and_nothing_is_kept(server, tmp_p
     with pytest.raises(DownloadError, match=rf"{server.url}: cannot be fetched .*100000.*check the address"):
         get(server, tmp_path / "set.zip")
     assert server.asked == 3 and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [204, 206, 302])
+def test_an_answer_without_a_file_is_refused(server, tmp_path, status):
+    """A redirect that says nowhere among them."""
+    server.status = [status]
+    with pytest.raises(DownloadError, match=rf"{server.url}: answers {status} .*, no file; check the address"):
+        get(server, tmp_path / "set.zip", retries=0)
+    server.stops = [0]
+    server.announce = False
+    with pytest.raises(DownloadError, match="sends an empty file"):
+        get(server, tmp_path / "set.zip", retries=0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_several_at_once_into_one_folder(server, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda _: get(server, tmp_path / "new" / "set.zip", SHA256), range(4)))
+    assert {path.read_bytes() for path in got} == {CONTENT} and os.listdir(tmp_path / "new") == ["set.zip"]
+
+
+def test_a_full_disk_is_named_and_nothing_is_kept(server, tmp_path):
+    """A limit on the size of files, which is an error of the same kind."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, limits[1]))
+    try:
+        with pytest.raises(DownloadError, match=r"cannot be written .*free some space"):
+            get(server, tmp_path / "set.zip", SHA256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("checksum", ["0" * 64, "sha256:" + "0" * 64, "md5:" + "0" * 32, "crc:0"])
