@@ -31,6 +31,9 @@ GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 PARTS = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
 """Where enhanced files have window, rescale and spacing, which plain ones have in the header."""
 
+USUAL = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
+"""What an old file may leave out."""
+
 FIRST = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|..\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
 """The first element of a DICOM file without preamble, in any byte order."""
 
@@ -126,6 +129,8 @@ def _complete(header) -> None:
         implicit, little = header.original_encoding
         plain = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         header.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
+    for name, usual in USUAL.items():
+        header.setdefault(name, usual)
     for group in GROUPS:
         for frame in (header.get(group) or [])[:1]:
             for part in PARTS:

@@ -23,6 +23,9 @@ MAX_PIXELS = 100_000_000
 JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 """Transfer syntaxes of lossy JPEG, whose streams say themselves what their colours are."""
 
+TOOLS = {"4.5": "dcmdjpeg", "4.7": "dcmdjpeg", "4.8": "dcmdjpls", "4.9": "gdcmconv --raw"}
+"""What unpacks JPEG, JPEG-LS and JPEG 2000, by what stands in the transfer syntax after 1.2.840.10008.1.2."""
+
 
 def number(header, name: str, empty: float) -> float:
     """The first value of an entry, `empty` where it has none."""
@@ -57,7 +60,9 @@ def _advice(syntax) -> str:
         ways, missing = [], []
     for line in missing[:1]:
         ways.append(f"install its decoder (pip install {' '.join(re.findall('py[a-z-]+(?=>)', line))})")
-    return ", or ".join([*ways, "unpack it elsewhere (gdcmconv --raw, or dcmdjpeg for JPEG)"])
+    tool = TOOLS.get(syntax[18:21])
+    last = f"unpack it: {tool}" if tool else "export it uncompressed, or one frame of a film as PNG"
+    return ", or ".join([*ways, last])
 
 
 def _pixels(header) -> np.ndarray:

@@ -210,7 +210,7 @@ CASES = [
         (
             "{path}/scan.dcm: its pixels cannot be decoded (JPEG-LS Lossless Image Compression, "
             "1.2.840.10008.1.2.4.80: {reason}); install its decoder (pip install pyjpegls), "
-            "or unpack it elsewhere (gdcmconv --raw, or dcmdjpeg for JPEG)"
+            "or unpack it: dcmdjpls"
         ),
     ),
     scan(

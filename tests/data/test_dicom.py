@@ -203,6 +203,7 @@ MEANS_THE_SAME = {  # pixels, the header as it should be, as it is
         {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"},
     ),
     "the other way": (RAMP, {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}),
+    "an old header": (RAMP, {}, {"PhotometricInterpretation": None, "PixelRepresentation": None}),
     "bits on top": (RAMP, {}, {"PixelData": (RAMP << 4).tobytes(), "HighBit": 15}),
 }
 
@@ -465,12 +466,19 @@ def test_a_compression_that_needs_more_is_named_with_the_package(tmp_path, synta
         read_image(save(made, tmp_path / "scan.dcm"))
 
 
-def test_video_and_damaged_streams_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("syntax", "named"),
+    [
+        ("1.2.840.10008.1.2.4.102", "MPEG-4.*export it uncompressed, or one frame of a film as PNG"),
+        ("1.2.840.10008.1.2.4.53", "JPEG Spectral.*; unpack it: dcmdjpeg"),
+        (JPEG2000Lossless, "JPEG 2000.*copy the file again.*gdcmconv --raw"),
+    ],
+)
+def test_video_and_damaged_streams_are_refused(tmp_path, syntax, named):
     made = dicom(RAMP)
-    for syntax, named in (("1.2.840.10008.1.2.4.102", "MPEG-4"), (JPEG2000Lossless, "JPEG 2000.*copy the file again")):
-        made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"no stream at all"]), syntax
-        with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
-            read_image(save(made, tmp_path / "scan.dcm"))
+    made.PixelData, made.file_meta.TransferSyntaxUID = encapsulate([b"no stream at all"]), syntax
+    with pytest.raises(DataError, match=rf"scan\.dcm: .*{named}"):
+        read_image(save(made, tmp_path / "scan.dcm"))
 
 
 def test_a_deflated_file_is_refused_before_it_unpacks(tmp_path):
