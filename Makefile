@@ -40,7 +40,7 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 
 cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
 	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/selection tests/evaluation \
-		tests/test_detector.py tests/test_explain.py
+		tests/test_detector.py tests/test_explain.py tests/test_bad_input.py
 	$(BIN)/python -m coverage report --include='$(METHOD)'
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
