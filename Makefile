@@ -39,7 +39,7 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
 
 cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
-	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/selection tests/evaluation \
+	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/running tests/selection tests/evaluation \
 		tests/test_detector.py tests/test_explain.py tests/test_bad_input.py
 	$(BIN)/python -m coverage report --include='$(METHOD)'
 
