@@ -207,7 +207,7 @@ def check(
 
     With --backbone, signs that this model confuses are found too; with --data, whether it sees more than chance.
     """
-    from .signs.sight import check_sight
+    from .signs.lint import check_sight
 
     clip = model.load() if model.backbone or source.data else None
     found = sd.check_bank(bank, clip)

@@ -5,9 +5,10 @@ one (words and rules are data, in lint.toml); `generate` asks a language model f
 prompts.toml) over `chat`, which alone needs the package openai and is loaded when it is used.
 """
 
-from .bank import RULES, Finding, Provenance, Sign, SignBank, load_bank, parse_bank, shipped_banks
+from .bank import Provenance, Sign, SignBank, load_bank, parse_bank, shipped_banks
 from .generate import generate_signs, sign_prompt, usable_signs
 from .lint import check_bank
+from .rules import RULES, Finding
 
 __all__ = ["RULES", "Finding", "Provenance", "Sign", "SignBank", "check_bank", "generate_signs", "load_bank"]
 __all__ += ["parse_bank", "shipped_banks", "sign_prompt", "usable_signs"]

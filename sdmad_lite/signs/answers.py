@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import AliasPath, BaseModel, Field
 
 from ..errors import needs
-from .bank import key, once, short
+from .bank import once
+from .rules import key, short
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 ENDS, BEGINS = (re.compile("|".join(marks), re.DOTALL | re.IGNORECASE) for marks in PROMPTS["reasoning"].values())
@@ -138,7 +139,7 @@ def _listed(value: object, category: str | None, known: set[str]) -> list | None
     return _listed(inside[0], category, known) if len(inside) == 1 else None
 
 
-def entry(item: object) -> tuple[object, list]:
+def entry(item: object) -> tuple[Any, list]:
     """Text and further categories of one sign: a string, or an object whose keys leave no doubt."""
     if not isinstance(item, dict):
         return item, []

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -24,13 +22,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..errors import BankError
 from ..files import write_text
+from .rules import DATA, Finding, key, short
 
 BANKS = Path(__file__).parent / "banks"
 MAX_BYTES = 5_000_000  # of a bank's file
 PARTS = {"signs": "sign", "normal_signs": "normal sign"}  # a list of a bank to what one of its entries is called
-DATA = tomllib.loads(Path(__file__).with_name("lint.toml").read_text(encoding="utf-8"))
-# rule to its severity, what it catches, and what to do
-RULES: dict[str, tuple[str, str, str]] = {rule: tuple(row) for rule, row in DATA["rules"].items()}
 
 
 def _plain(text: str) -> str:
@@ -127,35 +123,6 @@ class SignBank(_Strict):
 
 
 # What keeps a bank together
-
-
-@dataclass
-class Finding:
-    """One remark on a bank."""
-
-    rule: str  # of RULES
-    message: str  # what is wrong
-    place: str = ""  # such as "sign 3 'blunted angle'", counted from 1; "" for the bank as a whole
-    severity: str = ""  # "error", "warning" or "note"; by default the rule's
-    suggestion: str = ""  # what to do; by default the rule's
-    file: str | None = None  # that holds the bank; None for a bank in memory
-
-    def __post_init__(self):
-        self.severity, self.suggestion = self.severity or RULES[self.rule][0], self.suggestion or RULES[self.rule][2]
-
-    def __str__(self) -> str:
-        where = f"{self.file or 'sign bank'}: {self.rule}: {self.place}".removesuffix(" ")
-        return f"{where} {self.message}; {self.suggestion}"
-
-
-def key(text: str) -> str:
-    """A text without case, hyphens and doubled spaces: what has one key is the same."""
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
-
-
-def short(text: object, most: int = 60) -> str:
-    """Quoted, in one line, and cut where it is long."""
-    return repr(whole if len(whole := str(text)) <= most else f"{whole[: most - 3]}...")
 
 
 def placed(part: str, rows: object) -> dict[str, Sign]:

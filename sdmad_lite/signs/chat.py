@@ -25,8 +25,8 @@ from pydantic import BaseModel, ValidationError
 from ..errors import GenerationError, needs
 from ..files import write_text
 from .answers import PROMPTS, BadAnswer, Response
-from .bank import short
 from .generate import Settings
+from .rules import short
 
 openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
 Form = Literal["json_schema", "json_object", "text"]

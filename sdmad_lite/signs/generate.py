@@ -21,8 +21,9 @@ from tqdm import tqdm
 from .. import __version__
 from ..errors import GenerationError
 from .answers import PROMPTS, BadAnswer, entries, entry
-from .bank import PLAIN, Finding, Sign, SignBank, key, parse_bank, problems, short, structure
+from .bank import PLAIN, Sign, SignBank, parse_bank, problems, structure
 from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
+from .rules import Finding, key, short
 
 if TYPE_CHECKING:
     from .chat import Chat
