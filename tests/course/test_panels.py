@@ -175,12 +175,33 @@ def test_the_last_sign_cannot_be_switched_off(explorer):
     assert f"<b>{CATEGORIES[2]}</b>" in panel.state.value
 
 
+def moved(draw, *usual):
+    """A panel's function of its usual values with one of them changed: place, value."""
+    return lambda case, at, value: draw(case, *usual[:at], value, *usual[at + 1 :])
+
+
+USUAL = {
+    "explorer": lambda case, name, value: explore(case, **{name: value}),
+    "board": moved(protocol_board, "Mass", "detection", 0.5),
+    "embedding": moved(embedding_explorer, "category: Mass", 0, "PCA"),
+    "grid": moved(shots_and_strength, 4, 0.7, "no discrepancy", "SD-MAD", "Mass"),
+}
+
+
 @pytest.mark.parametrize(
-    "values", [{"signs": []}, {"heat": "gout"}, {"image": 20}, {"category": "Gout"}, {"signs": ["gout"]}]
+    ("name", "at", "value"),
+    [
+        *(("explorer", *change) for change in (("heat", "gout"), ("image", 20), ("category", "Gout"))),
+        *(("explorer", "signs", signs) for signs in ([], ["gout"])),
+        *(("board", *change) for change in ((0, "Gout"), (1, "best"))),
+        *(("embedding", *change) for change in ((0, "sign: gout"), (1, 30), (1, -1), (2, "t-SNE"))),
+        *(("grid", *change) for change in ((0, 3), (1, 0.65), (2, "all"), (3, "image"), (4, "Gout"))),
+    ],
 )
-def test_the_explorer_refuses_what_is_not_there(explorer, values):
-    with pytest.raises(DataError, match=r"is none of|keep at least one"):
-        explore(explorer, **values)
+def test_what_is_not_there_is_refused_by_name(name, at, value, request):
+    said = "keep at least one" if value == [] else f"'?{value[0] if isinstance(value, list) else value}'? is none of"
+    with pytest.raises(DataError, match=said):
+        USUAL[name](request.getfixturevalue(name), at, value)
 
 
 # The protocol board
@@ -219,12 +240,6 @@ def test_a_board_without_positives_says_so(board):
     assert "n/a" in text and "0 positives of 90" in text
 
 
-@pytest.mark.parametrize(("values", "named"), [(("Gout", "detection"), "Gout"), (("Mass", "best"), "best")])
-def test_unknown_choices_are_named(board, values, named):
-    with pytest.raises(DataError, match=named):
-        protocol_board(board, *values, 0.5)
-
-
 # The embedding explorer
 
 
@@ -245,19 +260,6 @@ def test_points_take_the_colour_of_a_sign_or_an_attribute(embedding):
     np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), embedding.cosines[:, 1])
     figure, _ = embedding_explorer(embedding, "attribute: sex", 0, "PCA")
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["F (15)", "M (15)"]
-
-
-@pytest.mark.parametrize(
-    ("colour", "point", "layout"),
-    [
-        ("sign: gout", 0, "PCA"),
-        *[("category: Mass", point, "PCA") for point in (30, -1)],
-        ("category: Mass", 0, "t-SNE"),
-    ],
-)
-def test_what_is_not_there_cannot_be_picked(embedding, colour, point, layout):
-    with pytest.raises(DataError, match=r"gout|is none of 0, 1|t-SNE"):
-        embedding_explorer(embedding, colour, point, layout)
 
 
 def test_a_map_says_how_far_neighbours_are_alike():
@@ -297,16 +299,6 @@ def test_the_grid_shows_the_means_of_its_draws(grid):
     assert f"best λ here: {grid.lambdas[means.argmax()]:g}" in figure.axes[0].get_title()
     _, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "SD-MAD", "mean of all")
     assert f"AP <b>{grid.ap['SD-MAD'][1, 1, 1].mean():.3f}</b>" in text
-
-
-@pytest.mark.parametrize(
-    ("at", "value"), [(0, 3), (1, 0.65), (2, "all"), (3, "image"), (4, "Gout")], ids=lambda v: str(v)
-)
-def test_what_the_grid_does_not_have_is_named(grid, at, value):
-    values = [4, 0.7, "no discrepancy", "SD-MAD", "Mass"]
-    values[at] = value
-    with pytest.raises(DataError, match=f"{value}.* is none of"):
-        shots_and_strength(grid, *values)
 
 
 def test_the_committed_grid_is_whole():
