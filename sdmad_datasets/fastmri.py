@@ -60,17 +60,19 @@ def _lines(entry: Dataset, path: Path) -> Iterator[tuple[int, dict, str, str | N
                 continue
             raise DataError(f"{path}, line {line}: unknown label {cells['label']!r}; get the file as published")
         number, whole = cells["slice"].strip(), cells["study_level"].strip().lower() in ("yes", "true", "1")
-        if not whole and not number.isdigit():
+        if not whole and not number.isdecimal():
             raise DataError(f"{path}, line {line}, column slice: {number!r} is no number; correct the cell")
-        yield line, cells, "" if whole else number, matched[0]
+        yield line, cells, "" if whole else str(int(number)), matched[0]
 
 
 def _slices(folder: Path) -> dict[tuple[str, str], Path]:
-    """The images by study and slice, from names as `fastmri_to_dicom.py` gives them: file1000001_014.dcm."""
+    """Images by study and slice: file1000001_014.dcm, as `fastmri_to_dicom.py` names them, or file1000001/14.png."""
     found = {}
-    for name, path in files_below(folder).items():
-        if match := re.fullmatch(r"(.+)_0*(\d+)", name.rpartition(".")[0]):
+    for path in files_below(folder).values():
+        if match := re.fullmatch(r"(.+)_0*(\d+)", path.stem):
             found[match[1], match[2]] = path
+    for study in () if found else sorted(path for path in folder.rglob("*") if path.is_dir()):
+        found |= {(study.name, str(int(p.stem))): p for p in files_below(study).values() if p.stem.isdecimal()}
     return found
 
 
@@ -123,7 +125,8 @@ def _entry(part: str, modality: str, images: int, labels: dict, notes: str) -> D
         tree=f"""\
 folder/
   {part}.csv, {part}_file_list.csv      from Annotations/ of that page
-  {first}/{first}_000.dcm ...    as its fastmri_to_dicom.py writes them, in any folder; .png will do""",
+  {first}/{first}_000.dcm ...    as its fastmri_to_dicom.py writes them, in any folder; .png,
+                                         or {first}/0.png ..., will do""",
         read=fastmri,
         read_boxes=fastmri_boxes,
         patients=True,

@@ -607,12 +607,18 @@ def test_findings_of_covid_in_both_spellings(tmp_path):
 )
 def test_slices_of_fastmri(tmp_path, name, one, two):
     """Boxes count for their slice, labels of a study for all, and only studies without any are normal."""
-    folder = make(f"fastmri_{name}", tmp_path)
+    folder = make(f"fastmri_{name}", tmp_path / "set")
     assert by_name(load_dataset(f"fastmri_{name}", folder)) == {
         "file1_000.png": {one, two},
         **{f"file{study}_00{number}.png": set() for study in (2, 3) for number in range(3)},
         **{f"file4_00{number}.png": {two} for number in range(3)},
     }
+    copy = tmp_path / "by_folder"
+    for path in (*folder.glob("file*/*.png"), *folder.glob("*.csv")):
+        place = copy / (path.name if path.suffix == ".csv" else f"{path.parent.name}/{int(path.stem[-3:])}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    assert shown(load_dataset(f"fastmri_{name}", copy)) == shown(load_dataset(f"fastmri_{name}", folder))
     first, *_, last = boxes(f"fastmri_{name}", folder)
     assert (first.image.name, *first[1:]) == ("file1_000.png", one, 91, 132, 7, 6) and last.category == two
     (folder / "file1" / "file1_000.png").unlink()
