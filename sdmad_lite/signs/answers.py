@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasPath, BaseModel, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
 from ..errors import needs
 from .bank import once
@@ -37,7 +37,7 @@ def _at(*path: str | int) -> Any:
 class Response(BaseModel):
     """What is read of a response of the protocol; servers leave out much of it, or fill it with null."""
 
-    error: Any = None
+    error: Any = Field(None, validation_alias=AliasChoices("error", "detail", "message"))
     choice_error: Any = _at("error")
     finish: Any = _at("finish_reason")
     refusal: Any = _at("message", "refusal")

@@ -51,7 +51,7 @@ class Chat:
 
     def __init__(self, settings: Settings, cache: Path | None):
         self.settings, self.cache, self.form, self.date = settings, cache, FORMS[0], date.min
-        self.spent = Counter(requests=0, cached=0)
+        self.spent, self.tokens = Counter(requests=0, cached=0), MAX_TOKENS
         self.host = f"{settings.base_url.host}:{settings.base_url.port}"
         self.client = openai.OpenAI(
             base_url=str(settings.base_url),
@@ -97,6 +97,8 @@ class Chat:
                     self.form = FORMS[FORMS.index(self.form) + 1]
                     continue
                 reason, todo = short(self._clean(error.__cause__ or error), 400), "refused"
+                if (proxies := _named("proxy")) and not _local(self.settings.base_url.host or ""):
+                    reason += f", through the proxy of {proxies}"
                 if type(error) is openai.APIConnectionError:
                     todo = "no_server"
                 elif re.search(PROMPTS["overflow"], reason, re.IGNORECASE):
@@ -111,7 +113,7 @@ class Chat:
         asked: dict[str, Any] = {"model": self.settings.model, "messages": [{"role": "user", "content": question}]}
         if self.form != "text":  # then without any option: servers differ in what they know
             asked |= self.settings.model_dump(include={"temperature", "seed"}, exclude_none=True)
-            asked |= {"max_tokens": MAX_TOKENS, "response_format": {"type": self.form}}
+            asked |= {"max_tokens": self.tokens, "response_format": {"type": self.form}}
         if self.form == "json_schema":
             schema = json.loads(PROMPTS["schema"].replace("CATEGORIES", json.dumps(categories)))
             asked["response_format"]["json_schema"] = {"name": "signs", "strict": True, "schema": schema}
@@ -133,6 +135,8 @@ class Chat:
         if error := said.error or said.choice_error:  # under the status of a good answer
             message = error.get("message", error) if isinstance(error, dict) else error
             raise openai.APIError(str(message), response.http_request, body=None)
+        if said.finish == "length":  # reasoning may have taken them
+            self.tokens *= 4
         return self._clean(said.text())
 
     def _clean(self, text: object) -> str:
@@ -141,16 +145,23 @@ class Chat:
         return str(text).replace(key, "***") if len(key) >= 4 else str(text)
 
 
-def _http(host: str) -> Any:
-    """What the requests are sent by; a server on this machine is never asked through a proxy."""
-    local = host == "localhost" or host.endswith(".localhost")
+def _named(kind: str) -> str:
+    """The variables of the environment of a kind: "proxy", "socks" or "certificates"."""
+    return ", ".join(name for name in os.environ if name.upper() in PROMPTS["environment"][kind])
+
+
+def _local(host: str) -> bool:
+    """Whether a server is on this machine; it is never asked through a proxy."""
     with suppress(ValueError):
         address = ipaddress.ip_address(host.strip("[]"))
-        local = address.is_loopback or address.is_unspecified
+        return address.is_loopback or address.is_unspecified
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _http(host: str) -> Any:
+    """What the requests are sent by."""
     try:
-        return openai.DefaultHttpxClient(follow_redirects=False, trust_env=not local)
+        return openai.DefaultHttpxClient(follow_redirects=False, trust_env=not _local(host))
     except Exception as error:  # of many kinds: the client reads proxies and certificates from the environment
         kind = "socks" if isinstance(error, ImportError) else "certificates" if isinstance(error, OSError) else "proxy"
-        set_here = [name for name in os.environ if name.upper() in PROMPTS["environment"][kind]]
-        set_here = [name for name in set_here if not Path(os.environ[name]).is_dir()]
-        raise GenerationError(f"{host}: {', '.join(set_here)} {PROMPTS[kind]}") from None
+        raise GenerationError(f"{host}: {_named(kind)} {PROMPTS[kind]}") from None

@@ -392,11 +392,22 @@ def test_an_answer_in_drops_is_given_up(script):
         (refusal(404, "model 'm' not found"), "model 'm' not found"),
         (b'{"error": {"message": "Rate limit exceeded", "code": 429}}', "Rate limit exceeded"),
         (b'{"error": "no credits"}', "no credits"),
+        (b'{"object": "error", "message": "no such model"}', "no such model"),
         (b'{"choices": [{"error": {"message": "Provider is down"}, "message": {"content": ""}}]}', "Provider is down"),
         (refusal(418, "tea\x1b[31m\nonly" + "!" * 9999), r"tea\\x1b\[31m\\nonly!+\.\.\.'\)"),
         ((307, b"", {"Location": "http://127.0.0.1:9/v1"}), "307"),
     ],
-    ids=["key", "rights", "model", "error in a 200", "text in a 200", "error in a choice", "odd", "redirect"],
+    ids=[
+        "key",
+        "rights",
+        "model",
+        "error in a 200",
+        "text in a 200",
+        "message",
+        "error in a choice",
+        "odd",
+        "redirect",
+    ],
 )
 def test_a_refusal_is_not_repeated(script, answer, named):
     script.steps = [answer]
@@ -416,6 +427,19 @@ def test_a_context_that_is_too_short_is_told_as_such(script, message):
         GenerationError, match=r"(?i)context.*; take a model or a server with a longer context \(Ollama"
     ):
         generate(script)
+
+
+def test_a_model_that_reasons_gets_more_tokens_when_it_was_cut_off(script):
+    script.steps = [lambda r: good(r) if r["max_tokens"] > 5000 else completion("<think>Well", finish="length")]
+    generate(script)
+    assert [request["max_tokens"] for request in script.requests] == [2000, 8000, 8000, 8000]
+
+
+def test_a_proxy_that_fails_is_named(script, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", script.url.replace("/v1", ""))
+    script.steps = [refusal(407, "who are you?")]
+    with pytest.raises(GenerationError, match=r"'Error code: 407 - who are you\?', through the proxy of HTTP_PROXY\)"):
+        generate(script, base_url="http://example.org/v1")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
