@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import commands  # it adds them to the program
 
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # what a terminal of cp1252 or ASCII has no letter for stands as \u80f8
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # --json and --quiet may stand before or after the command: bring them before it
         run_app(commands.app, "sdmad", sorted(words, key=lambda word: word not in ("--json", "--quiet")))
@@ -52,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; nothing is half-written", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `sdmad ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit stays quiet
-        return 141
+    except OSError as error:  # what reads and writes files says it in its own words; this is stdout, or the system
+        if sys.stdout and not error.filename:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit stays quiet
+        if isinstance(error, BrokenPipeError):  # `sdmad ... | head`
+            return 141
+        message = f"{error.filename or 'the output'}: {error.strerror}; make room, or close other programs"
     except typer.TyperException as error:  # wrong options
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "sdmad"
@@ -107,7 +112,8 @@ def answer(data: dict, text: str, code: int = 0) -> None:
     """End a command: the first process prints text for people, or with --json the plain values of `data`."""
     if is_main():
         data = data | {"remarks": output.remarks}
-        print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) if output.json else text, flush=True)
+        ascii = not str(getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+        print(json.dumps(data, indent=1, ensure_ascii=ascii, allow_nan=False) if output.json else text, flush=True)
     if code:
         raise typer.Exit(code)
 

@@ -84,6 +84,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
         OutputError: the place cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device would be replaced too
+        raise OutputError(f"{path}: is {'a folder; name a file in it' if path.is_dir() else 'no file; name another'}")
     temporary = None
     try:
         with _written(path):
@@ -103,13 +105,13 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write text as UTF-8, whole or not at all.
+    """Write text as UTF-8, whole or not at all; bytes of a file's name that are no text stand as \\udcff.
 
     Raises:
         OutputError: the place cannot be written.
     """
     with new_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return Path(path)
 
 
@@ -128,18 +130,37 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     try:
         with _written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path.parent)
+            home = path if _stays(path) else path.parent
+            _sweep(home)
             if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
                 raise OutputError(
                     f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder"
                 )
-            temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+            temporary = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
             yield temporary
             if is_main():
-                _move_into_place(temporary, path)
+                (_change if home == path else _move_into_place)(temporary, path)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stays(path: Path) -> bool:
+    """Whether a folder cannot be moved aside: a shell stands in it, a disk is mounted there, its parent is not ours."""
+    fixed = Path.cwd().is_relative_to(path) or os.path.ismount(path) or not os.access(path.parent, os.W_OK)
+    return path.is_dir() and fixed
+
+
+def _change(temporary: Path, path: Path) -> None:
+    """Give a folder that stays what lies in the temporary one."""
+    aside = temporary.with_name(temporary.name + ".old")
+    old = [one for one in path.iterdir() if one != temporary]
+    aside.mkdir()
+    for one in old:
+        one.rename(aside / one.name)
+    for one in temporary.iterdir():
+        one.rename(path / one.name)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _move_into_place(temporary: Path, path: Path) -> None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import islice
+from multiprocessing import get_start_method
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +124,9 @@ def score_archive(
 
 
 @noting()
-def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=False) -> list[dict[str, Any]]:
+def score_table(
+    detector: SDMAD, source, *, root=None, explain=False, config: ScoringConfig | None = None
+) -> list[dict[str, Any]]:
     """A row for each of some images, column -> value; for the arguments and errors see `score_archive`.
 
     `image` is the path, or the number of an image in memory; `error` why it could not be scored, else None; for each
@@ -127,7 +134,7 @@ def score_table(detector: SDMAD, source, *, root=None, explain=False, progress=F
     else 0. With `explain` come the parts that sum to the category's logit: `<category> | <sign>` for each selected
     sign, `<category> | image evidence` and `<category> | bias`. Where there is an error all these are None.
     """
-    images, config = listed(source, root), ScoringConfig(workers=0, progress=progress)
+    images, config = listed(source, root), config or ScoringConfig(workers=0, progress=False)
     with detector.installed():
         return [row for row, _ in _rows(detector, images, [range(len(images))], explain, config)]
 
@@ -236,15 +243,27 @@ def _read(
     return rows, torch.stack(pixels) if pixels else torch.empty(0), noted
 
 
+def _workers(asked: int | None, device: str) -> int:
+    """How many further processes read images; where none can be started, the default is 0 and more are refused."""
+    main, limit = getattr(sys.modules["__main__"], "__file__", None), 1024
+    with suppress(ImportError):  # Windows has none
+        limit = import_module("resource").getrlimit(import_module("resource").RLIMIT_NOFILE)[0]
+    why = f"only {limit} files may be open at once, raise it with 'ulimit -n 1024'" if 0 <= limit < 64 else ""
+    with suppress(OSError):
+        if main and get_start_method() != "fork" and not re.search(r"if +__name__ *==", Path(main).read_text("utf-8")):
+            why = f"each would run {main} anew; put what it does below: if __name__ == '__main__':"
+    if why and asked:
+        raise DataError(f"workers is {asked}: {why}, or give 0")
+    spare = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
+    return min(1 if device == "cpu" else 8, max(0, spare)) * (not why) if asked is None else asked
+
+
 def _rows(detector, images, parts, explain, config: ScoringConfig) -> Iterator[tuple[dict[str, Any], str]]:
     """A row for each image of some parts, which are ranges of numbers, and what the image is."""
     device = detector.backbone.device.type
-    size, workers = config.batch_size or (32 if device == "cpu" else 128), config.workers
+    size = config.batch_size or (32 if device == "cpu" else 128)
     # a batch never spans two parts, so that its neighbours, and with them the last bits, are always the same
     batches = [part[start : start + size] for part in parts for start in range(0, len(part), size)]
-    if workers is None:
-        spare = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
-        workers = min(1 if device == "cpu" else 8, max(0, spare))
     color, strict = detector.bank.color, False
     try:  # a few in colour among grey ones are read as grey; where most are, or one is damaged, each is refused
         read_images([image for _, image in images[:: len(images) // 8 + 1]], color)
@@ -254,7 +273,7 @@ def _rows(detector, images, parts, explain, config: ScoringConfig) -> Iterator[t
         images,
         batch_sampler=batches,
         collate_fn=partial(_read, preprocess=detector.backbone.preprocess, color=color, strict=strict),
-        num_workers=min(workers, len(batches)),
+        num_workers=min(_workers(config.workers, device), len(batches)),
         pin_memory=device == "cuda",
         generator=torch.Generator(),  # the loader draws a number, which would move the caller's random state
     )

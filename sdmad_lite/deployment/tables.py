@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import is_main, write_text
+from ..files import is_main, new_file, write_text
 from .scoring import ScoringConfig, about, score_archive, score_table
 
 if TYPE_CHECKING:
@@ -43,17 +43,18 @@ def write_scores(detector: SDMAD, source, out: str, *, batch_size=None, workers=
     Beside the latter lies `<out>.about.json`, with what `_about.json` says in the folder of a .parquet.
     For the arguments and errors see those two. Returns how many images there were, and how many could not be read.
     """
-    ending = Path(out).suffix.lower()
+    ending, progress = Path(out).suffix.lower(), options.pop("progress", False)
     if ending == ".parquet":
-        config = ScoringConfig(batch_size, workers, progress=options.pop("progress", False))
+        config = ScoringConfig(batch_size, workers, progress=progress)
         done = score_archive(detector, source, out, resume=resume, config=config, **options)
         return done.images, done.errors
     if not is_main():
         return 0, 0
-    rows = score_table(detector, source, **options)
-    lines = (
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if ending == ".jsonl" else csv_text(rows)
-    )
-    write_text(out, lines)
+    with new_file(out) as temporary:  # before the work, so that a bad place is told at once
+        rows = score_table(
+            detector, source, config=ScoringConfig(batch_size, workers or 0, progress=progress), **options
+        )
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        temporary.write_text(lines if ending == ".jsonl" else csv_text(rows), encoding="utf-8", newline="\n")
     write_text(f"{out}.about.json", json.dumps(about(detector), indent=1, ensure_ascii=False) + "\n")
     return len(rows), sum(row["error"] is not None for row in rows)

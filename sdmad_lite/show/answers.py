@@ -14,7 +14,7 @@ from ..data import read_image
 from ..deployment.tables import csv_text
 from ..evaluation.protocols import Interval, figure_text
 from ..explain import explanation_of
-from ..files import NOTICE, new_folder
+from ..files import NOTICE, new_folder, write_text
 from .plots import plot_sign_maps, to_png
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def write_maps(folder: str | Path, detector: SDMAD, images: Mapping[str, object]
                 index[file] = {"image": name, "category": row["category"], "signs": best}
                 row["map"] = str(Path(folder) / file)
         about = json.dumps({"maps": index, "notice": NOTICE}, indent=1, ensure_ascii=False)
-        (temporary / "maps.json").write_text(about, encoding="utf-8")
+        write_text(temporary / "maps.json", about)
 
 
 def _signs_in_a_cell(row: Mapping, most: int | None = None) -> str:

@@ -18,7 +18,7 @@ from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
 from ..evaluation.protocols import figure_text, over_draws
 from ..explain import CategoryExplanation
-from ..files import NOTICE
+from ..files import NOTICE, write_text
 from . import plots
 
 
@@ -72,12 +72,12 @@ def write_report(
         plots=plots,
         figure_text=figure_text,
     )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    write_text(folder / "report.html", page)
 
 
 def write_json(path: Path, data: dict) -> None:
     """Plain JSON, of dataclasses too; a number that is not finite becomes null."""
-    path.write_text(json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_jsonable_python(data, inf_nan_mode="null"), indent=1) + "\n")
 
 
 def sign_table(experiment: Experiment) -> dict[str, list[dict]]:

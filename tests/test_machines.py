@@ -1,0 +1,109 @@
+"""The commands on other machines: terminals, start methods, full disks, folders that stay, several at once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bad_inputs.world import World
+
+from sdmad_lite.cli import main
+from sdmad_lite.errors import OutputError
+from sdmad_lite.files import new_file, new_folder
+
+ROOT = Path(__file__).parents[1]
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a device of Linux")
+
+
+def sdmad(*words, before="", **more):
+    """A command in a process of its own; `before` is what the shell does first."""
+    line = f"{before} exec {sys.executable} -m sdmad_lite {' '.join(map(str, words))}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    return subprocess.run(["bash", "-c", line], capture_output=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_clip_name):
+    """Six images, one with a name that few terminals can show, and a detector whose model any process can load."""
+    world = World(tmp_path_factory.mktemp("machines"), None, None)
+    data = world.data()
+    (world.path / "胸片.png").write_bytes((data / "0.png").read_bytes())
+    world.fitted = world.path / "detector"
+    given = ["--data", str(data), "--signs", str(world.bank()), "--out", str(world.fitted), "--training-free"]
+    assert main(["fit", "--quiet", *given, "--device", "cpu"]) == 0
+    return world
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_terminal_shows_what_it_can(world, encoding):
+    given = ["predict", "--quiet", "--detector", world.fitted, f"'{world.path}/胸片.png'", "--device cpu --json"]
+    done = sdmad(*given, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding))["predictions"][0]["image"] == f"{world.path}/胸片.png"
+    table = sdmad(*given[:-1], "--device cpu", PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert table.returncode == 0 and b".png  Effusion" in table.stdout
+
+
+@LINUX
+@pytest.mark.parametrize("words", ["--help", "data list"])
+def test_a_full_disk_behind_stdout_is_an_error(words):
+    done = sdmad(words, "> /dev/full")
+    assert done.returncode == 2 and re.fullmatch(rb"error: the output: No space left on device; .*\n", done.stderr)
+
+
+def test_a_closed_stdout_is_no_traceback(world):
+    assert sdmad("data list", ">&-").returncode == 0
+
+
+@LINUX
+def test_sixteen_open_files_are_enough_or_told(world, tmp_path):
+    given = ["predict", "--detector", world.fitted, "--data", world.path / "data", "--out", tmp_path / "s.parquet"]
+    done = sdmad(*given, "--workers 1 --device cpu --quiet", before="ulimit -n 16;")
+    assert done.returncode == 2 and b"only 16 files may be open at once" in done.stderr
+    assert sdmad(*given, "--device cpu --quiet", before="ulimit -n 16;").returncode == 0
+
+
+SCRIPT = """import multiprocessing
+
+multiprocessing.set_start_method({method!r})
+{code}"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_the_script_of_the_page_runs_whatever_starts_a_process(world, tmp_path, method):
+    code = re.search(
+        r"```python\n(from sdmad_lite import SDMAD, score_archive.*?)```",
+        (ROOT / "docs/scale.md").read_text("utf-8"),
+        re.S,
+    )[1]
+    code = code.replace("build/detector", str(world.fitted)).replace("radiographs/", str(world.path / "data"))
+    (tmp_path / "script.py").write_text(SCRIPT.format(method=method, code=code), encoding="utf-8")
+    run = [sys.executable, "script.py"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "scores.parquet" / "part-00000.parquet").exists()
+
+
+def test_the_folder_where_one_stands_is_filled_in_place(tmp_path, monkeypatch):
+    """`--out .`: it stays the same folder, whether empty or with an earlier run."""
+    monkeypatch.chdir(tmp_path)
+    number = os.stat(tmp_path).st_ino
+    for text in ("old", "new"):
+        with new_folder(".", "a.json") as folder:
+            (folder / "a.json").write_text(text)
+            (folder / f"{text}.txt").write_text("")
+        assert sorted(os.listdir()) == ["a.json", f"{text}.txt"] and Path("a.json").read_text() == text
+    assert os.stat(os.getcwd()).st_ino == number
+    with pytest.raises(OutputError, match=r"exists and holds no b\.json"), new_folder(".", "b.json"):
+        pass
+
+
+@pytest.mark.parametrize(("place", "message"), [("", "is a folder; name a file in it"), ("pipe", "is no file")])
+def test_what_is_no_file_is_not_replaced(tmp_path, place, message):
+    if place:
+        os.mkfifo(tmp_path / place)
+    with pytest.raises(OutputError, match=message), new_file(tmp_path / place):
+        raise AssertionError("nothing is begun")
