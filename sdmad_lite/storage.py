@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -51,7 +51,32 @@ class Model(BaseModel, strict=True, extra="forbid"):
 
     name: str
     pretrained: str | None
+    shape: str | None = None
     fingerprint: str | None = None
+    weights: str | None = None
+    preprocessing: dict[str, Any] | None = None
+
+    def load(self, folder: Path, device: str | None) -> Backbone:
+        """The backbone of the detector in a folder; its own files may have moved together with that folder."""
+        from .clip.backbone import load_clip  # imports open_clip, which takes seconds
+
+        def found(path: str, there: Callable[[Path], bool]) -> str | None:
+            beside = folder.absolute().parent
+            return next((str(p) for p in (Path(path), beside / path, beside / Path(path).name) if there(p)), None)
+
+        _, own, path = self.name.partition("local-dir:")
+        if own and not (place := found(path, isdir)):
+            raise BackboneError(
+                f"{folder}: was fitted on the CLIP in {path}, which is not there; put that folder back or beside the "
+                "detector, or give SDMAD.load(..., backbone=load_clip('local-dir:FOLDER'))"
+            )
+        weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
+        return load_clip(f"local-dir:{place}" if own else self.name, weights, own_device(device), shape=self.shape)
+
+    def differs(self, backbone: Backbone) -> list[str]:
+        """In what a backbone is not that of the fit; version 0.1.0 saved the fingerprint alone."""
+        other = ["weights"] if self.fingerprint != backbone.fingerprint else []
+        return other or [n for n, here in backbone.identity.items() if (saved := getattr(self, n)) and saved != here]
 
 
 class State(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
@@ -77,7 +102,13 @@ def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
     clip, tensors = detector.backbone, dict(detector.adapters_.state_dict())
     state = {
         "bank": detector.bank.model_dump(mode="json"),
-        "backbone": {"name": clip.name, "pretrained": clip.pretrained, "fingerprint": clip.fingerprint},
+        "backbone": {
+            "name": clip.name,
+            "pretrained": clip.pretrained,
+            "shape": clip.shape,
+            "fingerprint": clip.fingerprint,
+        }
+        | clip.identity,
         **{name: asdict(getattr(detector, name)) for name in CONFIGS},
         "seed": detector.random_state,
         **{name: getattr(detector, f"{name}_").tolist() for name in NUMBERS},
@@ -128,12 +159,11 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
         numbers = {name: np.array(getattr(state, name), dtype=np.float64) for name in NUMBERS}
     with _reading(weights_file):
         tensors = load_file(weights_file)
-    if backbone is None:
-        from .clip.backbone import load_clip  # imports open_clip, which takes seconds
-
-        backbone = load_clip(state.backbone.name, state.backbone.pretrained, own_device(device))
-    if backbone.fingerprint != state.backbone.fingerprint:
-        raise BackboneError(f"{folder}: was fitted on other weights than {backbone.name} has here; fit again")
+    backbone = backbone or state.backbone.load(Path(folder), device)
+    if different := state.backbone.differs(backbone):
+        raise BackboneError(
+            f"{folder}: was fitted on other {' and '.join(different)} than {backbone.name} has here; fit again"
+        )
     settings = {name: getattr(state, name) for name in CONFIGS}
     detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
     detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)

@@ -412,13 +412,22 @@ def test_another_model_is_refused(saved, tmp_path):
         SDMAD.load(saved, other)
 
 
-def test_a_backbone_that_is_gone_is_named(bank, support, tmp_path):
-    name = write_clip(tmp_path / "moved")
-    detector = SDMAD.training_free(bank, backbone=name).fit_table(support)
-    detector.save(tmp_path / "detector")
-    shutil.rmtree(tmp_path / "moved")
-    with pytest.raises(BackboneError, match="moved"):
-        SDMAD.load(tmp_path / "detector")
+def test_a_backbone_of_a_relative_path_is_found_from_elsewhere_until_it_is_gone(bank, support, tmp_path, monkeypatch):
+    write_clip(tmp_path / "project" / "clip")
+    monkeypatch.chdir(tmp_path / "project")
+    SDMAD.training_free(bank, backbone="local-dir:clip").fit_table(support).save("detector")
+    monkeypatch.chdir("/")
+    SDMAD.load(tmp_path / "project" / "detector")
+    moved = (tmp_path / "project").rename(tmp_path / "moved")
+    assert SDMAD.load(moved / "detector").backbone.name == f"local-dir:{moved / 'clip'}"
+    config = json.loads((moved / "clip" / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.5] * 3
+    (moved / "clip" / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(BackboneError, match=r"detector: was fitted on other preprocessing than .*clip has here"):
+        SDMAD.load(moved / "detector")
+    shutil.rmtree(moved / "clip")
+    with pytest.raises(BackboneError, match=r"project/clip, which is not there; put that folder back or beside the d"):
+        SDMAD.load(moved / "detector")
 
 
 # What is refused

@@ -228,7 +228,7 @@ def align(
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
     training = Training(adapters, target, config, seed)
     processes = training.processes
-    checkpoint = _resume(training, backbone, adapters, pixels, bank, seed, run)
+    checkpoint = _resume(training, backbone, adapters, pixels, tokens, bank, seed, run)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
 
@@ -271,7 +271,7 @@ def align(
     )
 
 
-def _resume(training: Training, backbone: Backbone, adapters: Any, pixels, bank, seed: int, run: RunConfig):
+def _resume(training: Training, backbone: Backbone, adapters: Any, pixels, tokens, bank, seed: int, run):
     """The checkpoint of this run, if one is wanted; the training goes back to where it was written."""
     if run.checkpoint is None:
         return None
@@ -280,8 +280,8 @@ def _resume(training: Training, backbone: Backbone, adapters: Any, pixels, bank,
     identity = {
         "images": _digest(tuple(pixels.shape), pixels.contiguous().numpy().tobytes()),
         "labels": _digest(training.labels.tolist()),
-        "sign bank": _digest(bank.texts, bank.membership().tolist()),
-        "backbone": backbone.fingerprint,
+        "sign bank": _digest(bank.texts, tokens.tolist(), bank.membership().tolist()),
+        "backbone": backbone.identity,
         "adapter settings": _digest(settings),
         "alignment settings": asdict(training.config),
         "seed": seed,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,14 @@ from tqdm import tqdm
 from ..data import as_images, read_images
 from ..errors import BackboneError, BankError, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
-from .hub import hub_or_cache, make_tokenizer, needs_hub, text_settings, why_not
+from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
 from .towers import encode_text, find_blocks, patch_embeddings
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SHAPES = {"pad": "longest", "squash": "squash", "crop": "shortest"}
 """What is made of a picture that is not square, and open_clip's name for it."""
+PIXELS = ("mean", "std", "interpolation", "resize_mode")
+"""How pixels are prepared, beside the size, which is the model's."""
 
 
 def default_device() -> torch.device:
@@ -40,15 +41,34 @@ def default_device() -> torch.device:
     return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
 
 
+def as_device(given: str | int | torch.device | None) -> torch.device:
+    """A device as torch, the command line or a number means it; `default_device` for None.
+
+    Raises:
+        BackboneError: this machine has it not.
+    """
+    if given is None:
+        return default_device()
+    try:
+        kind = int(given) if isinstance(given, str) and given.isdigit() else given
+        device = torch.device("" if isinstance(given, bool) else kind)
+        torch.empty(0, device=device).cpu()  # what is not there says so here
+    except Exception as error:
+        why = (str(error) or type(error).__name__).split(". ")[0]
+        raise BackboneError(
+            f"device {given!r}: {why}; give cpu, cuda, cuda:1, a number of a GPU, or leave it out"
+        ) from None
+    return device
+
+
 class Backbone:
     """A frozen CLIP with its preprocessing and tokenizer.
 
-    Attributes:
-        name, pretrained, shape: what `load_clip` was called with.
-        model: the open_clip model, its own weights frozen.
+    `model` is open_clip's, its own weights frozen; `name`, `pretrained` and `shape` are what `load_clip` was called
+    with, paths in them in full.
     """
 
-    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None, shape: str):
+    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None, shape: str | None):
         self.model: Any = model.eval().requires_grad_(False)  # open_clip has many kinds of models
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.name, self.pretrained, self.shape = name, pretrained, shape
@@ -66,24 +86,28 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of the weights, by which a saved detector knows its backbone again."""
+        """Short hash of the start of each weight."""
+        return self._hash(4096)[:16]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from another model of its name: its weights, and how it prepares pixels."""
+        pixels = {name: list(v) if isinstance(v, tuple) else v for name, v in self.model.visual.preprocess_cfg.items()}
+        return {"weights": self._hash(None), "preprocessing": pixels}
+
+    def _hash(self, count: int | None) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.flatten()[:4096].float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+            digest.update(tensor.flatten()[:count].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def prepare(self, images: Sequence, color: bool = False, strict: bool = True) -> Tensor:
         """Images (paths, arrays or PIL), read in `color` or grey as `read_images` does, to model input (N, 3, H, W)."""
         return torch.stack([self.preprocess(image) for image in read_images(images, color, strict)])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts to tokens (S, L).
-
-        Raises:
-            BankError: a text is empty or longer than the text tower reads.
-            BackboneError: the tokenizer is not the one that the text tower was trained with.
-        """
+        """Texts to tokens (S, L); a BankError names one that is empty or longer than the text tower reads."""
         limit = self.tokenizer.context_length
         for text in texts:
             if not text.strip():
@@ -136,13 +160,9 @@ class Backbone:
         return self.text_features(self.tokenize(texts)).cpu()
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share.
+        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share, see `patch_embeddings`.
 
-        The last layer's patch tokens go, each alone, through what makes an image's embedding; the embedded model
-        was pretrained so that this is meaningful, for others it is a common heuristic.
-
-        Raises:
-            BackboneError: the image tower is no vision transformer of open_clip or timm.
+        The embedded model was pretrained so that they are meaningful; for others this is a common heuristic.
         """
         tokens = patch_embeddings(self.model.visual, pixels.to(self.device))
         if tokens is None:
@@ -153,50 +173,60 @@ class Backbone:
 def load_clip(
     name: str = "embedded",
     pretrained: str | None = None,
-    device: str | torch.device | None = None,
+    device: str | int | torch.device | None = None,
     tokenizer=None,
-    shape: str = "crop",
+    shape: str | None = None,
 ) -> Backbone:
     """Load a CLIP model by name.
 
-    What is in the cache of the Hugging Face hub is used from there; the network is asked only where the hub answers
-    and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
+    What is in the cache of the Hugging Face hub is used from there; the hub is asked only for what is not, if it
+    answers and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
 
     Args:
         name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
         pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
             untrained weights. "embedded" and names with a schema carry their weights, so that only "random" has a
             meaning for them.
-        device: where it runs; an accelerator if there is one when left out.
+        device: where it runs, "cpu", "cuda:1" or the number of a GPU; an accelerator if there is one when left out.
         tokenizer: a folder with the files of a Hugging Face tokenizer, or an open_clip tokenizer; the model's own
             when left out. It is not saved with a detector: give `SDMAD.load` the backbone then.
+        shape: "pad", "squash" or "crop" a picture that is not square; as the model was trained when left out.
 
     Raises:
         BackboneError: unknown name or tag, missing file, weights that do not fit or hold code, or no network.
     """
-    source = f"local-dir:{EMBEDDED}" if name == "embedded" else name
-    built_in = not source.startswith(("local-dir:", "hf-hub:"))
-    if built_in:
-        _check_name(name, pretrained)
-    weights = pretrained if built_in and pretrained != "random" else None
+    device, name, pretrained = as_device(device), str(name), pretrained and str(pretrained)
+    if shape not in (None, *SHAPES):
+        raise BackboneError(f"shape {shape!r}: choose one of {', '.join(SHAPES)}, or leave it out")
+    kind, _, place = f"local-dir:{EMBEDDED}".partition(":") if name == "embedded" else name.partition(":")
+    folder, trained = Path(place) if kind == "local-dir" else None, pretrained != "random"
+    tag = _checked_tag(name, pretrained) if kind not in ("local-dir", "hf-hub") else {}
     try:
-        with hub_or_cache() if needs_hub(source, weights, tokenizer is not None) else nullcontext():
-            text = text_settings(source)
-            tokenizer = make_tokenizer(source, text, tokenizer)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # "random" names the same weights each time
-                model = open_clip.create_model(
-                    source,
-                    weights,
-                    load_weights=pretrained != "random",
-                    require_pretrained=pretrained != "random",
-                    pretrained_text=False,
-                    force_quick_gelu=built_in and _tag(name, weights).get("quick_gelu", False),
-                    text_cfg=text,
-                )
-            config = PreprocessCfg(**model.visual.preprocess_cfg | {"resize_mode": SHAPES[shape]})
-            preprocess = image_transform_v2(config, is_train=False)
-        model = model.to(device or default_device())
+        source, weights = (f"local-dir:{EMBEDDED}" if name == "embedded" else name), None
+        if kind == "hf-hub":
+            source = f"local-dir:{model_folder(place, trained)}"
+        elif not folder and trained:
+            weights = tag_file(tag) or pretrained
+        text = text_settings(source, folder)
+        tokenizer = make_tokenizer(source, text, folder, tokenizer)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # "random" names the same weights each time
+            model = open_clip.create_model(
+                source,
+                weights,
+                load_weights=trained,
+                require_pretrained=trained,
+                pretrained_text=False,
+                force_quick_gelu=tag.get("quick_gelu", False),
+                force_preprocess_cfg={key: tag[key] for key in PIXELS if key in tag},
+                text_cfg=text,
+            )
+        if shape:
+            open_clip.model.set_model_preprocess_cfg(
+                model, model.visual.preprocess_cfg | {"resize_mode": SHAPES[shape]}
+            )
+        preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        model = model.to(device)
     except BackboneError:
         raise
     except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
@@ -204,24 +234,24 @@ def load_clip(
             f"{name}: needs the package {error.name!r}; install it with: pip install 'sdmad_lite[hf]'"
         ) from error
     except Exception as error:
-        raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error, name, pretrained)}") from error
+        raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error)}") from error
+    # in full, so that a saved detector finds them from another folder too
+    name = f"local-dir:{folder.absolute()}" if folder and name != "embedded" else name
+    pretrained = str(Path(weights).absolute()) if weights and not tag else pretrained
     return Backbone(model, preprocess, tokenizer, name, pretrained, shape)
 
 
-def _tag(name: str, pretrained: str | None) -> dict:
-    """What open_clip knows of a model's weights by their tag; nothing of a file."""
-    return open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else {}
-
-
-def _check_name(name: str, pretrained: str | None) -> None:
-    """Refuse names and tags that open_clip has not, before anything is built or asked for."""
-    if name.replace("/", "-") not in open_clip.list_models():
+def _checked_tag(name: str, pretrained: str | None) -> dict:
+    """What open_clip knows of weights by their tag, nothing of a file; refuses names and tags that it has not."""
+    known = name.replace("/", "-")
+    if known not in open_clip.list_models():
         raise BackboneError(
             f"unknown model {name!r}: use 'embedded', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
             "'hf-hub:ORGANISATION/NAME'"
         )
-    if pretrained == "random" or _tag(name, pretrained) or (pretrained and Path(pretrained).is_file()):
-        return
-    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))) or "none"
+    tag = open_clip.get_pretrained_cfg(known, pretrained) if pretrained else {}
+    if tag or pretrained == "random" or (pretrained and Path(pretrained).is_file()):
+        return tag
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(known)) or "none"
     wrong = f"pretrained={pretrained!r} is no file and no tag" if pretrained else "say which weights"
     raise BackboneError(f"{name}: {wrong}; give pretrained=... a file, 'random', or a tag ({tags})")

@@ -27,39 +27,31 @@ TEXT_PATHS = (
 )
 
 
-def vision_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
-    """Transformer layers of the image tower, first to last.
+Blocks = nn.ModuleList | nn.Sequential
 
-    Raises:
-        BackboneError: it has none; `find_blocks` gives None instead.
-    """
+
+def vision_blocks(model: Any) -> Blocks:
+    """Transformer layers of the image tower, first to last; a BackboneError where it has none."""
     return _needed(model, "image")
 
 
-def text_blocks(model: Any) -> nn.ModuleList | nn.Sequential:
-    """Transformer layers of the text tower, first to last.
-
-    Raises:
-        BackboneError: it has none.
-    """
+def text_blocks(model: Any) -> Blocks:
+    """Transformer layers of the text tower, first to last; a BackboneError where it has none."""
     return _needed(model, "text")
 
 
-def find_blocks(model: Any, tower: str) -> nn.ModuleList | nn.Sequential | None:
+def find_blocks(model: Any, tower: str) -> Blocks | None:
     """Transformer layers of a tower ("image" or "text"), all of one width, or None where it has no such list."""
+    modules = dict(model.named_modules())
     for path in IMAGE_PATHS if tower == "image" else TEXT_PATHS:
-        try:
-            blocks = model.get_submodule(path)
-        except AttributeError:
-            continue
-        if isinstance(blocks, (nn.ModuleList, nn.Sequential)) and len(blocks):
-            widths = {_width(block) for block in blocks}
-            if len(widths) == 1 and None not in widths:
-                return blocks
+        blocks = modules.get(path)
+        widths = {_width(block) for block in blocks} if isinstance(blocks, Blocks) else set()
+        if len(widths) == 1 and None not in widths:
+            return blocks
     return None
 
 
-def _needed(model: Any, tower: str) -> nn.ModuleList | nn.Sequential:
+def _needed(model: Any, tower: str) -> Blocks:
     blocks = find_blocks(model, tower)
     if blocks is None:
         part = model.get_submodule("visual") if tower == "image" else getattr(model, "text", model)
@@ -73,24 +65,23 @@ def _needed(model: Any, tower: str) -> nn.ModuleList | nn.Sequential:
 
 def block_width(block: nn.Module) -> int:
     """Width of the tokens that pass through a transformer layer."""
-    width = _width(block)
-    if width is None:
+    if (width := _width(block)) is None:
         raise BackboneError(f"{type(block).__name__}: has no normalisation of tokens; it is no transformer layer")
     return width
 
 
 def _width(block: nn.Module) -> int | None:
     """The size of the outermost normalisation of tokens: those further in may be of heads or of the hidden layer."""
-    norms = {
-        name: module.weight.shape[0]
-        for name, module in block.named_modules()
+    weights = {
+        name.count("."): module.weight
+        for name, module in reversed(list(block.named_modules()))  # of those equally far out the first counts
         if "norm" in type(module).__name__.lower()
         and not hasattr(module, "running_mean")
         and not hasattr(module, "num_groups")
         and getattr(module, "weight", None) is not None
         and module.weight.ndim == 1
     }
-    return norms[min(norms, key=lambda name: name.count("."))] if norms else None
+    return len(weights[min(weights)]) if weights else None
 
 
 class _Skip(nn.Module):

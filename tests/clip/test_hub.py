@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tiny_models import BPE, KINDS, NATIVE, Models, write_tokenizer, write_weights
 from torch import nn
 
+from sdmad_lite.clip import hub
 from sdmad_lite.clip.backbone import EMBEDDED, load_clip
 from sdmad_lite.errors import BackboneError
 
@@ -233,6 +234,47 @@ def test_a_cached_model_is_used_offline_and_a_missing_one_refused_quickly(names,
     assert constants.HF_HUB_OFFLINE == (network == "HF_HUB_OFFLINE")  # as the user had it
     assert torch.equal(cached.encode_texts(TEXTS), load_clip(names["biomedclip"], device="cpu").encode_texts(TEXTS))
     listener.close()
+
+
+def test_only_what_the_cache_lacks_is_asked_for(names, cache, monkeypatch):
+    """The hub gives the weights as .bin alone; after that nothing is asked."""
+    model, asked = _path(names["openai"]), []
+    put(cache, "org/clip", [model / "open_clip_config.json", model / "bpe.txt.gz"])
+    state = load_clip(names["openai"], device="cpu").model.state_dict()
+    real = hub.hf_hub_download
+
+    def download(repository, name, revision=None, local_files_only=False):
+        if not local_files_only:
+            asked.append(name)
+            if name.endswith(".bin"):
+                torch.save(state, next(cache.glob("*/snapshots/*")) / name)
+        return real(repository, name, revision=revision, local_files_only=True)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_answers", lambda address: True)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    for _ in range(2):
+        loaded = load_clip("hf-hub:org/clip", device="cpu").model.state_dict()
+        assert all(torch.equal(loaded[name], state[name]) for name in state)
+        assert asked == ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+
+
+@pytest.mark.parametrize("device", [0, "0", "cuda:99", "gpu", True, -1])
+def test_a_device_that_is_not_there_is_refused_by_name(device):
+    with pytest.raises(BackboneError, match=f"device {device!r}: .*give cpu"):
+        load_clip(device="99" if device in (0, "0") and torch.accelerator.is_available() else device)
+
+
+def test_a_backbone_is_known_by_all_its_weights_and_its_pixels(names, tmp_path):
+    shutil.copytree(_path(names["openai"]), tmp_path / "f")
+    name, config = f"local-dir:{tmp_path / 'f'}", json.loads((tmp_path / "f" / "open_clip_config.json").read_text())
+    model = load_clip(name, device="cpu")
+    before, config["preprocess_cfg"] = model.identity, {"interpolation": "bilinear"}
+    model.model.token_embedding.weight[-1, -1] += 1  # beyond the start that the fingerprint hashes
+    write_weights(model.model, tmp_path / "f" / "open_clip_model.safetensors")
+    (tmp_path / "f" / "open_clip_config.json").write_text(json.dumps(config))
+    after = load_clip(name, device="cpu").identity
+    assert all(before[what] != after[what] for what in ("weights", "preprocessing"))
 
 
 def _path(name: str) -> Path:
