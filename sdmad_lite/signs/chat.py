@@ -8,7 +8,6 @@ reason, and kept on disk. The key is sent to the server and shown nowhere.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
 import re
@@ -31,6 +30,8 @@ from .rules import short
 openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
 Form = Literal["json_schema", "json_object", "text"]
 FORMS: tuple[Form, ...] = get_args(Form)
+# servers on this machine, which are never asked through a proxy
+LOCAL = re.compile(r"(?:.+\.)?localhost|127\.[\d.]+|0\.0\.0\.0|\[(?:::1?|::ffff:7f[\da-f]{2}:[\da-f]+)\]")
 MAX_ANSWER, MAX_TOKENS = 1_000_000, 2000  # bytes of a response, tokens of an answer
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class Chat:
                     self.form = FORMS[FORMS.index(self.form) + 1]
                     continue
                 reason, todo = short(self._clean(error.__cause__ or error), 400), "refused"
-                if (proxies := _named("proxy")) and not _local(self.settings.base_url.host or ""):
+                if (proxies := _named("proxy")) and not LOCAL.fullmatch(self.settings.base_url.host or ""):
                     reason += f", through the proxy of {proxies}"
                 if type(error) is openai.APIConnectionError:
                     todo = "no_server"
@@ -150,18 +151,10 @@ def _named(kind: str) -> str:
     return ", ".join(name for name in os.environ if name.upper() in PROMPTS["environment"][kind])
 
 
-def _local(host: str) -> bool:
-    """Whether a server is on this machine; it is never asked through a proxy."""
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host.strip("[]"))
-        return address.is_loopback or address.is_unspecified
-    return host == "localhost" or host.endswith(".localhost")
-
-
 def _http(host: str) -> Any:
     """What the requests are sent by."""
     try:
-        return openai.DefaultHttpxClient(follow_redirects=False, trust_env=not _local(host))
+        return openai.DefaultHttpxClient(follow_redirects=False, trust_env=not LOCAL.fullmatch(host))
     except Exception as error:  # of many kinds: the client reads proxies and certificates from the environment
         kind = "socks" if isinstance(error, ImportError) else "certificates" if isinstance(error, OSError) else "proxy"
         raise GenerationError(f"{host}: {_named(kind)} {PROMPTS[kind]}") from None

@@ -152,15 +152,9 @@ def sign_prompt(
 def usable_signs(
     answer: object, category: str | None, categories: Iterable[str], count: int, language: str = "English"
 ) -> tuple[list[Sign], list[str]]:
-    """What can be used of an answer: the signs, and why others are left out.
+    """What can be used of an answer, text or data, for a category or for normal (None): signs, and why others are not.
 
-    Args:
-        answer: text or data from outside.
-        category: one of `categories` of the bank, None for normal signs.
-        count: how many signs were asked for; more are left out, four times as many are refused.
-
-    Raises:
-        BadAnswer: fewer signs can be used than a bank needs; says why.
+    More signs than `count` are left out. Raises BadAnswer: fewer can be used than a bank needs; says why.
     """
     listed = entries(answer, category, categories)
     if listed is None or len(listed) > 4 * count + 10:
