@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """Fit, select, evaluate and report on a folder of images."""
     from .evaluation.experiment import BOTH_STAGES, eligible_split, run_experiment
-    from .evaluation.protocols import figure_text
+    from .evaluation.protocols import figure_text, remarks
     from .show.report import write_report
 
     bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
@@ -44,6 +44,8 @@ def run(
         experiment = run_experiment(train, test, bank, model.load(), shots, seeds, progress=not output.quiet)
         write_report(folder, experiment, Path(source.data).resolve().name, len(train), left_out, unused)
     macro, report = experiment.mean(BOTH_STAGES).macro(), str(Path(out).resolve() / "report.html")
+    for line in remarks(experiment.mean(BOTH_STAGES), draws):
+        remark(line)
     ends = {end: asdict(row) for end, row in zip(("mean", "low", "high"), macro, strict=True)}
     text = f"mAP {figure_text(*(row.ap for row in macro))} over {macro[0].categories} categories, {draws} draws"
     told = {"macro": ends, "left_out": left_out, "report": report, "notice": NOTICE}
@@ -142,7 +144,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
-    from .evaluation.protocols import bootstrap
+    from .evaluation.protocols import bootstrap, remarks
     from .evaluation.seen_images import unseen
     from .show.answers import scores_by_protocol
 
@@ -161,6 +163,8 @@ def evaluate(
     columns, patients, progress = [known.index(c) for c in table.categories], list(table.patients()), not output.quiet
     scores = fitted.predict_proba(table.images, progress=progress)[:, columns], table.labels, table.categories
     result = bootstrap(*scores, fitted.thresholds_[columns], patients, resamples, seed, progress=progress)
+    for line in remarks(result):
+        remark(line)
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
     told |= {"remarks": output.remarks, "notice": NOTICE}
     if out:

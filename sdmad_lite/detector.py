@@ -27,7 +27,7 @@ from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, inst
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
-from .errors import DataError, DetectorError, SDMADError, noting, warn
+from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main
 from .running import RunConfig, own_device, remove_checkpoint
@@ -88,6 +88,8 @@ class SDMAD:
         run: RunConfig | None = None,
         random_state: int = 0,
     ):
+        if not isinstance(bank, (SignBank, str, Path)):
+            raise BankError(f"bank: expected a SignBank, a name or a path, not {type(bank).__name__}")
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         self.adapters, self.alignment = adapters or AdapterConfig(), alignment or AlignmentConfig()
         self.selection, self.evidence = selection or SelectionConfig(), evidence or EvidenceConfig()
@@ -165,6 +167,8 @@ class SDMAD:
 
     def fit_table(self, table: ImageTable, *, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
         """`fit` on the rows of a table with the bank's categories."""
+        if not isinstance(table, ImageTable):
+            raise DataError(f"table: expected what load_data gives, not {type(table).__name__}; fit takes images")
         if tuple(table.categories) != tuple(self.bank.categories):
             raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
         return self.fit(table.images, table.labels, progress=progress, checkpoint=checkpoint)

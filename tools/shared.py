@@ -13,7 +13,8 @@ def one_thread() -> None:
 
 def number(row: dict) -> str:
     """A mean with its interval, where there is one."""
-    return f"{row['mean']:.3f}" + ("" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]")
+    low, high = (row[end] if row[end] is None else min(max(row[end], 0), 1) for end in ("low", "high"))
+    return f"{row['mean']:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def difference(row: dict) -> str:

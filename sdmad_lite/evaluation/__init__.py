@@ -7,9 +7,9 @@ what to compare with; `experiment.py` is the whole path; `episodes.py` and `seen
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .episodes import Episodes, draw_episodes, load_episodes
 from .experiment import Experiment, Settings, eligible, eligible_split, run_experiment
-from .protocols import Evaluation, Interval, Paired, bootstrap, evaluate, mean_interval, over_draws, paired
+from .protocols import Evaluation, Interval, Paired, bootstrap, evaluate, mean_interval, over_draws, paired, remarks
 from .sealed import SealedTest
 
 __all__ = ["ON_FEATURES", "Episodes", "Evaluation", "Experiment", "Interval", "Method", "Paired", "Predictor", "Query"]
 __all__ += ["SealedTest", "Settings", "Support", "bootstrap", "draw_episodes", "eligible", "evaluate"]
-__all__ += ["eligible_split", "load_episodes", "mean_interval", "over_draws", "paired", "run_experiment"]
+__all__ += ["eligible_split", "load_episodes", "mean_interval", "over_draws", "paired", "remarks", "run_experiment"]

@@ -158,7 +158,7 @@ def _score(score: np.ndarray, positive: np.ndarray, among: np.ndarray, threshold
     y, s = positive[among], score[among]
     auroc = ap = None
     if 0 < y.sum() < len(y):
-        auroc, ap = float(metrics.roc_auc_score(y, s)), float(metrics.average_precision_score(y, s))
+        auroc, ap = float(metrics.roc_auc_score(y, s)), min(1.0, float(metrics.average_precision_score(y, s)))
     return Score(int(y.sum()), int((~y).sum()), auroc, ap, f1=None if threshold is None else _f1(y, s >= threshold))
 
 
@@ -188,20 +188,26 @@ def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | Non
     return found
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over support draws on one test set; with one draw the interval is (nan, nan)."""
-    x = np.asarray(values, dtype=np.float64)
+def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (0, 1)) -> tuple[float, float, float]:
+    """Mean and 95 % t-interval over support draws on one test set; with one draw the interval is (nan, nan).
+
+    Its ends stay within the `bounds` of the figure; differences of figures have (-1, 1).
+    """
+    given = np.asarray(values, dtype=np.float64)
+    x = np.clip(given, *bounds)
+    if (np.abs(given - x) > 1e-9).any():  # more than rounding
+        raise DataError(f"mean_interval: a value lies outside {bounds}; give the figure's own bounds")
     mean, half = float(x.mean()), float("nan")
     if len(x) > 1:
         half = float(student_t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return mean, mean - half, mean + half
+    return mean, float(np.maximum(mean - half, bounds[0])), float(np.minimum(mean + half, bounds[1]))
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     """Difference over the same draws; `better` only where the 95 % interval excludes zero."""
     if len(ours) != len(theirs):
         raise DataError(f"paired: {len(ours)} and {len(theirs)} draws; compare the same draws")
-    mean, low, high = mean_interval(np.asarray(ours) - np.asarray(theirs))
+    mean, low, high = mean_interval(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), bounds=(-1, 1))
     verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
     return Paired(difference=mean, low=low, high=high, draws=len(ours), verdict=verdict)
 
@@ -262,6 +268,19 @@ def _interval(trees: Sequence[Evaluation], over: Callable[[list], list]) -> Inte
         return first if isinstance(first, int) else type(first)(**combined([vars(tree) for tree in trees], end))
 
     return Interval(*(combined(trees, end) for end in range(3)))
+
+
+def remarks(result: Interval, draws: int | None = None) -> list[str]:
+    """What a reader must not miss: too few draws, and what is ranked backwards, its whole interval below chance."""
+    found = [f"too few draws: {draws}; an interval means something from five on"] if draws and draws < 5 else []
+    backwards: dict[str, list[str]] = {}
+    for protocol in PROTOCOLS:
+        for title, row in result.rows(protocol):
+            ends = [end.auroc for end in row]
+            if ends[2] is not None and ends[2] < 0.5:
+                backwards.setdefault(title, []).append(f"{figure_text(*ends)} in {protocol}")
+    lines = (f"{title} is ranked backwards: AUROC {', '.join(where)}" for title, where in backwards.items())
+    return found + [f"{line}; check its labels and signs" for line in lines]
 
 
 def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:

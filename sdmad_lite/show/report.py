@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
-from ..evaluation.protocols import figure_text, over_draws
+from ..evaluation.protocols import figure_text, over_draws, remarks
 from ..explain import CategoryExplanation
 from ..files import NOTICE, write_text
 from . import plots
@@ -55,6 +55,7 @@ def write_report(
     }
     subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
     known = {"subgroups": subgroups, "methods": methods, "left_out": left_out, "data": data, "notice": NOTICE}
+    known["remarks"] = remarks(result, len(experiment.seeds))
     signs = sign_table(experiment)
     write_json(folder / "metrics.json", vars(result) | known)
     write_json(folder / "signs.json", signs)

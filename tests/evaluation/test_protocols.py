@@ -17,6 +17,7 @@ from sdmad_lite.evaluation.protocols import (
     mean_interval,
     over_draws,
     paired,
+    remarks,
 )
 
 #                    A    B     what it shows
@@ -162,9 +163,28 @@ def test_bad_input_is_named(scores, labels, categories, named):
 
 
 def test_interval_by_hand():
-    """1, 2, 3: mean 2, deviation 1, t of 2 degrees of freedom 4.302653; half width 4.302653 / sqrt 3."""
-    half = 4.302653 / math.sqrt(3)
-    assert mean_interval([1, 2, 3]) == pytest.approx((2, 2 - half, 2 + half), rel=1e-6)
+    """.4, .5, .6: mean .5, deviation .1, t of 2 degrees of freedom 4.302653; half width .4302653 / sqrt 3."""
+    half = 0.4302653 / math.sqrt(3)
+    assert mean_interval([0.4, 0.5, 0.6]) == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-6)
+
+
+@pytest.mark.parametrize("values", [[0.95, 1.0], [0.93, 1.0, 1.0, 1.0, 0.99], [0.0, 0.02], [1.0, 1.0]])
+def test_no_interval_leaves_the_bounds_of_its_figure(values):
+    mean, low, high = mean_interval(values)
+    assert 0 <= low <= mean <= high <= 1
+    assert paired(values, [0.0] * len(values)).high <= 1 and paired([0.0] * len(values), values).low >= -1
+    with pytest.raises(DataError, match="outside"):
+        mean_interval([*values, 1.1])
+
+
+def test_few_draws_and_a_category_ranked_backwards_get_a_line():
+    """B is ranked backwards in all six draws, A in none."""
+    draws = [evaluate(np.column_stack([LABELS[:, 0], -SCORES[:, 1]]), LABELS, ["A", "B"])] * 6
+    assert [line.split(":")[0] for line in remarks(over_draws(draws), 6)] == ["B is ranked backwards"]
+    few, backwards = remarks(over_draws(draws[:4]), 4)
+    assert few.startswith("too few draws: 4") and "0.000 [0.000, 0.000] in multilabel" in backwards
+    assert len(remarks(over_draws(draws[:1]), 1)) == 1
+    assert remarks(bootstrap(LABELS.astype(float), LABELS, "AB", None, range(6), resamples=9)) == []
 
 
 def test_one_draw_has_no_interval():
@@ -202,7 +222,7 @@ def test_over_draws_by_hand():
     over = over_draws(draws)
     mean, low, high = dict(over.rows("multilabel"))["A"]
     assert mean.auroc == pytest.approx(0.5)  # 7/9 and 2/9
-    assert [low.auroc, high.auroc] == pytest.approx([0.5 - 12.7062 * 2.5 / 9, 0.5 + 12.7062 * 2.5 / 9], rel=1e-5)
+    assert [low.auroc, high.auroc] == [0, 1]  # 0.5 -+ 12.7062 * 2.5 / 9 goes beyond both
     for end in (mean, low, high):
         assert (end.positives, end.negatives) == (3, 3)
     macro = over.mean.multilabel.macro
