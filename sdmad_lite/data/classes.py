@@ -14,56 +14,47 @@ import numpy as np
 
 from ..errors import DataError, note
 from .images import IMAGE_ENDINGS, PASSED, walk_images
-from .names import NORMAL, Names, find_normal, plain, to_categories
+from .names import NORMAL, Names, find_normal, plain, spelled
 from .paths import check_no_link, reading
-from .table import SPLITS, ImageTable
-
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-PARTS |= {"test": "test", "testing": "test"}
-"""Names of folders above the classes, and the part of the split that each is."""
+from .table import PARTS, ImageTable, table_of_classes
 
 
 def load_classes(
-    folder: str | Path, categories: Names = None, normal: str | None = None, drop_copies: bool = False
+    folder: str | Path, categories: Names = None, normal: str | None = None, others: Names = None
 ) -> ImageTable:
     """Read a folder with a subfolder per class, or with folders train, val and test that hold them, sorted by path.
 
-    Images may lie deeper. `categories` and `normal` are as in `load_data`. An image that stands in several parts of the
-    split is refused, or with `drop_copies` kept in the last of train, val, test that has it.
+    Images may lie deeper. The arguments are as in `load_data`.
 
     Raises:
-        DataError: no class folder, an empty one, an unknown name, no normal class, an image that is
-            normal and not, or in two parts of the split, or a link out of the folder.
+        DataError: no class folder, an empty one, an unknown name, no normal class, an image that is normal and not, or
+            a link out of the folder.
     """
     folder = Path(folder)
-    files = sorted(_walk(folder), key=lambda file: -["", *SPLITS].index(file[0]))  # the last part keeps its copies
-    names = sorted({name for _, name, _ in files})
-    normal_name = find_normal(folder, names, normal, categories)
-    if normal_name is None and normal != "":
+    files = list(_walk(folder))
+    one = spelled(folder, sorted({name for _, name, _ in files}), categories or ())
+    names = sorted(set(one.values()))
+    ask = categories is None or len(categories) > 0  # else nothing is asked of the labels
+    none = find_normal(folder, names, normal, categories) if ask else None
+    if none is None and normal != "" and ask:
         raise DataError(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
             f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
         )
     shown: dict[Path, set[str]] = defaultdict(set)  # the classes of an image, by the first file of its bytes
     splits: dict[Path, str] = {}
-    doubled: dict[Path, str] = {}
-    for (split, name, path), first in zip(files, _same_bytes(folder, [path for *_, path in files]), strict=True):
-        if splits.setdefault(first, split) == split:
-            shown[first].add(name)
-        else:
-            doubled[first] = f"{first.relative_to(folder)} ({splits[first]}) and {path.relative_to(folder)} ({split})"
-        if normal_name in shown[first] and len(shown[first]) > 1:
-            other = min(shown[first] - {normal_name})
-            raise DataError(f"{first}: is in {normal_name} and, byte for byte, in {other}; remove one of them")
-    if doubled and not drop_copies:
-        raise DataError(
-            f"{folder}: {len(doubled)} images stand in several parts of the split, such as "
-            f"{next(iter(doubled.values()))}; remove one of each, or load_classes(..., drop_copies=True)"
-        )
-    paths = tuple(sorted(shown))
-    labels = np.array([[name in shown[path] for name in names] for path in paths])
-    found, y = to_categories(folder, names, labels, normal_name, categories)
-    return ImageTable(paths, y, found, {"split": tuple(splits[path] for path in paths)} if any(splits.values()) else {})
+    for (split, name, _), first in zip(files, _same_bytes(folder, files), strict=True):
+        splits[first] = split
+        shown[first].add(one[name])
+        if none in shown[first] and len(shown[first]) > 1:
+            other = min(shown[first] - {none})
+            raise DataError(f"{first}: is in {none} and, byte for byte, in {other}; remove one of them")
+    paths = sorted(shown)
+    meta = {"split": tuple(splits[path] for path in paths)} if any(splits.values()) else {}
+    if not ask:
+        return ImageTable(tuple(paths), np.zeros((len(paths), 0), np.int64), (), meta)
+    labels = np.array([[name in shown[path] for name in names] for path in paths], dtype=np.int64)
+    return table_of_classes(folder, paths, names, labels, none, categories, others, meta)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -95,14 +86,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
             yield from ((PARTS[plain(level.name)] if splits else "", one.name, path) for path in paths)
 
 
-def _same_bytes(folder: Path, paths: Sequence[Path]) -> list[Path]:
-    """For each path, the first one of the same content. Only files of equal size are read."""
+def _same_bytes(folder: Path, files: Sequence[tuple[str, str, Path]]) -> list[Path]:
+    """For each file the first one of the same part and content. Only files of equal size are read."""
     with reading(folder, "change its permissions"):
-        sizes = [path.stat().st_size for path in paths]
+        sizes = [path.stat().st_size for *_, path in files]
         count = Counter(sizes)
         contents = [
-            (size, hashlib.sha256(path.read_bytes()).digest() if count[size] > 1 else b"")
-            for path, size in zip(paths, sizes, strict=True)
+            (split, size, hashlib.sha256(path.read_bytes()).digest() if count[size] > 1 else b"")
+            for (split, _, path), size in zip(files, sizes, strict=True)
         ]
-    first: dict[tuple[int, bytes], Path] = {}
-    return [first.setdefault(content, path) for content, path in zip(contents, paths, strict=True)]
+    first: dict[tuple[str, int, bytes], Path] = {}
+    return [first.setdefault(content, path) for content, (*_, path) in zip(contents, files, strict=True)]

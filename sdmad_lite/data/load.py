@@ -11,21 +11,28 @@ from .dicom import with_dicom_meta
 from .folder import load_folder
 from .names import Names
 from .npz import load_npz
+from .paths import reading
 from .table import ImageTable, check_split
 
+TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet")
+"""Endings of files that may be a table of labels."""
 
 @noting()
-def load_data(path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None) -> ImageTable:
+def load_data(
+    path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None, others: Names = None
+) -> ImageTable:
     """Read a folder with a `labels.csv`, a folder with a subfolder per class, or a `.npz` of MedMNIST form.
 
     Images may be DICOM; columns patient_id, sex, age and view that are missing come from headers that all state them.
 
     Args:
         categories: names that may occur, such as those of a sign bank: which to return, in which order; None for all
-            that are there. Case, `_` and `-` do not count in the names of classes.
+            that are there; () for images alone, whatever their labels. Case, blanks, `_` and `-` do not count in names.
         normal: name of the class or column of normal images; "" says that there is none; None recognises names such
             as normal, healthy and no finding.
         names: of the classes or columns of a `.npz`; None takes them from the JSON file beside it.
+        others: further findings of the data, beside `categories` and those of included banks. Images that show nothing
+            else are left out, for they are neither positive nor normal.
 
     Raises:
         DataError: none of these forms, or an error in the data; names the file and what to change.
@@ -35,18 +42,31 @@ def load_data(path: str | Path, categories: Names = None, normal: str | None = N
         raise DataError(f"{path}: no such file or folder; correct the path")
     ending = path.suffix.lower()
     if ending == ".npz" and not path.is_dir():
-        return load_npz(path, categories, normal, names)
+        return load_npz(path, categories, normal, names, others)
     if names is not None:
         raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")
     if not path.is_dir():
         advice = "give the folder that holds " + (f"it: {path.parent}" if ending == ".csv" else "the images")
         if ending in (".zip", ".tar", ".gz", ".tgz"):
             advice = "unpack it first: sdmad_datasets.unpack(archive, folder)"
+        if ending in TABLES[1:]:
+            advice = "save the table as labels.csv, and give the folder that holds it"
         raise DataError(f"{path}: is not a folder or a .npz file; {advice}")
-    if not os.path.lexists(path / "labels.csv") and not subfolders(path):
-        advice = "write a labels.csv, or sort the images into a subfolder for each class"
-        raise DataError(f"{path}: has no labels.csv and no subfolder; {advice}")
-    load = load_folder if os.path.lexists(path / "labels.csv") else load_classes
-    table = with_dicom_meta(load(path, categories, normal))
+    table = with_dicom_meta(_read(path, categories, normal, others))
     check_split(path, table)
     return table
+
+
+def _read(path: Path, *given) -> ImageTable:
+    if os.path.lexists(path / "labels.csv"):
+        return load_folder(path, *given)
+    with reading(path, "change its permissions"):
+        tables = sorted(file.name for file in path.iterdir() if file.suffix.lower() in TABLES)
+    advice = f"; it holds {tables[0]}: a table of labels is called labels.csv, with a column image" if tables else ""
+    try:
+        if not subfolders(path):
+            how = "write a labels.csv, or sort the images into a subfolder for each class"
+            raise DataError(f"{path}: has no labels.csv and no subfolder; {how}")
+        return load_classes(path, *given)
+    except DataError as error:
+        raise DataError(f"{error}{advice}") from None

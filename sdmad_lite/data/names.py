@@ -1,34 +1,77 @@
-"""Names of classes: which of them means normal, and which category of a bank each one is."""
+"""Names of classes and columns: which mean the same, which means normal, and which are no findings."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 
-import numpy as np
-
-from ..errors import DataError
+from ..errors import DataError, warn
 
 Names = Sequence[str] | None
 
 NORMAL = (
-    *("normal", "no finding", "no findings", "nofinding", "healthy", "control", "negative", "no tumor", "notumor"),
-    *("no tumour", "no disease", "good"),
+    *("normal", "no finding", "no findings", "healthy", "control", "negative", "no tumor", "no tumour", "no disease"),
+    "good",
 )
-"""Names taken for the normal class when the user names none; case, `_` and `-` do not count."""
+"""Names taken for the normal class when the user names none; in the form that `plain` leaves they are compared."""
+
+ABOUT_IMAGES = frozenset(
+    """age birth bmi body camera date day device exam female fold folder follow gender group height hospital icu id idx
+    index inpatient is male manufacturer model number old over path patient portable position quality row scanner set
+    sex site smoker source split study subset test time train training under unnamed up val valid validation view visit
+    weight width year years young""".split()
+)
+"""Words of columns that say who, when, where and how: a further column made of them alone is no finding."""
 
 
 def plain(name: str) -> str:
-    """Without what differs between the name of a folder and that of a category."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """Without what differs between two spellings: case, Unicode form, blanks, `_` and `-` (not between two numbers)."""
+    name = unicodedata.normalize("NFKC", str(name)).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", name))
+
+
+@cache
+def _known_findings() -> frozenset[str]:
+    """The categories of all included banks, plain."""
+    banks = (Path(__file__).parents[1] / "signs" / "banks").glob("*.json")
+    return frozenset(plain(c) for bank in banks for c in json.loads(bank.read_text(encoding="utf-8"))["categories"])
+
+
+def is_finding(name: str, others: Names, missing: Iterable[str] = ()) -> bool:
+    """Whether a class that is no category is a finding for certain.
+
+    It is if `others` name it, or an included bank does and it is no misspelt one of the `missing` categories.
+    """
+    known = plain(name) in _known_findings() and not nearest(name, missing)
+    return known or plain(name) in map(plain, others or ())
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """For the end of a message about an unknown name: the one that was meant, or all that are known."""
+    near = nearest(name, known := list(known), 0.6)
+    return f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+
+
+def nearest(name: str, known: Iterable[str], least: float = 0.8) -> str | None:
+    """The known name that this one may be meant for, if any is as near as `least`, from 0 to 1."""
     by_plain = {plain(other): other for other in known}
-    near = difflib.get_close_matches(plain(name), by_plain, 1)
-    return f"did you mean {by_plain[near[0]]!r}?" if near else f"known are {', '.join(by_plain.values())}"
+    near = difflib.get_close_matches(plain(name), by_plain, 1, least)
+    return by_plain[near[0]] if near else None
+
+
+def spelled(where, names: Sequence[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """Each name -> one spelling: the known one, else the first. Several spellings of one class are said."""
+    one = {plain(name): name for name in known}
+    found = {name: one.setdefault(plain(name), name) for name in names}
+    for name in dict.fromkeys(found.values()):
+        if len(forms := [repr(form) for form in found if found[form] == name]) > 1:
+            warn(f"{where}: {' and '.join(forms)} are taken for one class, {name}")
+    return found
 
 
 def find_normal(where, names: Sequence[str], normal: str | None, categories: Names = None) -> str | None:
@@ -40,10 +83,10 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Nam
     if normal == "":
         return None
     if normal is None:
-        known = {plain(c) for c in categories or ()}
-        found = [name for name in names if plain(name) in NORMAL and plain(name) not in known]
+        usual = {plain(name) for name in NORMAL} - {plain(c) for c in categories or ()}
+        found = [name for name in names if plain(name) in usual]
     else:
-        found = [normal] if normal in names else [name for name in names if plain(name) == plain(normal)]
+        found = [name for name in names if plain(name) == plain(normal)]
         if not found:
             raise DataError(f"{where}: no class is named {normal!r}; the classes are {', '.join(names)}")
     if len(found) > 1:
@@ -51,21 +94,6 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Nam
     return found[0] if found else None
 
 
-def to_categories(
-    where, names: Sequence[str], labels: np.ndarray, normal: str | None, categories: Names
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """C names and Y, (N, C): the columns without the normal one, named and ordered as `categories` if there are any.
-
-    `names` are of the K columns of `labels`, (N, K) in {0, 1}. A column that is no category is a DataError.
-    """
-    column = {name: i for i, name in enumerate(names) if name != normal}
-    if categories is not None:
-        spelled = {plain(c): c for c in categories}
-        if unknown := [name for name in column if plain(name) not in spelled]:
-            hint = suggest(unknown[0], categories)
-            raise DataError(f"{where}: class {unknown[0]!r} is no category; {hint} (normal= names the normal class)")
-        column = {spelled[plain(name)]: i for name, i in column.items()}
-        column = {c: column[c] for c in categories if c in column}
-    if not column:
-        raise DataError(f"{where}: the only class is {normal!r}; add images of the categories to detect")
-    return tuple(column), np.ascontiguousarray(labels[:, list(column.values())], dtype=np.int64)
+def about_images(name: str) -> bool:
+    """Whether the name of a column says that it describes images: sex, fold 1, age>60, Unnamed: 0."""
+    return ABOUT_IMAGES.issuperset(re.findall(r"[^\W\d_]+", name.casefold()))

@@ -14,23 +14,28 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .names import Names, find_normal, to_categories
+from .names import Names, find_normal, plain
 from .paths import reading
-from .table import SPLITS, ImageTable
+from .table import SPLITS, ImageTable, table_of_classes
 
 MAX_BYTES = 16 << 30
 """Of all arrays together; ChestMNIST at 224 pixels, the largest of its kind, has 5.6 GB."""
 
 
 def load_npz(
-    path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None, max_bytes=MAX_BYTES
+    path: str | Path,
+    categories: Names = None,
+    normal: str | None = None,
+    names: Names = None,
+    others: Names = None,
+    max_bytes: int = MAX_BYTES,
 ) -> ImageTable:
     """Read a `.npz` of MedMNIST form, train rows first; images are views into the arrays.
 
-    Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read. `categories` and `normal` are as in
-    `load_data`; more than `max_bytes` of arrays are refused. `names`, of the classes by number or of the columns, come
-    if left out from a JSON file of the same name beside the .npz: a list, or {"0": name, ...}, or either under
-    "labels", with "normal" beside it; without that file, from `categories` if their number fits.
+    Besides `train_`, `val_` and `test_`, plain `images` and `labels` are read. The arguments are as in `load_data`;
+    more than `max_bytes` of arrays are refused. `names`, of the classes by number or of the columns, come if left out
+    from a JSON file of the same name beside the .npz: a list, or {"0": name, ...}, or either under "labels", with
+    "normal" beside it.
 
     Raises:
         DataError: no such form, damaged, too large, object arrays, other dtypes, unknown or missing names.
@@ -39,6 +44,10 @@ def load_npz(
     arrays = _read(path, max_bytes)
     splits = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} & set(arrays)]
     parts = [_part(path, arrays, f"{split}_") for split in splits] or [_part(path, arrays, "")]
+    images = [image for x, _ in parts for image in x]
+    meta = {"split": tuple(np.repeat(splits, [len(x) for x, _ in parts]).tolist())} if splits else {}
+    if categories is not None and not categories:  # nothing is asked of the labels
+        return ImageTable(tuple(images), np.zeros((len(images), 0), np.int64), (), meta)
     if len({y.shape[1] for _, y in parts}) > 1:
         raise DataError(f"{path}: the parts have labels of different width; write all in one form")
     values = np.concatenate([y for _, y in parts])
@@ -46,7 +55,7 @@ def load_npz(
     if names is None:
         names, stated = _beside(path)
         normal = stated if normal is None else normal
-    y, names = _columns(path, values, names if names is not None else categories)
+    y, names = _columns(path, values, names)
     none = find_normal(path, names, normal, None if single else categories)
     if none is None and single and normal != "":
         raise DataError(
@@ -55,9 +64,7 @@ def load_npz(
         )
     if none is not None and (both := (y[:, names.index(none)] == 1) & (y.sum(1) > 1)).any():
         raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")
-    found, y = to_categories(path, names, y, none, categories)
-    meta = {"split": tuple(np.repeat(splits, [len(x) for x, _ in parts]).tolist())} if splits else {}
-    return ImageTable(tuple(image for x, _ in parts for image in x), y, found, meta)
+    return table_of_classes(path, images, names, y, none, categories, others, meta)
 
 
 def _part(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +105,7 @@ def _columns(path: Path, values: np.ndarray, names: Names) -> tuple[np.ndarray, 
             f"them), or write {path.with_suffix('.json').name} with a list of them"
         )
     names = [str(name) for name in names]
-    if len(set(names)) < len(names):
+    if len(set(map(plain, names))) < len(names):
         raise DataError(f"{path}: two classes have one name among {', '.join(names)}; rename one")
     return (values if many else np.eye(len(names), dtype=np.int64)[values[:, 0]]), names
 

@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import DataError
-from .names import plain
+from ..errors import DataError, warn
+from .names import Names, is_finding, plain, suggest
 
 META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
 """Columns of a labels.csv that describe an image and are not categories."""
 
 SPLITS = ("train", "val", "test")
 """Values of the column `split`."""
+
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PARTS |= {"test": "test", "testing": "test"}
+"""Each way to write them, as `plain` leaves it."""
 
 SUBGROUP_COLUMNS = ("view", "site", "sex")
 """Columns whose values are also scored apart: a model can read the view instead of the disease."""
@@ -93,6 +97,42 @@ class ImageTable:
         if self.has_patients:
             return np.asarray(self.meta["patient_id"])
         return np.asarray([f"row {i}" for i in range(len(self))])
+
+
+def table_of_classes(
+    where,
+    images: Sequence,
+    names: Sequence[str],
+    labels: np.ndarray,
+    normal: str | None,
+    categories: Names,
+    others: Names,
+    meta: dict[str, tuple[str, ...]],
+) -> ImageTable:
+    """A table of labels (N, K) in {0, 1} of K named classes: those of `categories`, in their order, if there are any.
+
+    `normal` is the class of normal images. Further classes may be the findings of an included bank and `others`: images
+    that show these alone are left out, with a remark. Any other class is a DataError.
+    """
+    column = {name: i for i, name in enumerate(names) if name != normal}
+    keep = np.full(len(labels), True)
+    if categories is not None:
+        known = {plain(c): c for c in categories}
+        own = {known[plain(name)]: i for name, i in column.items() if plain(name) in known}
+        beside = [name for name in column if plain(name) not in known]
+        missing = [c for c in categories if c not in own]
+        if unknown := [name for name in beside if not own or not is_finding(name, others, missing)]:
+            hint = f"{suggest(unknown[0], categories)} (normal= names the normal class, others= further findings)"
+            raise DataError(f"{where}: class {unknown[0]!r} is no category; {hint}")
+        keep = (labels[:, [column[name] for name in beside]].sum(1) == 0) | (labels[:, list(own.values())].sum(1) > 0)
+        if not keep.all():
+            alone = f"images show other findings alone ({', '.join(beside)}) and are left out"
+            warn(f"{where}: {(~keep).sum()} {alone}")
+        column = {c: own[c] for c in categories if c in own}
+    if not column:
+        raise DataError(f"{where}: the only class is {normal!r}; add images of the categories to detect")
+    y = np.ascontiguousarray(labels[:, list(column.values())], dtype=np.int64)
+    return ImageTable(tuple(images), y, tuple(column), meta).rows(np.flatnonzero(keep))
 
 
 def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, ImageTable]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad_lite.data import ImageTable, load_classes, load_data, load_folder, load_npz, read_image, split_train_test
+from sdmad_lite.data import ImageTable, load_data, load_folder, load_npz, read_image, split_train_test
 from sdmad_lite.errors import DataError, SDMADWarning
 
 
@@ -119,18 +119,39 @@ def test_hidden_files_and_notes_are_passed_over(tmp_path):
         assert len(load_data(tree(tmp_path, {**CLASSES, **extra, ".git/a.png": b"x"}))) == 4
 
 
-def test_copies_across_the_split_are_refused_or_dropped(tmp_path):
-    files = {"train/normal/a.png": 1, "train/Mass/b.png": 2, "test/normal/c.png": 1, "test/Mass/d.png": 3}
-    with pytest.raises(
-        DataError, match=r"1 images stand in several parts .*train/normal/a\.png \(train\).*drop_copies=True"
-    ):
-        load_data(tree(tmp_path, files))
-    got = load_classes(tmp_path, drop_copies=True)
-    assert {path.name: split for path, split in zip(got.images, got.meta["split"], strict=True)} == {
-        "b.png": "train",
-        "c.png": "test",
-        "d.png": "test",
-    }
+SPELLINGS = [("Mass", "mass"), ("Mass", "MASS "), ("Pleural_effusion", "pleural-effusion"), ("normal", "Normal")]
+SPELLINGS += [("Pleural_effusion", "PleuralEffusion"), ("\u00c9panchement", "E\u0301panchement")]
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+@pytest.mark.parametrize("parts", [("", ""), ("train/", "Testing/")])
+def test_two_spellings_of_a_class_are_joined_and_said(tmp_path, parts, one, other):
+    files = [f"{parts[0]}{name}/a.png" for name in dict.fromkeys(["normal", "Mass", one])]
+    tree(tmp_path, {name: value for value, name in enumerate([*files, f"{parts[1]}{other}/z.png"])})
+    for categories in (["pleural effusion", "mass", "\u00e9panchement"], None):
+        with pytest.warns(SDMADWarning, match="are taken for one class"):
+            got = shown(load_data(tmp_path, categories))
+        assert got[f"{other}/z.png"] == got[f"{one}/a.png"] and bool(got[f"{one}/a.png"]) == (one != "normal")
+
+
+def test_further_classes_are_left_out_where_they_are_known_or_named(tmp_path):
+    tree(tmp_path, {**CLASSES, "Hernia/a.png": 9, "Gout/a.png": 10})
+    with pytest.warns(SDMADWarning, match=r"2 images show other findings alone \(Gout, Hernia\)"):
+        assert len(load_data(tmp_path, ["Mass", "Pleural effusion"], others=["gout"])) == 4
+    with pytest.raises(DataError, match=r"class 'Gout' is no category; .*others="):
+        load_data(tmp_path, ["Mass", "Pleural effusion"])
+
+
+def test_images_alone_need_no_names(tmp_path):
+    assert load_data(tree(tmp_path / "set", {"some/a.png": 1, "more/b.png": 2}), ()).labels.shape == (2, 0)
+    assert load_data(npz(tmp_path / "set.npz", arrays([[0, 1], [1, 0]])), ()).meta["split"][0] == "train"
+
+
+@pytest.mark.parametrize("name", ["train.csv", "Labels.CSV", "set.xlsx"])
+def test_a_table_of_another_name_is_named(tmp_path, name):
+    tree(tmp_path, {name: b"id,Mass\n", "images/a.png": 1})
+    with pytest.raises(DataError, match=f"it holds {name}: a table of labels is called labels.csv"):
+        load_data(tmp_path, ["Mass"])
 
 
 WRONG = {
@@ -275,8 +296,8 @@ def test_numbered_classes_load_with_names(tmp_path, compressed, color):
 
 def test_several_findings_load(tmp_path):
     path = npz(tmp_path / "set.npz", arrays([[0, 1, 1], [0, 0, 0]]))
-    got = load_data(path, ["Edema", "Mass", "Effusion"])
-    assert got.categories == ("Edema", "Mass", "Effusion") and got.labels.tolist() == [[0, 1, 1], [0, 0, 0]] * 2
+    with pytest.raises(DataError, match=r"3 columns and need as many names, but none are given; give names="):
+        load_data(path, ["Edema", "Mass", "Effusion"])  # a bank says nothing of the order of columns
     got = load_data(path, ["Mass", "Edema", "Effusion"], names=["Edema", "Mass", "Effusion"])
     assert got.labels.tolist() == [[1, 0, 1], [0, 0, 0]] * 2
 
@@ -357,8 +378,8 @@ def test_names_that_do_not_fit_are_refused(tmp_path):
     path = npz(tmp_path / "set.npz", arrays([[0], [1]]))
     for given, named in (
         ({}, r"none are given; give names= .*set\.json"),
-        ({"categories": ["Mass"]}, "1 are given"),
-        ({"names": ["Mass", "Mass"]}, "one name"),
+        ({"categories": ["Mass"]}, "none are given"),
+        ({"names": ["Mass", "mass"]}, "one name"),
         ({"names": ["Mass", "Edema"]}, "no class is recognised as normal among Mass, Edema"),
         ({"names": ["Mass", "normal"], "categories": ["Masse"]}, "'Mass' is no category; did you mean 'Masse'"),
     ):

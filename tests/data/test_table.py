@@ -1,6 +1,6 @@
 """Folders of images: what loads, how support sets are drawn, and what each mistake is answered with."""
 
-import csv
+import contextlib
 import io
 from collections import Counter
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sdmad_lite.data import ImageTable, draw_support, load_folder, read_image, split_train_test
-from sdmad_lite.errors import DataError
+from sdmad_lite.errors import DataError, SDMADWarning
 
 KNOWN = ("Effusion", "Edema", "Mass")
 
@@ -23,10 +23,9 @@ def picture(value=100, size=(8, 8)) -> bytes:
 def write_folder(folder, header, *rows, images=("a.png", "b.png", "c.png", "d.png")):
     """A folder with four images and a labels.csv of these lines."""
     (folder / "images").mkdir(parents=True)
-    for name in images:
-        (folder / "images" / name).write_bytes(picture())
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header.split(","), *(row.split(",") for row in rows)])
+    for value, name in enumerate(images):
+        (folder / "images" / name).write_bytes(picture(value))
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return folder
 
 
@@ -63,13 +62,78 @@ def test_without_a_bank_every_other_column_is_a_category(tmp_path):
     assert got.categories == ("Pleural effusion", "Rare thing") and got.meta == {"age": ("50",)}
 
 
-def test_what_spreadsheets_write_loads(tmp_path):
-    """A byte-order mark, Windows line ends, blanks around cells, quotes, and empty lines."""
-    folder = write_folder(tmp_path / "set", "image,Mass")
-    text = '\ufeffimage , Mass\r\nimages/a.png, 1 \r\n\r\n,\r\n"images/b.png",0\r\n'
-    (folder / "labels.csv").write_bytes(text.encode("utf-8"))
-    got = load_folder(str(folder), KNOWN)
-    assert [p.name for p in got.images] == ["a.png", "b.png"] and got.labels.tolist() == [[1], [0]]
+PLAIN = "image,Mass,patient_id\nimages/a.png,1,p1\nimages/é.png,0,p2\n"
+FORMS = {
+    "blanks, empty lines": PLAIN.replace(",", " , ").replace("\n", "\r\n\r\n,\r\n"),
+    "sep=": "sep=;\r\n" + PLAIN.replace(",", ";"),
+    "semicolons": PLAIN.replace(",", ";").replace(";1;", ";1,0;").replace(";0;", ";0,00;"),
+    "tabs": PLAIN.replace(",", "\t"),
+    "bars, old Mac": PLAIN.replace(",", "|").replace("\n", "\r"),
+    "index of pandas": ",image,Mass,patient_id\n7,images/a.png,1,p1\n3,images/é.png,0,p2\n",
+    "index twice": "Unnamed: 0.1,Unnamed: 0,image,Mass,patient_id\n0,0,images/a.png,1.0,p1\n1,1,images/é.png,0.0,p2\n",
+    "empty columns and rows": PLAIN.replace("\n", ",,\n") + ",,,,\n,,\n",
+    "short rows": "image,Mass,patient_id,,\nimages/a.png,1,p1\nimages/é.png,0,p2\n",
+    "Windows": PLAIN.replace("/", "\\"),
+    "other spelling": PLAIN.replace("image,Mass,patient_id", "Image,MASS ,PatientID"),
+    "letter in two": PLAIN.replace("é", "e\u0301"),
+    "everything quoted": PLAIN.replace(",", '","').replace("\n", '"\n"')[:-1].join(['"', ""]),
+    "end of DOS": PLAIN + "\x1a",
+    "empty options": PLAIN.replace("\n", ",\n").replace("_id,", "_id,split"),
+}
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_spreadsheets_write_loads(tmp_path, form, coding):
+    folder = write_folder(tmp_path / "set", "", images=("a.png", "é.png"))
+    if (coding, form) == ("cp1252", "letter in two"):
+        return
+    (folder / "labels.csv").write_bytes(FORMS[form].encode(coding))
+    with pytest.warns(SDMADWarning, match="cp1252") if coding == "cp1252" else contextlib.nullcontext():
+        got = load_folder(str(folder), KNOWN)
+    assert [p.name for p in got.images] == ["a.png", "é.png"] and got.labels.tolist() == [[1], [0]]
+    assert got.meta == {"patient_id": ("p1", "p2")}
+
+
+@pytest.mark.parametrize("words", ["TRUE FALSE", "yes no", "Wahr Falsch", "1.0 0,0"])
+def test_words_of_programs_are_labels_and_said(tmp_path, words):
+    true, false = words.split()
+    folder = write_folder(tmp_path / "set", "image;Mass", f"images/a.png;{true}", f"images/b.png;{false}")
+    said = contextlib.nullcontext() if "0" in words else pytest.warns(SDMADWarning, match="2 cells are read as 1 or 0")
+    with said:
+        assert load_folder(folder, KNOWN).labels.tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize("word", ["Train", "TEST", "validation", "valid", "Testing"])
+def test_parts_of_a_split_may_be_spelled_otherwise(tmp_path, word):
+    folder = write_folder(tmp_path / "set", "image,Mass,Split", f"images/a.png,1,{word}")
+    assert load_folder(folder, KNOWN).meta["split"][0] == {"t": "train", "v": "val"}.get(word[0].lower(), "") or "test"
+
+
+def test_images_without_labels_load_where_none_are_asked_for(tmp_path):
+    folder = write_folder(tmp_path / "set", "image,Mass,split", "images/a.png,unknown,test")
+    got = load_folder(folder, ())
+    assert got.labels.shape == (1, 0) and got.meta == {"split": ("test",)}
+
+
+@pytest.mark.parametrize("column", ["male", "fold", "is_train", "age>60", "Fold 3", "portable"])
+def test_a_description_is_no_finding(tmp_path, column):
+    folder = write_folder(tmp_path / "set", f"image,Mass,{column},remark", "images/a.png,1,0,x", "images/b.png,0,1,")
+    for categories in (KNOWN, None):
+        with pytest.warns(SDMADWarning, match=f"passed over, no findings: the columns {column}, remark"):
+            got = load_folder(folder, categories)
+        assert got.categories == ("Mass",) and got.labels.tolist() == [[1], [0]]
+
+
+def test_images_that_show_further_findings_alone_are_left_out(tmp_path):
+    """A finding of an included bank is known; another one is asked for by name."""
+    rows = "images/a.png,1,1", "images/b.png,0,1", "images/c.png,0,0"
+    for other, others in {"Hernia": None, "Gout": ["gout"]}.items():
+        folder = write_folder(tmp_path / other, f"image,Mass,{other}", *rows)
+        with pytest.warns(SDMADWarning, match=rf"1 images show other findings alone \({other}\) and are left out"):
+            assert load_folder(folder, KNOWN, others=others).labels.tolist() == [[1], [0]]
+    with pytest.warns(SDMADWarning, match="passed over"):
+        assert load_folder(folder, KNOWN, others=[]).labels.tolist() == [[1], [0], [0]]
 
 
 def test_rows_keep_images_labels_and_meta_together():
@@ -190,18 +254,23 @@ BAD = {
     "header alone": (["image,Mass"], "has no rows"),
     "header and empty lines": (["image,Mass", ",", ""], "has no rows"),
     "no image column": (["picture,Mass", "images/a.png,1"], "no column 'image'; the columns are picture, Mass"),
-    "semicolons": (["image;Mass", "images/a.png;1"], "no column 'image'"),
     "column twice": (["image,Mass,Mass", "images/a.png,1,1"], "column 'Mass' stands twice"),
-    "unknown column": (["image,Mass,Fracture", "images/a.png,1,0"], "unknown column 'Fracture'; known are image.*Mass"),
+    "unknown column": (["image,Mass,Gout", "images/a.png,1,0"], "column 'Gout' holds 0 and 1 .*others= if .*others="),
+    "two spellings of a column": (["image,Mass,mass", "images/a.png,1,1"], "column 'Mass' stands twice"),
+    "no name for a column": (["image,Mass,", "images/a.png,1,0", "images/b.png,1,0"], "column 3 .* '0' on line 2"),
+    "control character": (["\0image,Mass", "images/a.png,1"], r"line 1: '\\x00image' holds a control character"),
     "misspelt category": (["image,Efusion", "images/a.png,1"], "unknown column 'Efusion'; did you mean 'Effusion'"),
-    "misspelt meta": (["image,Mass,patientid", "images/a.png,1,p"], "'patientid'; did you mean 'patient_id'"),
+    "misspelt meta": (["image,Mass,patient", "images/a.png,1,p"], "'patient'; did you mean 'patient_id'"),
     "no category": (["image,patient_id", "images/a.png,p1"], "no category column; expected some of Effusion, Edema"),
     "too few cells": ([*GOOD, "images/c.png,1"], "line 4: 2 cells, but the header has 3"),
     "too many cells": ([*GOOD, "images/c.png,1,p3,0"], "line 4: 4 cells, but the header has 3"),
     "label 2": ([*GOOD, "images/c.png,2,p3"], "line 4, column Mass: '2' is not 0 or 1"),
     "label missing": ([*GOOD, "images/c.png,,p3"], "line 4, column Mass: '' is not 0 or 1"),
-    "label in words": ([*GOOD, "images/c.png,yes,p3"], "line 4, column Mass: 'yes' is not 0 or 1"),
-    "label 1.0": ([*GOOD, "images/c.png,1.0,p3"], "line 4, column Mass: '1.0' is not 0 or 1"),
+    "label in words": ([*GOOD, "images/c.png,maybe,p3"], "line 4, column Mass: 'maybe' is not 0 or 1"),
+    "label after a longer row": (
+        ["image,Mass,site", '"images/a.png",1,"two\nlines"', "images/b.png,2,"],
+        "line 4, column Mass: '2' is not",
+    ),
     "same image twice": ([*GOOD, "images/a.png,0,p3"], "line 4: images/a.png stands already on line 2"),
     "same image by a detour": ([*GOOD, "images/../images/a.png,0,p3"], "line 4: .*a.png stands already on line 2"),
     "missing image": ([*GOOD, "images/zz.png,0,p3"], "line 4: no such image file images/zz.png"),
@@ -209,11 +278,11 @@ BAD = {
     "no image name": ([*GOOD, ",0,p3"], "line 4: the image column is empty"),
     "image outside": ([*GOOD, "../other.png,0,p3"], r"line 4: \.\./other.png lies outside the data folder"),
     "text for an image name": ([*GOOD, "long report " * 40 + ",0,p3"], "line 4: no such image file long report"),
-    "zero byte in a name": ([*GOOD, "images/a\0.png,0,p3"], "line 4: no such image file"),
+    "zero byte in a name": ([*GOOD, "images/a\0.png,0,p3"], r"line 4: 'images/a\\x00\.png' holds a control"),
     "no patient": ([*GOOD, "images/c.png,0,"], "line 4: the patient_id is empty"),
     "bad split": (
-        ["image,Mass,split", "images/a.png,1,train", "images/b.png,0,valid"],
-        "line 3, column split: 'valid' is not train, val or test",
+        ["image,Mass,split", "images/a.png,1,train", "images/b.png,0,dev"],
+        "line 3, column split: 'dev' is not train, val or test",
     ),
     "patient in both splits": (
         ["image,Mass,patient_id,split", "images/a.png,1,p7,train", "images/b.png,0,p7,test"],
