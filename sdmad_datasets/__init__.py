@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from sdmad_lite.data import ImageTable
+from sdmad_lite.data import ImageTable, without_copies
 from sdmad_lite.errors import DataError
 
 from . import chest, covid, fastmri, folders, fundus, medfm, medmnist, vindr
@@ -43,12 +43,13 @@ def options(name: str) -> dict[str, object]:
     return {parameter.name: parameter.default for parameter in parameters}
 
 
-def load_dataset(name: str, folder: str | Path, **choices) -> ImageTable:
+def load_dataset(name: str, folder: str | Path, drop_copies: bool | None = None, **choices) -> ImageTable:
     """Read the labels of a public set from its own files; images are opened only when they are used.
 
     Args:
         name: key of DATASETS.
         folder: where the set lies, laid out as `DATASETS[name].tree` shows.
+        drop_copies: as for `load_data`; None looks for no copies, since that opens all images.
         **choices: see `options(name)`. Every set knows `official_split`: False leaves the set's own split out of
             `meta`, and patients are then halved at random by `split_train_test`. Sets with label files know
             `missing`: "skip" loads what is there of a set that was fetched in part.
@@ -70,9 +71,10 @@ def load_dataset(name: str, folder: str | Path, **choices) -> ImageTable:
         raise entry.error(folder, "no such folder")
     try:
         rows = entry.read(entry, folder, **choices)
-        return table_of(entry, folder, rows, choices.get("official_split", True))
+        table = table_of(entry, folder, rows, choices.get("official_split", True))
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error}); check the rights of its folders") from None
+    return table if drop_copies is None else without_copies(entry.title, table, drop_copies)[0]
 
 
 def boxes(name: str, folder: str | Path) -> list[Box]:

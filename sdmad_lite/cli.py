@@ -101,11 +101,12 @@ def in_options(text: str, command: Any) -> str:
         name, value = match.groups()
         if name not in options:
             return match[0]
+        value = "''" if value == "[]" else value
         off = options[name].secondary_opts if value == "False" else []
         shown = "" if value in (None, "...", "True", "False") else f" {value}"
         return (off or options[name].opts)[0] + (shown if shown == " ''" else shown.replace("'", ""))
 
-    return re.sub(r"(?<![^\s(])([a-z_]+)=('[^']*'|True|False|\.\.\.|\w+)?", say, text)
+    return re.sub(r"(?<![^\s(])([a-z_]+)=('[^']*'|\[\]|True|False|\.\.\.|\w+)?", say, text)
 
 
 def answer(data: dict, text: str, code: int = 0) -> None:

@@ -17,7 +17,7 @@ import sdmad_lite as sd
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, new_folder, world, write_text
-from .options import Asked, Detector, Device, Images, Model, Part, Scoring, Source, Stage1, Task
+from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task
 
 
 @command(app, "run", "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report")
@@ -28,27 +28,30 @@ def run(
     model: Model,
     draws: Annotated[int, Option(min=1, help="support draws")] = 5,
     min_positives: Annotated[int, Option(help="that a category needs in train and in test")] = 15,
+    drop_copies: DropCopies = False,
 ) -> None:
     """Fit, select, evaluate and report on a folder of images."""
+    from .data import without_copies
     from .evaluation.experiment import BOTH_STAGES, eligible_split, run_experiment
     from .evaluation.protocols import figure_text, remarks
     from .show.report import write_report
 
     bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
     table, least = task.chosen(source.table(bank.categories)), None if task.categories else min_positives
+    table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
     train, test, left_out = eligible_split(table, shots, least, task.seed)
     for category, why in left_out.items():
         remark(f"left out: {category} ({why})")
     bank, unused = bank.restricted(list(train.categories)), len(table) - len(train) - len(test)
     with new_folder(out, "metrics.json") as folder:
         experiment = run_experiment(train, test, bank, model.load(), shots, seeds, progress=not output.quiet)
-        write_report(folder, experiment, Path(source.data).resolve().name, len(train), left_out, unused)
+        write_report(folder, experiment, Path(source.data).resolve().name, len(train), left_out, unused, copies)
     macro, report = experiment.mean(BOTH_STAGES).macro(), str(Path(out).resolve() / "report.html")
     for line in remarks(experiment.mean(BOTH_STAGES), draws):
         remark(line)
     ends = {end: asdict(row) for end, row in zip(("mean", "low", "high"), macro, strict=True)}
     text = f"mAP {figure_text(*(row.ap for row in macro))} over {macro[0].categories} categories, {draws} draws"
-    told = {"macro": ends, "left_out": left_out, "report": report, "notice": NOTICE}
+    told = {"macro": ends, "left_out": left_out, "copies": copies, "report": report, "notice": NOTICE}
     answer(told, f"{text}\n{NOTICE}\nreport: {report}")
 
 
@@ -59,8 +62,10 @@ def fit(
     out: Annotated[str, Option(help="folder of the detector; an earlier detector there is replaced")],
     stage1: Stage1,
     model: Model,
+    drop_copies: DropCopies = False,
 ) -> None:
     """Fit a detector on a support set, and save it."""
+    from .data import without_copies
     from .evaluation.seen_images import write_seen
     from .show.answers import signs_by_category
 
@@ -69,10 +74,11 @@ def fit(
     if missing := [c for c in bank.categories if c not in table.categories]:
         remark(f"left out, not in the data or not asked for: {', '.join(missing)}")
     support = table.rows(sd.draw_support(table, task.shots, task.seed)) if task.shots else table
+    support, _ = without_copies(source.data, support, drop_copies, not output.quiet)
     detector = stage1.detector(bank.restricted(list(table.categories)), model.load(), task.seed)
     with new_folder(out, "detector.json") as folder:
         detector.fit_table(support, progress=not output.quiet, checkpoint=stage1.checkpoint).save(folder)
-        write_seen(folder, support, bank.color)
+        write_seen(folder, support)
     positives = dict(zip(table.categories, support.labels.sum(0).tolist(), strict=True))
     thresholds = dict(zip(table.categories, detector.thresholds_.tolist(), strict=True))
     told = {"detector": str(Path(out).resolve()), "images": len(support), "positives": positives}
@@ -114,7 +120,7 @@ def predict(
         folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
         rows = [path for name in images for path in folders.get(name, [name])]
     elif source.dataset or not root or (root / "labels.csv").exists():
-        rows = source.table(fitted.bank.categories, others="keep")
+        rows = source.table(())
     if maps or not out:
         few = dict(listed(rows, root))
         found = explained_rows(fitted, few, progress)
@@ -138,20 +144,22 @@ def evaluate(
     detector: Detector,
     source: Part,
     exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False,
+    drop_copies: DropCopies = False,
     resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200,
     seed: Annotated[int, Option(min=0, help="of the resamples")] = 0,
     out: Annotated[str | None, Option(help="JSON file to write as well")] = None,
     device: Device = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
+    from .data import without_copies
     from .evaluation.protocols import bootstrap, remarks
     from .evaluation.seen_images import unseen
     from .show.answers import scores_by_protocol
 
     fitted = sd.SDMAD.load(detector, device=device)
     known = fitted.bank.categories
-    table = source.table(known, usual="test", others="leave out")
-    table = unseen(detector, table, fitted.bank.color, exclude_support)
+    table = unseen(detector, source.table(known, usual="test"), exclude_support)
+    table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
     if missing := [c for c in known if c not in table.categories]:
         remark(f"not scored, the data have no column for them: {', '.join(missing)}")
     if not table.has_patients:
@@ -166,7 +174,7 @@ def evaluate(
     for line in remarks(result):
         remark(line)
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
-    told |= {"remarks": output.remarks, "notice": NOTICE}
+    told |= {"copies": copies, "remarks": output.remarks, "notice": NOTICE}
     if out:
         write_text(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
     answer(told, f"{scores_by_protocol(result)}\n{len(table)} images\n{NOTICE}")
@@ -191,7 +199,7 @@ def embed(
         raise SDMADError("--backbone: a detector names its own backbone; leave --backbone and --pretrained out")
     fitted = sd.SDMAD.load(detector, device=model.device) if detector else None
     bank, clip = (fitted.bank, fitted.backbone) if fitted else (sd.load_bank(str(signs)), model.load())
-    table = source.table(bank.categories, others="leave out")
+    table = source.table(bank.categories)
     root = source.data if Path(source.data).is_dir() else None
     arrays = write_embeddings(out, table, bank, clip, fitted, root=root, progress=not output.quiet)
     width, where = arrays["image"].shape[1], str(Path(out).resolve())

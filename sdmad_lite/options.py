@@ -23,6 +23,7 @@ BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" 
 DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
 SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
+DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
 Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
 
 
@@ -38,22 +39,23 @@ class Source:
     data: Annotated[str, Option(help=DATA)]
     dataset: Annotated[str | None, Option(metavar="NAME", help="that --data holds, see 'sdmad data list'")] = None
     normal: Annotated[str | None, Option(metavar="CLASS", help="of the normal images (default: recognised)")] = None
-    names: Annotated[str | None, Option(help="comma-separated names of the classes of a .npz, by number")] = None
+    names: Annotated[str | None, Option(help="comma-separated, of the classes or columns of a .npz in order")] = None
+    others: Annotated[
+        str | None, Option(help="further findings of the data; images that show these alone are left out")
+    ] = None
 
-    def table(self, categories: tuple[str, ...], usual: str = "all", others: str = "refuse") -> ImageTable:
+    def table(self, categories: tuple[str, ...], usual: str = "all") -> ImageTable:
         """The rows that --split asks for, or the usual ones where the data have a split.
 
-        Categories beside these: "refuse"; "leave out" images that show nothing else; or "keep", where labels do not
-        count.
+        `categories` are those of the bank, () where labels do not count. Copies are not looked for.
         """
-        if self.dataset:
-            table, others = sd.load_dataset(self.dataset, self.data), "keep" if others == "keep" else "leave out"
+        if not self.dataset:
+            others = None if self.others is None else parts_of(self.others)
+            names = parts_of(self.names) or None
+            table = sd.load_data(self.data, categories, self.normal, names, others, drop_copies=None)
         else:
-            listed = Path(self.data).suffix.lower() == ".npz"  # its classes have only numbers
-            known = categories if listed or others == "refuse" else None
-            table = sd.load_data(self.data, known, self.normal, parts_of(self.names) or None)
-        if others == "leave out":
-            before, table = len(table), table.matching(categories)
+            table = sd.load_dataset(self.dataset, self.data)
+            before, table = len(table), table.matching(categories) if categories else table
             if len(table) < before:
                 remark(f"left out: {before - len(table)} images that show other findings alone")
         return table.part_or(usual, getattr(self, "split", None))

@@ -22,7 +22,7 @@ def fitted(tmp_path_factory, tiny_clip_name):
         world.bank(), backbone=world.backbone, alignment=AlignmentConfig(steps=1, augmentations=1)
     ).fit_table(table)
     folder = detector.save(world.path / "detector")
-    write_seen(folder, table, False)
+    write_seen(folder, table)
     return world
 
 

@@ -409,7 +409,7 @@ def test_a_detector_of_some_categories_is_scored_on_data_that_have_more(world, a
     ask("embed", "--detector", some, "--data", world.path / "data", "--out", world.path / "some.npz")
     capsys.readouterr()
     assert main(["embed", "--detector", str(some), "--data", str(world.path / "data"), "--out", f"{some}.npz"]) == 0
-    assert "images that show other findings alone" in capsys.readouterr().err
+    assert "images show other findings alone" in capsys.readouterr().err
     table = load_data(world.path / "data")
     every = ask("predict", "--detector", some, "--data", world.path / "data", "--out", world.path / "some.csv")
     assert every["images"] == len(table)  # labels do not count here

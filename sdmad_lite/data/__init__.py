@@ -1,12 +1,13 @@
 """Images and labels: from what a user has on disk to an `ImageTable`, and few-shot draws from it.
 
-`load.py` looks at what is there; `folder.py` reads a labels.csv, `classes.py` a folder per class, `npz.py` the form of
-MedMNIST; `names.py` finds the normal class. `table.py` has the table, its splits and draws; `images.py` finds images,
-`pictures.py` opens one, `dicom.py` one of DICOM and `dicom_pixels.py` its pixels; `paths.py` says why a file cannot be
-read.
+`load.py` looks at what is there; `folder.py` reads a labels.csv from its `cells.py`, `classes.py` a folder per class,
+`npz.py` the form of MedMNIST; `names.py` says what a class is, `copies.py` which pictures are the same. `table.py` has
+the table, its splits and draws; `images.py` finds images, `pictures.py` opens one, `dicom.py` one of DICOM and
+`dicom_pixels.py` its pixels; `paths.py` says why a file cannot be read.
 """
 
 from .classes import load_classes
+from .copies import digests, without_copies
 from .dicom import dicom_meta
 from .folder import load_folder
 from .images import IMAGE_ENDINGS, as_images, walk_images
@@ -16,5 +17,6 @@ from .pictures import read_image, read_images
 from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, check_split, draw_support, split_train_test
 
 __all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
+__all__ += ["digests", "without_copies"]
 __all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image"]
 __all__ += ["read_images", "split_train_test", "walk_images"]

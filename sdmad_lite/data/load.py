@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError, noting
 from .classes import load_classes, subfolders
+from .copies import without_copies
 from .dicom import with_dicom_meta
 from .folder import load_folder
 from .names import Names
@@ -17,9 +18,15 @@ from .table import ImageTable, check_split
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet")
 """Endings of files that may be a table of labels."""
 
+
 @noting()
 def load_data(
-    path: str | Path, categories: Names = None, normal: str | None = None, names: Names = None, others: Names = None
+    path: str | Path,
+    categories: Names = None,
+    normal: str | None = None,
+    names: Names = None,
+    others: Names = None,
+    drop_copies: bool | None = False,
 ) -> ImageTable:
     """Read a folder with a `labels.csv`, a folder with a subfolder per class, or a `.npz` of MedMNIST form.
 
@@ -33,6 +40,8 @@ def load_data(
         names: of the classes or columns of a `.npz`; None takes them from the JSON file beside it.
         others: further findings of the data, beside `categories` and those of included banks. Images that show nothing
             else are left out, for they are neither positive nor normal.
+        drop_copies: leave out pictures that stand in several parts of the split or with several labels, found by their
+            pixels; False refuses them; None does not look, which spares reading all images. See `without_copies`.
 
     Raises:
         DataError: none of these forms, or an error in the data; names the file and what to change.
@@ -40,11 +49,18 @@ def load_data(
     path = Path(path)
     if not os.path.exists(path):  # unlike Path.exists, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such file or folder; correct the path")
-    ending = path.suffix.lower()
-    if ending == ".npz" and not path.is_dir():
-        return load_npz(path, categories, normal, names, others)
-    if names is not None:
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        table = load_npz(path, categories, normal, names, others)
+    elif names is not None:
         raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")
+    else:
+        table = with_dicom_meta(_read(path, categories, normal, others))
+        check_split(path, table)
+    return table if drop_copies is None or categories == () else without_copies(path, table, drop_copies)[0]
+
+
+def _read(path: Path, *given) -> ImageTable:
+    ending = path.suffix.lower()
     if not path.is_dir():
         advice = "give the folder that holds " + (f"it: {path.parent}" if ending == ".csv" else "the images")
         if ending in (".zip", ".tar", ".gz", ".tgz"):
@@ -52,12 +68,6 @@ def load_data(
         if ending in TABLES[1:]:
             advice = "save the table as labels.csv, and give the folder that holds it"
         raise DataError(f"{path}: is not a folder or a .npz file; {advice}")
-    table = with_dicom_meta(_read(path, categories, normal, others))
-    check_split(path, table)
-    return table
-
-
-def _read(path: Path, *given) -> ImageTable:
     if os.path.lexists(path / "labels.csv"):
         return load_folder(path, *given)
     with reading(path, "change its permissions"):

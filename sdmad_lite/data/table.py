@@ -135,12 +135,18 @@ def table_of_classes(
     return ImageTable(tuple(images), y, tuple(column), meta).rows(np.flatnonzero(keep))
 
 
-def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, ImageTable]:
+def split_train_test(
+    table: ImageTable, seed: int = 0, drop_copies: bool | None = False
+) -> tuple[ImageTable, ImageTable]:
     """Train and test rows: the `split` column is obeyed (`val` is in neither), else patients are halved at random.
 
+    `drop_copies` leaves train images out that are in test too, pixel for pixel; None does not look.
+
     Raises:
-        DataError: one side would be empty.
+        DataError: one side would be empty, or a picture is on both and `drop_copies` is False.
     """
+    from .copies import digests  # it reads images, which know this table
+
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
     else:
@@ -150,6 +156,13 @@ def split_train_test(table: ImageTable, seed: int = 0) -> tuple[ImageTable, Imag
         train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))
     if not len(train) or not len(test):
         raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
+    if drop_copies is not None:
+        known = set(digests(test.images)) - {None}
+        new = [i for i, digest in enumerate(digests(train.images)) if digest not in known]
+        if len(new) < len(train) and not drop_copies:
+            what = f"{len(train) - len(new)} train images are in test too, pixel for pixel"
+            raise DataError(f"{what}; leave them out with drop_copies=True")
+        train = train.rows(new)
     return train, test
 
 

@@ -14,29 +14,27 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import ImageTable, read_image
+from ..data import ImageTable, digests
 from ..errors import DataError, SDMADError, warn
 
 FILE = "support.json"
 
 
-def _hashes(table: ImageTable, color: bool, salt: str) -> tuple[list[str], list[str]]:
+def _hashes(table: ImageTable, salt: str) -> tuple[list[str | None], list[str]]:
     """Of each image as it is read, whatever its file is called; and of each one's patient, where the table has them."""
-    pictures = (read_image(image, color, strict=False) for image in table.images)
-    images = [sha256(f"{p.mode} {p.size} ".encode() + p.tobytes()).hexdigest() for p in pictures]
     patients = table.patients() if table.has_patients else ()
-    return images, [sha256(f"{salt} {patient}".encode()).hexdigest() for patient in patients]
+    return digests(table.images), [sha256(f"{salt} {patient}".encode()).hexdigest() for patient in patients]
 
 
-def write_seen(folder: Path, table: ImageTable, color: bool) -> None:
+def write_seen(folder: Path, table: ImageTable) -> None:
     """Write support.json into the folder of a detector."""
     salt = secrets.token_hex(16)
-    images, patients = _hashes(table, color, salt)
-    state = {"images": sorted(images), "salt": salt, "patients": sorted(set(patients))}
+    images, patients = _hashes(table, salt)
+    state = {"images": sorted(filter(None, images)), "salt": salt, "patients": sorted(set(patients))}
     (folder / FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
-def unseen(folder: str | Path, table: ImageTable, color: bool, exclude_support: bool = False) -> ImageTable:
+def unseen(folder: str | Path, table: ImageTable, exclude_support: bool = False) -> ImageTable:
     """The table without what a detector was fitted on; what there is to say about it is a warning.
 
     Args:
@@ -56,7 +54,7 @@ def unseen(folder: str | Path, table: ImageTable, color: bool, exclude_support: 
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise SDMADError(f"{path}: not what 'sdmad fit' wrote ({why}); fit again, or delete the file") from None
-    images, patients = (np.array([one in known for one in found], bool) for found in _hashes(table, color, salt))
+    images, patients = (np.array([one in known for one in found], bool) for found in _hashes(table, salt))
     if exclude_support:
         keep = np.flatnonzero(~(images | patients) if len(patients) else ~images)
         if not len(keep):

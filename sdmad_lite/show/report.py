@@ -23,13 +23,20 @@ from . import plots
 
 
 def write_report(
-    folder: Path, experiment: Experiment, name: str, train_size: int, left_out: dict[str, str], unused: int
+    folder: Path,
+    experiment: Experiment,
+    name: str,
+    train_size: int,
+    left_out: dict[str, str],
+    unused: int,
+    copies: int = 0,
 ) -> None:
     """Fill a folder with the results of an experiment.
 
     Args:
         folder: exists. name: of the data set. train_size: images that support sets were drawn from.
         left_out: finding -> why it is not a category. unused: images that show only such findings, and are dropped.
+        copies: images that were left out as copies of others.
     """
     first, result = experiment.detectors[0], experiment.mean()
     data = {
@@ -44,6 +51,7 @@ def write_report(
         "bank": experiment.bank.name,
         "categories": list(experiment.bank.categories),
         "unused": unused,
+        "copies": copies,
     }
     methods: dict[str, dict] = {
         method: {

@@ -12,16 +12,18 @@ from sdmad_lite.data import draw_support, load_data, split_train_test
 from .world import CATEGORIES, LABELS, Case
 
 
-def folder(what, change, message, categories=CATEGORIES):
+def folder(what, change, message, before=None):
     """A case of a folder with labels.csv; `change` spoils it, or is the new text of labels.csv."""
 
     def prepare(world):
         path = world.data()
+        if before:
+            before(path)
         if callable(change):
             path = change(path) or path
         else:
             (path / "labels.csv").write_text(change, encoding="utf-8")
-        return lambda: load_data(path, categories)
+        return lambda: load_data(path, CATEGORIES)
 
     return Case("A folder with labels.csv", what, prepare, message)
 
@@ -34,10 +36,6 @@ def swap(old, new):
 
 def without_table(path):
     (path / "labels.csv").unlink()
-
-
-def in_latin_1(path):
-    (path / "labels.csv").write_bytes(LABELS.replace("P0", "Pé").encode("latin-1"))
 
 
 def linked_out(path):
@@ -176,11 +174,6 @@ CASES = [
         "{path}/data/labels.csv: has no rows; write a header and a row per image",
     ),
     folder(
-        "a table that is not UTF-8",
-        in_latin_1,
-        ("{path}/data/labels.csv: cannot be read ({reason}); a data set is a folder with a labels.csv"),
-    ),
-    folder(
         "no column image",
         swap("image,", "file,"),
         ("{path}/data/labels.csv: no column 'image'; the columns are file, Effusion, Nodule, patient_id, split"),
@@ -196,12 +189,31 @@ CASES = [
         "{path}/data/labels.csv: unknown column 'Efusion'; did you mean 'Effusion'?",
     ),
     folder(
-        "an unknown column",
-        swap("split", "remark"),
+        "a column that may be a finding or not",
+        "image,Effusion,Nodule,Gout\n0.png,0,0,1\n",
         (
-            "{path}/data/labels.csv: unknown column 'remark'; known are image, patient_id, age, sex, "
-            "view, site, split, signs, Effusion, Nodule"
+            "{path}/data/labels.csv: column 'Gout' holds 0 and 1 but is no category; name it with "
+            "others= if it is a finding, or pass such columns over with others=[]"
         ),
+    ),
+    folder(
+        "a column without a name",
+        "image,Effusion,Nodule,\n0.png,0,0,1\n1.png,0,0,1\n",
+        "{path}/data/labels.csv: column 4 has no name, but '1' on line 2; name it or remove it",
+    ),
+    folder(
+        "a control character in a cell",
+        swap("image,", "\0image,"),
+        "{path}/data/labels.csv, line 1: '\\x00image' holds a control character; remove it",
+    ),
+    folder(
+        "one picture with two labels",
+        LABELS,
+        (
+            "{path}/data: 1 pictures have several labels, such as {path}/data/0.png (normal) and "
+            "{path}/data/1.png (Effusion); correct the data, or leave such copies out with drop_copies=True"
+        ),
+        before=lambda path: shutil.copy(path / "0.png", path / "1.png"),
     ),
     folder(
         "no column of a category",
@@ -254,8 +266,8 @@ CASES = [
     ),
     folder(
         "an unknown split",
-        swap("P2,train", "P2,training"),
-        "{path}/data/labels.csv, line 4, column split: 'training' is not train, val or test",
+        swap("P2,train", "P2,dev"),
+        "{path}/data/labels.csv, line 4, column split: 'dev' is not train, val or test",
     ),
     folder(
         "a patient in train and in test",
@@ -280,14 +292,17 @@ CASES = [
         rename("normal", "rest"),
         (
             "{path}/data: no class folder is recognised as normal; the folders are Effusion, Nodule, "
-            "rest. Say which with normal=, or rename it to one of normal, no finding, no findings, no"
-            "finding, healthy; normal='' says that there is none"
+            "rest. Say which with normal=, or rename it to one of normal, no finding, no findings, "
+            "healthy, control; normal='' says that there is none"
         ),
     ),
     classes(
         "a class that the bank does not know",
         rename("Nodule", "Nodul"),
-        ("{path}/data: class 'Nodul' is no category; did you mean 'Nodule'? (normal= names the normal class)"),
+        (
+            "{path}/data: class 'Nodul' is no category; did you mean 'Nodule'? (normal= names the normal class, "
+            "others= further findings)"
+        ),
     ),
     classes(
         "two classes that may be normal",
@@ -317,9 +332,9 @@ CASES = [
         "one image in train and in test",
         in_parts,
         (
-            "{path}/data: 6 images stand in several parts of the split, such as test/Effusion/1.png ("
-            "test) and train/Effusion/1.png (train); remove one of each, or load_classes(..., drop_co"
-            "pies=True)"
+            "{path}/data: 6 pictures stand in several parts of the split, such as {path}/data/test/Effusion/1.png "
+            "(test) and {path}/data/train/Effusion/1.png (train); correct the data, or leave such copies out with "
+            "drop_copies=True"
         ),
     ),
     classes(
@@ -371,8 +386,8 @@ CASES = [
         "labels without names",
         {"train_images": IMAGES, "train_labels": NUMBERS},
         (
-            "{path}/set.npz: the labels have classes up to number 2 and need as many names, but 2 are"
-            " given (Effusion, Nodule); give names= (the normal class among them), or write set.json "
+            "{path}/set.npz: the labels have classes up to number 2 and need as many names, but none "
+            "are given; give names= (the normal class among them), or write set.json "
             "with a list of them"
         ),
         names=None,

@@ -270,11 +270,11 @@ def test_rows_of_validation_are_neither_train_nor_test(tmp_path):
 
 
 def arrays(labels, size=4, color=False, **more) -> dict:
-    """A train and a test part with these labels; image i of a part is of grey i."""
+    """A train and a test part with these labels; image i is of grey i, in the test part of 100 + i."""
     y = np.asarray(labels, np.uint8)
     x = np.arange(len(y), dtype=np.uint8)[:, None, None] * np.ones((size, size), np.uint8)
     x = np.stack([x] * 3, 3) if color else x
-    return {"train_images": x, "train_labels": y, "test_images": x, "test_labels": y, **more}
+    return {"train_images": x, "train_labels": y, "test_images": x + 100, "test_labels": y, **more}
 
 
 def npz(path, content, compressed=True):
@@ -289,7 +289,7 @@ def test_numbered_classes_load_with_names(tmp_path, compressed, color):
     got = load_data(path, names=["melanoma", "normal", "nevus"])
     assert got.categories == ("melanoma", "nevus") and got.meta["split"] == ("train",) * 3 + ("test",) * 3
     assert got.labels.tolist() == [[1, 0], [0, 1], [0, 0]] * 2 and not got.has_patients
-    np.testing.assert_array_equal(np.asarray(read_image(got.images[4])), np.full((4, 4), 1))
+    np.testing.assert_array_equal(np.asarray(read_image(got.images[4])), np.full((4, 4), 101))
     train, test = split_train_test(got)
     assert len(train) == len(test) == 3
 

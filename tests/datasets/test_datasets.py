@@ -347,7 +347,7 @@ def test_the_official_split_can_be_left_out(tiny):
     name, folder = tiny
     table = load_dataset(name, folder, official_split=False)
     assert "split" not in table.meta and len(table)
-    first, second = split_train_test(table)
+    first, second = split_train_test(table, drop_copies=None)
     assert not DATASETS[name].patients or not set(first.patients()) & set(second.patients())
 
 
@@ -770,7 +770,7 @@ def test_bmad_reads_images_not_masks_and_gives_shots(tmp_path, name):
     table = load_dataset(name, make(name, tmp_path / "set"))
     assert len(table) == 6 and table.labels.sum() == 2 and not any("label" in path.parts for path in table.images)
     assert table.meta["split"] == ("train",) * 4 + ("test",) * 2
-    train, test = split_train_test(table)
+    train, test = split_train_test(table, drop_copies=None)
     assert train.labels.sum() == test.labels.sum() == 1
     assert len(draw_support(train, 1, seed=0)) == 2
 

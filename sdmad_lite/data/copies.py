@@ -1,0 +1,84 @@
+"""The same picture twice, found by its pixels: under another name, in another format, with another header."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import DataError, SDMADError, noting, warn
+from .pictures import read_image
+from .table import SPLITS, ImageTable
+
+
+def digests(images: Collection, progress: bool = False) -> list[str | None]:
+    """SHA-256 of the pixels of each image as it is read, grey alike in any form; None where it cannot be read."""
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        found = pool.map(_digest, images)
+        return list(tqdm(found, "copies", len(images), disable=not progress, leave=False, delay=1))
+
+
+def _digest(image) -> str | None:
+    try:
+        if not isinstance(image, (str, Path)):
+            return _of_pixels(image)
+        about = os.stat(image)
+        return _of_file(str(image), about.st_size, about.st_mtime_ns)
+    except (OSError, SDMADError):
+        return None
+
+
+def _of_pixels(image) -> str:
+    with noting(say=False):  # what there is to say of an image is said when it is used
+        picture = read_image(image, color=True)
+    bands = [band.tobytes() for band in picture.split()]
+    grey = bands[0] == bands[1] == bands[2]
+    pixels = bands[0] if grey else picture.tobytes()
+    return sha256(f"{'L' if grey else 'RGB'} {picture.size} ".encode() + pixels).hexdigest()
+
+
+@lru_cache(maxsize=1 << 20)
+def _of_file(path: str, size: int, changed: int) -> str:
+    """So that a file is read once for all who ask, as long as it stays the same."""
+    return _of_pixels(path)
+
+
+def without_copies(where, table: ImageTable, drop: bool = False, progress: bool = False) -> tuple[ImageTable, int]:
+    """The table with each picture once, and how many images were dropped.
+
+    A copy with the same labels, and in the same part of the split, is left out with a remark. With `drop` a picture
+    that stands in several parts is kept in the last of train, val and test, and one with several labels is dropped.
+
+    Raises:
+        DataError: there are such pictures, and `drop` is False.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, digest in enumerate(digests(table.images, progress)):
+        groups[digest or f"row {i}"].append(i)
+    parts = table.meta.get("split", ("train",) * len(table))
+    labels = ["+".join(c for c, y in zip(table.categories, row, strict=True) if y) or "normal" for row in table.labels]
+    found: dict[str, list[list[int]]] = {"have several labels": [], "stand in several parts of the split": [], "": []}
+    for rows in groups.values():
+        rows.sort(key=lambda i: -SPLITS.index(parts[i]))  # the last part keeps its picture
+        differing = [len({column[i] for i in rows}) > 1 for column in (labels, parts)]
+        if len(rows) > 1:
+            found[list(found)[[*differing, True].index(True)]].append(rows)
+    for (what, copies), column in zip(found.items(), (labels, parts), strict=False):
+        if copies and not drop:
+            first = [table.images[i] if isinstance(table.images[i], (str, Path)) else f"row {i}" for i in copies[0]]
+            said = dict(zip([column[i] for i in copies[0]], first, strict=True))
+            such = " and ".join(f"{image} ({value})" for value, image in said.items())
+            remedy = "correct the data, or leave such copies out with drop_copies=True"
+            raise DataError(f"{where}: {len(copies)} pictures {what}, such as {such}; {remedy}")
+    gone = {i for what, copies in found.items() for rows in copies for i in rows["labels" not in what :]}
+    if gone:
+        warn(f"{where}: {len(gone)} images are copies of others, pixel for pixel, and are left out")
+    return table.rows([i for i in range(len(table)) if i not in gone]), len(gone)
