@@ -225,7 +225,7 @@ def check(
     found = sd.check_bank(bank, clip)
     if source.data and clip:
         known = sd.load_bank(bank)
-        table = source.table(known.categories, others="leave out")
+        table = source.table(known.categories)
         found.append(check_sight(known.restricted(list(table.categories)), clip, table))
     count = Counter(finding.severity for finding in found)
     told_always = [one for one in found if notes or one.severity != "note" or one.rule == "blind"]
