@@ -195,8 +195,8 @@ def embed(
         raise SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")
     if bool(detector) == bool(signs):
         raise SDMADError("embed: give --detector, or --signs for the frozen model alone")
-    if detector and (model.backbone or model.pretrained):
-        raise SDMADError("--backbone: a detector names its own backbone; leave --backbone and --pretrained out")
+    if detector and (model.backbone or model.pretrained or model.shape):
+        raise SDMADError("--backbone: a detector names its own backbone; leave --backbone, --pretrained, --shape out")
     fitted = sd.SDMAD.load(detector, device=model.device) if detector else None
     bank, clip = (fitted.bank, fitted.backbone) if fitted else (sd.load_bank(str(signs)), model.load())
     table = source.table(bank.categories)

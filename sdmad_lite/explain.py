@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.special import expit
+from torch import Tensor
+
+from .data import read_image
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -79,7 +83,9 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
 
 
 def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None = None) -> np.ndarray:
-    """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank.
+    """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank, over the whole image.
+
+    Of one that is not square, h and w have its proportions where it was padded or cut; what was cut off is nan.
 
     The patches are read from the frozen model: stage 1 moves whole images, not patches [ours]. Of eight kinds of map
     this one points best (`tools/heat_maps.py`).
@@ -91,6 +97,22 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None 
         BackboneError: the image tower gives no patch embeddings.
     """
     v = backbone.encode_texts(bank.texts) if v is None else v
+    picture = read_image(image, bank.color, strict=False)
     with torch.no_grad():
-        patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
-    return (patches @ v.T).permute(2, 0, 1).numpy()
+        patches = backbone.patch_features(backbone.prepare([picture], bank.color))[0].cpu()
+    return _over_image((patches @ v.T).permute(2, 0, 1), *picture.size, backbone).numpy()
+
+
+def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:
+    """Maps (S, h, w) of the square that the model saw as maps of the image from which that was made."""
+    if backbone.shape == "squash" or width == height:
+        return maps
+    size = backbone.model.visual.preprocess_cfg["size"]
+    down, across = (size, size) if isinstance(size, int) else size
+    scale = (min if backbone.shape == "pad" else max)(across / width, down / height)
+    # the image in sides of the square, in whose middle it lies
+    x, y = width * scale / across, height * scale / down
+    shape = [1, len(maps), max(1, round(maps.shape[1] * y)), max(1, round(maps.shape[2] * x))]
+    grid = F.affine_grid(torch.tensor([[[x, 0, 0], [0, y, 0]]]), shape, align_corners=False)
+    found = F.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0]
+    return found.masked_fill((grid.abs() > 1).any(-1), torch.nan)

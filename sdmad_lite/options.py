@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
 DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
+SHAPE = "what becomes of images that are not square: all of them squashed, padded, or cropped (default: squash)"
 SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
@@ -96,12 +97,13 @@ class Model:
     backbone: Annotated[str | None, Option(help="'embedded' (unless told otherwise) or an open_clip name")] = None
     pretrained: Annotated[str | None, Option(help="weights for another open_clip name: tag, file or 'random'")] = None
     device: Device = None
+    shape: Annotated[Literal["squash", "pad", "crop"] | None, Option(help=SHAPE)] = None
 
     def load(self) -> Backbone:
         """The model, in each of several processes on a device of its own."""
         from .running import own_device
 
-        return sd.load_clip(self.backbone or "embedded", self.pretrained, own_device(self.device))
+        return sd.load_clip(self.backbone or "embedded", self.pretrained, own_device(self.device), shape=self.shape)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import islice
 from os.path import isdir, isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Model(BaseModel, strict=True, extra="forbid"):
 
     name: str
     pretrained: str | None
-    shape: str | None = None
+    shape: Literal["squash", "pad", "crop"] | None = None  # version 0.1.0 had the model's own way
     fingerprint: str | None = None
     weights: str | None = None
     preprocessing: dict[str, Any] | None = None
@@ -71,7 +71,8 @@ class Model(BaseModel, strict=True, extra="forbid"):
                 "detector, or give SDMAD.load(..., backbone=load_clip('local-dir:FOLDER'))"
             )
         weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
-        return load_clip(f"local-dir:{place}" if own else self.name, weights, own_device(device), shape=self.shape)
+        name, shape = f"local-dir:{place}" if own else self.name, self.shape or "own"
+        return load_clip(name, weights, own_device(device), shape=shape)
 
     def differs(self, backbone: Backbone) -> list[str]:
         """In what a backbone is not that of the fit; version 0.1.0 saved the fingerprint alone."""
@@ -164,6 +165,7 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
         raise BackboneError(
             f"{folder}: was fitted on other {' and '.join(different)} than {backbone.name} has here; fit again"
         )
+    backbone = backbone.shaped(state.backbone.shape or "own")
     settings = {name: getattr(state, name) for name in CONFIGS}
     detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
     detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)

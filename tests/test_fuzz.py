@@ -25,6 +25,7 @@ from bad_inputs.images import GREY, dicom
 from bad_inputs.world import BANK, CATEGORIES, LABELS, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -33,7 +34,7 @@ from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_data, read_image
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import SDMADError
+from sdmad_lite.errors import SDMADError, noting
 from sdmad_lite.signs.bank import load_bank
 from sdmad_lite.signs.lint import check_bank
 
@@ -286,6 +287,40 @@ def test_a_damaged_dicom(place, good, edits, color):
     path = place / "scan.dcm"
     path.write_bytes(damage(good, edits))
     with watched(place):
+        assert read_image(path, color).mode == ("RGB" if color else "L")
+    path.unlink()
+
+
+def picture(width: int, height: int, kind: str, deep: str, mark: int) -> bytes:
+    """A ramp of any shape and depth, with an orientation mark."""
+    ramp, stream, exif = np.arange(width * height).reshape(height, width) % 251, io.BytesIO(), Image.Exif()
+    exif[274] = mark
+    image = Image.fromarray(
+        (ramp / 251 if deep == "F" else ramp).astype({"I;16": "u2", "I": "i4", "F": "f4"}.get(deep, "u1"))
+    )
+    if deep not in ("I;16", "I", "F"):
+        image = image.convert(deep)
+    kind = kind if deep not in ("F", "I", "CMYK") else "TIFF"
+    image.save(stream, kind if deep in ("L", "RGB") or kind != "JPEG" else "PNG", exif=exif)
+    return stream.getvalue()
+
+
+pictures = st.builds(
+    picture,
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["PNG", "JPEG", "TIFF"]),
+    st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "CMYK"]),
+    st.integers(0, 9),
+)
+
+
+@budget(200)
+@given(pictures, st.one_of(st.none(), edits), st.booleans())
+def test_a_picture_of_any_shape_depth_and_mark_whole_or_damaged(place, good, edits, color):
+    path = place / "picture.img"
+    path.write_bytes(damage(good, edits) if edits else good)
+    with watched(place), noting(say=False):
         assert read_image(path, color).mode == ("RGB" if color else "L")
     path.unlink()
 

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data import as_images, read_images
-from ..errors import BackboneError, BankError, noting
+from ..errors import BackboneError, BankError, note, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
 from .towers import encode_text, find_blocks, patch_embeddings
 
 EMBEDDED = Path(__file__).parent / "embedded"
-SHAPES = {"pad": "longest", "squash": "squash", "crop": "shortest"}
-"""What is made of a picture that is not square, and open_clip's name for it."""
+SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
+"""What becomes of a picture that is not square, and open_clip's name for it."""
+CUT = "not square, cut to the middle square (shape='crop')"
 PIXELS = ("mean", "std", "interpolation", "resize_mode")
 """How pixels are prepared, beside the size, which is the model's."""
 
@@ -64,14 +68,16 @@ def as_device(given: str | int | torch.device | None) -> torch.device:
 class Backbone:
     """A frozen CLIP with its preprocessing and tokenizer.
 
-    `model` is open_clip's, its own weights frozen; `name`, `pretrained` and `shape` are what `load_clip` was called
-    with, paths in them in full.
+    `model` is open_clip's, its own weights frozen; `name` and `pretrained` are what `load_clip` was called with, paths
+    in them in full; `shape` is "squash", "pad" or "crop", see there.
     """
 
-    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None, shape: str | None):
+    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None):
         self.model: Any = model.eval().requires_grad_(False)  # open_clip has many kinds of models
         self.preprocess, self.tokenizer = preprocess, tokenizer
-        self.name, self.pretrained, self.shape = name, pretrained, shape
+        self.name, self.pretrained = name, pretrained
+        modes = {mode: shape for shape, mode in SHAPES.items()}
+        self.shape = modes[PreprocessCfg(**self.model.visual.preprocess_cfg).resize_mode]
 
     @property
     def adapted_towers(self) -> tuple[str, ...]:
@@ -79,6 +85,19 @@ class Backbone:
         of transformer layers (a ResNet, ConvNeXt or Swin) and stays frozen.
         """
         return tuple(tower for tower in ("image", "text") if find_blocks(self.model, tower) is not None)
+
+    def shaped(self, shape: str) -> Backbone:
+        """The same model with another `shape`, see `load_clip`."""
+        config = PreprocessCfg(**self.model.visual.preprocess_cfg)
+        if shape not in (*SHAPES, "own"):
+            raise BackboneError(f"shape={shape!r} is not known; give {', '.join(SHAPES)} or own")
+        config = replace(config, resize_mode=SHAPES.get(shape, config.resize_mode))
+        if SHAPES[self.shape] == config.resize_mode:
+            return self
+        other = copy(self)
+        other.preprocess = image_transform_v2(config, is_train=False)
+        other.shape = next(name for name, mode in SHAPES.items() if mode == config.resize_mode)
+        return other
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +123,10 @@ class Backbone:
 
     def prepare(self, images: Sequence, color: bool = False, strict: bool = True) -> Tensor:
         """Images (paths, arrays or PIL), read in `color` or grey as `read_images` does, to model input (N, 3, H, W)."""
-        return torch.stack([self.preprocess(image) for image in read_images(images, color, strict)])
+        pictures = read_images(images, color, strict)
+        if self.shape == "crop" and (cut := [i for i, picture in enumerate(pictures) if len(set(picture.size)) > 1]):
+            note(CUT, *(str(given) if isinstance(given := images[i], (str, PathLike)) else id(given) for i in cut))
+        return torch.stack([self.preprocess(picture) for picture in pictures])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts to tokens (S, L); a BankError names one that is empty or longer than the text tower reads."""
@@ -190,14 +212,13 @@ def load_clip(
         device: where it runs, "cpu", "cuda:1" or the number of a GPU; an accelerator if there is one when left out.
         tokenizer: a folder with the files of a Hugging Face tokenizer, or an open_clip tokenizer; the model's own
             when left out. It is not saved with a detector: give `SDMAD.load` the backbone then.
-        shape: "pad", "squash" or "crop" a picture that is not square; as the model was trained when left out.
+        shape: what becomes of a picture that is not square: "squash" (the whole of it), "pad" (with black) or "crop"
+            (its middle); "own" is the model's way. Left out, that too, but "squash" for a model that would crop.
 
     Raises:
         BackboneError: unknown name or tag, missing file, weights that do not fit or hold code, or no network.
     """
     device, name, pretrained = as_device(device), str(name), pretrained and str(pretrained)
-    if shape not in (None, *SHAPES):
-        raise BackboneError(f"shape {shape!r}: choose one of {', '.join(SHAPES)}, or leave it out")
     kind, _, place = f"local-dir:{EMBEDDED}".partition(":") if name == "embedded" else name.partition(":")
     folder, trained = Path(place) if kind == "local-dir" else None, pretrained != "random"
     tag = _checked_tag(name, pretrained) if kind not in ("local-dir", "hf-hub") else {}
@@ -221,10 +242,6 @@ def load_clip(
                 force_preprocess_cfg={key: tag[key] for key in PIXELS if key in tag},
                 text_cfg=text,
             )
-        if shape:
-            open_clip.model.set_model_preprocess_cfg(
-                model, model.visual.preprocess_cfg | {"resize_mode": SHAPES[shape]}
-            )
         preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         model = model.to(device)
     except BackboneError:
@@ -238,7 +255,9 @@ def load_clip(
     # in full, so that a saved detector finds them from another folder too
     name = f"local-dir:{folder.absolute()}" if folder and name != "embedded" else name
     pretrained = str(Path(weights).absolute()) if weights and not tag else pretrained
-    return Backbone(model, preprocess, tokenizer, name, pretrained, shape)
+    backbone = Backbone(model, preprocess, tokenizer, name, pretrained)
+    # a model that cuts pictures by itself is not to do so without a word
+    return backbone.shaped(shape or ("squash" if backbone.shape == "crop" else "own"))
 
 
 def _checked_tag(name: str, pretrained: str | None) -> dict:

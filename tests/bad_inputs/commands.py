@@ -327,7 +327,7 @@ CASES = [
     command(
         "embed: a detector and a backbone",
         lambda w: [*embedding(f"--detector={w.fitted}", "--backbone=ViT-B-32")(w)],
-        "--backbone: a detector names its own backbone; leave --backbone and --pretrained out",
+        "--backbone: a detector names its own backbone; leave --backbone, --pretrained, --shape out",
     ),
     command(
         "embed: neither a detector nor signs",
