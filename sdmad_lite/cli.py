@@ -1,7 +1,7 @@
 """Command line: `sdmad`, or `python -m sdmad_lite`; the commands are in `commands.py`, and docs/cli.md shows each.
 
-Exit codes: 0 fine; 1 a check found something; 2 bad input, with `error: ...` on stderr; 130 stopped by Ctrl-C, with
-nothing half-written; 141 the reader of stdout went away. Results go to stdout, progress and remarks to stderr.
+Exit codes: 0 fine; 1 a check found something; 2 bad input, with `error: ...` on stderr; 130 stopped by Ctrl-C or
+SIGTERM, with nothing half-written; 141 the reader of stdout went away. Results go to stdout, all else to stderr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typer import Option
 import sdmad_lite as sd
 
 from .errors import SDMADError, SDMADWarning, noting
-from .files import NOTICE, is_main
+from .files import NOTICE, is_main, stopped_cleanly
 
 app = typer.Typer(
     help=f"Few-shot multi-anomaly detection in medical images by radiological signs. {NOTICE}",
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # --json and --quiet may stand before or after the command: bring them before it
-        run_app(commands.app, "sdmad", sorted(words, key=lambda word: word not in ("--json", "--quiet")))
+        with stopped_cleanly():
+            run_app(commands.app, "sdmad", sorted(words, key=lambda word: word not in ("--json", "--quiet")))
         return 0
     except typer.Exit as stop:
         return stop.exit_code

@@ -16,7 +16,7 @@ import sdmad_lite as sd
 
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
-from .files import NOTICE, new_folder, world, write_text
+from .files import NOTICE, is_main, new_folder, world, write_text
 from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task
 
 
@@ -67,7 +67,9 @@ def fit(
     """Fit a detector on a support set, and save it."""
     from .data import without_copies
     from .evaluation.seen_images import write_seen
+    from .running import remove_checkpoint
     from .show.answers import signs_by_category
+    from .storage import write_detector
 
     bank = sd.load_bank(task.signs)
     table = task.chosen(source.table(bank.categories, usual="train"))
@@ -77,8 +79,11 @@ def fit(
     support, _ = without_copies(source.data, support, drop_copies, not output.quiet)
     detector = stage1.detector(bank.restricted(list(table.categories)), model.load(), task.seed)
     with new_folder(out, "detector.json") as folder:
-        detector.fit_table(support, progress=not output.quiet, checkpoint=stage1.checkpoint).save(folder)
+        detector.fit_table(support, progress=not output.quiet, checkpoint=stage1.checkpoint)
+        write_detector(detector, folder)
         write_seen(folder, support)
+    if is_main():  # the detector stands whole
+        remove_checkpoint(stage1.checkpoint)
     positives = dict(zip(table.categories, support.labels.sum(0).tolist(), strict=True))
     thresholds = dict(zip(table.categories, detector.thresholds_.tolist(), strict=True))
     told = {"detector": str(Path(out).resolve()), "images": len(support), "positives": positives}

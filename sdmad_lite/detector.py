@@ -29,7 +29,7 @@ from .data import ImageTable
 from .data.images import as_images
 from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
 from .explain import explanation_of, sign_maps
-from .files import NOTICE, is_main
+from .files import NOTICE, is_main, new_folder
 from .running import RunConfig, own_device, remove_checkpoint
 from .selection.calibration import Calibration, best_f1_thresholds
 from .selection.image_evidence import EvidenceConfig, ImageEvidence
@@ -42,7 +42,7 @@ from .selection.sign_selector import (
 )
 from .signs.bank import SignBank, load_bank
 from .signs.lint import check_model
-from .storage import CONFIGS, load_detector, save_detector
+from .storage import CONFIGS, STATE, load_detector, write_detector
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -128,7 +128,7 @@ class SDMAD:
             images: N paths, arrays or PIL images.
             labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
             checkpoint: folder of the state of stage 1, from which the same call goes on if this one is stopped, on a
-                CPU to the same bits. It is removed when both stages are done.
+                CPU to the same bits. `save` removes it, when the detector stands.
 
         Raises:
             DataError: wrong shape or values, no normal image, or a category without a positive.
@@ -161,8 +161,7 @@ class SDMAD:
         # decisions: the threshold of best F1 on the support set, for each category
         probabilities = expit(self.logits(cosines[0], activations[0]))
         self.thresholds_ = best_f1_thresholds(probabilities, labels, self.selection.threshold_prior)
-        if run.checkpoint and is_main():
-            remove_checkpoint(run.checkpoint)
+        self.checkpoint_ = run.checkpoint
         return self
 
     def fit_table(self, table: ImageTable, *, progress: bool = False, checkpoint: str | Path | None = None) -> SDMAD:
@@ -308,7 +307,11 @@ class SDMAD:
         An OutputError says that the folder cannot be written, or holds something else.
         """
         self.check_fitted()
-        return save_detector(self, folder)
+        if is_main():
+            with new_folder(folder, STATE) as temporary:
+                write_detector(self, temporary)
+            remove_checkpoint(getattr(self, "checkpoint_", None))
+        return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None, device: str | None = None) -> SDMAD:

@@ -20,7 +20,6 @@ from torch import Tensor
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
 from .alignment.activations import activation_width
 from .errors import BackboneError, DetectorError
-from .files import is_main, new_folder
 from .running import own_device
 from .selection import EvidenceConfig, SelectionConfig
 from .signs.bank import SignBank, problems, strict_json
@@ -120,15 +119,12 @@ def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
     return state, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def save_detector(detector: SDMAD, folder: str | Path) -> Path:
-    """See `SDMAD.save`."""
-    if is_main():
-        state, tensors = contents(detector)
-        with new_folder(folder, STATE) as temporary:
-            save_file(tensors, temporary / WEIGHTS)
-            (temporary / WEIGHTS).chmod(0o644)  # safetensors makes it private
-            (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    return Path(folder)
+def write_detector(detector: SDMAD, folder: Path) -> None:
+    """The files of a detector in a folder that is there; `SDMAD.save` makes it, whole or not at all."""
+    state, tensors = contents(detector)
+    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private
+    (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import safe_open
@@ -92,11 +93,12 @@ class Checkpoint:
         self.written = time.monotonic()
 
 
-def remove_checkpoint(folder: str | Path) -> None:
-    """Remove the checkpoint, and the folder if nothing else is in it."""
-    (Path(folder) / NAME).unlink(missing_ok=True)
-    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
-        Path(folder).rmdir()
+def remove_checkpoint(folder: str | Path | None) -> None:
+    """Remove the checkpoint, and the folder if nothing else is in it; only after the detector stands whole."""
+    with suppress(OSError):
+        if folder is not None:
+            (Path(folder) / NAME).unlink(missing_ok=True)
+            Path(folder).rmdir()  # refuses where other files are
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict:
