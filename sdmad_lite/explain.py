@@ -99,7 +99,7 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None 
     v = backbone.encode_texts(bank.texts) if v is None else v
     picture = read_image(image, bank.color, strict=False)
     with torch.no_grad():
-        patches = backbone.patch_features(backbone.prepare([picture], bank.color))[0].cpu()
+        patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
     return _over_image((patches @ v.T).permute(2, 0, 1), *picture.size, backbone).numpy()
 
 
