@@ -17,7 +17,7 @@ from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import BackboneError, DataError, OutputError, SDMADError
+from sdmad_lite.errors import BackboneError, BankError, DataError, DetectorError, OutputError, SDMADError
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 
@@ -466,11 +466,18 @@ def test_bad_labels_are_named(tiny_clip, bank, images, labels, named):
 def test_a_setting_of_another_kind_is_named(bank):
     with pytest.raises(SDMADError, match=r"selection: expected SelectionConfig\(...\), not str"):
         SDMAD(bank, selection="best")
+    with pytest.raises(BankError, match="bank: expected a SignBank, a name or a path, not NoneType"):
+        SDMAD(None)
+    for nowhere in (None, 3, "nowhere"):
+        with pytest.raises(DetectorError, match=f"{nowhere}: no such folder"):
+            SDMAD.load(nowhere)
     with pytest.raises(SDMADError, match="backbone: expected a name or what load_clip gives, not int"):
         SDMAD(bank, backbone=3)
 
 
 def test_a_table_in_another_order_is_refused(tiny_clip, bank, phantom_table):
+    with pytest.raises(DataError, match="table: expected what load_data gives, not int"):
+        SDMAD(bank, backbone=tiny_clip).fit_table(3)
     with pytest.raises(DataError, match="differ from the bank's"):
         SDMAD(bank, backbone=tiny_clip).fit_table(phantom_table.restricted(CATEGORIES[::-1]))
 
