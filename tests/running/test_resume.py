@@ -24,7 +24,7 @@ from sdmad_lite.files import HOST
 from sdmad_lite.running.checkpoint import NAME, Checkpoint, CheckpointWarning
 
 EVERY_STEP = RunConfig(checkpoint_steps=1)
-LONG = AlignmentConfig(steps=60, augmentations=2, batch_size=4)
+LONG = AlignmentConfig(steps=150, augmentations=2, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -222,8 +222,10 @@ def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, 
     (tmp_path / f".{NAME}.{HOST}-{child.pid}-abcdefgh").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
     short = AlignmentConfig(steps=3, augmentations=2)
-    SDMAD(bank, backbone=tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
-    assert os.listdir(tmp_path) == ["notes.txt"]
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=short, run=EVERY_STEP).fit_table(support, checkpoint=tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["notes.txt", NAME]
+    detector.save(tmp_path / "detector")
+    assert sorted(os.listdir(tmp_path)) == ["detector", "notes.txt"]
 
 
 def test_a_checkpoint_holds_no_pickle_and_can_be_read_by_anyone(left):
