@@ -27,6 +27,7 @@ from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, inst
 from .alignment.train import AlignmentConfig, align
 from .data import ImageTable
 from .data.images import as_images
+from .data.labels import check_index, labels_by_name
 from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main, new_folder
@@ -126,7 +127,8 @@ class SDMAD:
 
         Args:
             images: N paths, arrays or PIL images.
-            labels: Y (N, C) in {0, 1}, columns in the order of `bank.categories`; zero rows are normal.
+            labels: Y (N, C) in {0, 1}; zero rows are normal. Those of a table, a DataFrame or a dict of columns are
+                matched to the categories by name; an array has to have them in the order of `bank.categories`.
             checkpoint: folder of the state of stage 1, from which the same call goes on if this one is stopped, on a
                 CPU to the same bits. `save` removes it, when the detector stands.
 
@@ -134,6 +136,7 @@ class SDMAD:
             DataError: wrong shape or values, no normal image, or a category without a positive.
             CheckpointError: the checkpoint is of another run, or broken. OutputError: none can be written there.
         """
+        check_index(images, labels)
         images, _ = as_images(images)
         labels = self._checked(labels, len(images))
         for doubt in check_model(self.bank.texts, self.backbone):
@@ -168,16 +171,11 @@ class SDMAD:
         """`fit` on the rows of a table with the bank's categories."""
         if not isinstance(table, ImageTable):
             raise DataError(f"table: expected what load_data gives, not {type(table).__name__}; fit takes images")
-        if tuple(table.categories) != tuple(self.bank.categories):
-            raise DataError(f"table: categories {table.categories} differ from the bank's {self.bank.categories}")
         return self.fit(table.images, table.labels, progress=progress, checkpoint=checkpoint)
 
     def _checked(self, labels, count: int) -> np.ndarray:
         """Labels Y (N, C) of `count` images as integers, if stages 1 and 2 can learn from them."""
-        try:
-            labels = np.asarray(labels)
-        except ValueError:
-            raise DataError("labels: rows differ in length; give one number for each category in each") from None
+        labels = labels_by_name(labels, self.bank.categories, remark=True)
         expected = (count, len(self.bank.categories))
         if labels.shape != expected:
             raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")

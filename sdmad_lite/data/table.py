@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import DataError, warn
+from .labels import Labels, labels_by_name
 from .names import Names, is_finding, plain, suggest
 
 META = ("patient_id", "age", "sex", "view", "site", "split", "signs")
@@ -44,6 +45,12 @@ class ImageTable:
         shown = ", ".join(f"{name} {count}" for name, count in zip(self.categories, self.labels.sum(0), strict=True))
         return f"ImageTable({len(self)} images: {shown}; columns: {', '.join(self.meta) or 'none'})"
 
+    def __post_init__(self) -> None:
+        if np.ndim(self.labels) == 2 and np.shape(self.labels)[1] == len(self.categories):
+            named = np.asarray(self.labels).view(Labels)
+            named.categories = tuple(self.categories)
+            object.__setattr__(self, "labels", named)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -69,6 +76,10 @@ class ImageTable:
         if not (found := [c for c in categories if c in table.categories]):
             raise DataError(f"the data have none of the categories {', '.join(categories)}; choose another sign bank")
         return table.restricted(found)
+
+    def by_name(self, categories: Sequence[str]) -> ImageTable:
+        """With the columns spelled and ordered as these categories, which have to be all of them."""
+        return replace(self, labels=labels_by_name(self.labels, categories), categories=tuple(categories))
 
     def part(self, name: str) -> ImageTable:
         """The rows whose `split` is train, val or test; a DataError where the table has no split column."""

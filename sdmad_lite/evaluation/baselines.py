@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..alignment import inter_anomaly_loss
+from ..data.labels import labels_by_name
 from ..errors import DataError, SDMADError
 from ..selection import equal_weights, logistic, margins
 from ..signs.bank import SignBank
@@ -43,6 +44,7 @@ class Support:
     augmented: Tensor | None = None  # (A, N, D): several versions of the images, the first unchanged
 
     def __post_init__(self):
+        object.__setattr__(self, "labels", labels_by_name(self.labels, self.bank.categories))
         count, width = len(self.images), self.u.shape[1]
         augmented = self.u[None] if self.augmented is None else self.augmented
         wanted: dict[str, tuple] = {"labels": (count, len(self.bank.categories)), "u": (count, width)}

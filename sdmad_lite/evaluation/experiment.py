@@ -95,9 +95,7 @@ def run_experiment(
         train, test: tables with the bank's categories; no patient is in both.
         shots: K. seeds: one support draw each; five or more give an interval worth printing.
     """
-    for name, table in (("train", train), ("test", test)):
-        if tuple(table.categories) != tuple(bank.categories):
-            raise DataError(f"{name}: categories {table.categories} differ from the bank's {bank.categories}")
+    train, test = train.by_name(bank.categories), test.by_name(bank.categories)
     settings, sealed = settings or Settings(), SealedTest(test)
     given = settings.support
     support = [draw_support(train, shots, seed) for seed in seeds] if given is None else list(given)

@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 from sklearn import config_context, metrics
 from tqdm import tqdm
 
+from ..data.labels import labels_by_name
 from ..errors import DataError
 
 PROTOCOLS = ("detection", "discrimination", "multilabel")
@@ -122,7 +123,8 @@ def evaluate(
        which were set on the support set, also F1 (each category, macro and micro), exact match and Hamming loss of the
        decisions. A score at a threshold or above is a detection.
     """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    labels = np.asarray(labels_by_name(labels, categories))
+    scores = np.asarray(labels_by_name(scores, categories, "scores"), dtype=np.float64)
     _check(scores, labels, categories, thresholds)
     has, normal = labels == 1, labels.sum(1) == 0
 
@@ -239,6 +241,7 @@ def bootstrap(
     Args:
         patients: (N,) whose image it is; images of a patient stay together. resamples: 0 for no intervals.
     """
+    scores, labels = labels_by_name(scores, categories, "scores"), labels_by_name(labels, categories)
     result, drawn = evaluate(scores, labels, categories, thresholds), []
     number = np.unique(patients, return_inverse=True)[1]
     rows_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])

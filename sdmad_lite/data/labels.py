@@ -1,0 +1,99 @@
+"""Labels that know their columns: matched to the categories by name, never by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, warn
+from .names import plain, suggest
+
+
+class Labels(np.ndarray):
+    """Y (N, C) of a table, which knows its categories as long as only rows are taken from it."""
+
+    categories: tuple[str, ...] = ()
+
+    def __getitem__(self, index):
+        part = super().__getitem__(index)
+        if isinstance(part, Labels) and part.shape[1:] == self.shape[1:] and not isinstance(index, tuple):
+            part.categories = self.categories
+        return part
+
+
+def labels_by_name(labels, categories: Sequence[str], what: str = "labels", remark: bool = False) -> np.ndarray:
+    """Columns of labels, or of scores, in the order of `categories`.
+
+    Args:
+        labels: of a table, a DataFrame, a Series with a name, a dict of columns, a structured array: matched by name.
+            An array or list without names is taken as it is, which `remark` says where the order matters.
+
+    Raises:
+        DataError: a category has no column, a column is no category, or a cell is no number.
+    """
+    columns = _columns(labels)
+    if columns is None:
+        try:
+            values = np.asarray(labels)
+        except ValueError:
+            raise DataError(f"{what}: rows differ in length; give one number for each category in each") from None
+        if remark and values.ndim == 2 and values.shape[1] == len(categories) > 1:
+            order = f"its columns are taken in the order {', '.join(categories)}"
+            warn(f"{what}: an array without names: {order}; a DataFrame or a dict of columns is matched by name")
+        return values
+    by_plain = {plain(name): column for name, column in columns}
+    names = [str(name) for name, _ in columns]
+    if len(by_plain) < len(columns):
+        raise DataError(f"{what}: a column stands twice among {', '.join(names)}; remove one")
+    if missing := [c for c in categories if plain(c) not in by_plain]:
+        raise DataError(f"{what}: no column {missing[0]!r}; the columns are {', '.join(names)}")
+    if unknown := [name for name in names if plain(name) not in map(plain, categories)]:
+        raise DataError(f"{what}: column {unknown[0]!r} is no category; {suggest(unknown[0], categories)}")
+    return np.column_stack([_numbers(by_plain[plain(c)], f"{what}, column {c}") for c in categories])
+
+
+def _columns(labels: Any) -> list[tuple[Any, Any]] | None:
+    """Name and values of each column; None where there are no names. What is a table is told by what it can do."""
+    if isinstance(labels, Labels):
+        return list(zip(labels.categories, np.asarray(labels).T, strict=True)) if labels.categories else None
+    names = getattr(labels, "column_names", None)  # pyarrow
+    if names is None:
+        names = getattr(getattr(labels, "dtype", None), "names", None)  # a structured array
+    if names is None:
+        names = getattr(labels, "columns", None)  # pandas, Polars
+    if names is None and isinstance(labels, Mapping):
+        names = labels
+    if names is not None:
+        found = [(name, labels[name]) for name in names]
+        return None if all(isinstance(name, (int, np.integer)) for name, _ in found) else found
+    name = getattr(labels, "name", None) if hasattr(labels, "to_numpy") else None  # a Series
+    return None if name is None else [(name, labels)]
+
+
+def _numbers(column: Any, what: str) -> np.ndarray:
+    values = np.asarray(column)
+    try:
+        return values if values.dtype.kind in "iubf" else values.astype(float)
+    except (TypeError, ValueError):
+        raise DataError(f"{what}: holds cells that are no numbers; give 0 and 1") from None
+
+
+def check_index(images: Any, labels: Any) -> None:
+    """Refuse rows of pandas in another order than the images: by the index of both, or by names of files in it."""
+    if not hasattr(labels, "iloc"):
+        return
+    index = list(labels.index)
+    named = all(isinstance(name, str) for name in index)
+    if hasattr(images, "iloc"):
+        there = list(images.index)
+    elif named and isinstance(images, Sequence) and all(isinstance(image, (str, PathLike)) for image in images):
+        index, there = [Path(name).stem for name in index], [Path(image).stem for image in images]
+    else:
+        return
+    if index != there and (hasattr(images, "iloc") or set(index) == set(there)):
+        row = next((i for i, pair in enumerate(zip(index, there, strict=False)) if pair[0] != pair[1]), 0)
+        raise DataError(f"labels: the index differs from that of the images, row {row} first; give both in one order")
