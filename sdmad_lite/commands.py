@@ -27,7 +27,7 @@ def run(
     out: Annotated[str, Option(help="folder to write; an earlier report there is replaced")],
     model: Model,
     draws: Annotated[int, Option(min=1, help="support draws")] = 5,
-    min_positives: Annotated[int, Option(help="that a category needs in train and in test")] = 15,
+    min_positives: Annotated[int | None, Option(help="in train and in test (default: --shots, at most 15)")] = None,
     drop_copies: DropCopies = False,
 ) -> None:
     """Fit, select, evaluate and report on a folder of images."""
@@ -37,7 +37,9 @@ def run(
     from .show.report import write_report
 
     bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
-    table, least = task.chosen(source.table(bank.categories)), None if task.categories else min_positives
+    table, least = task.chosen(source.table(bank.categories)), min_positives
+    if least is None and not task.categories:
+        least = min(15, shots)
     table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
     train, test, left_out = eligible_split(table, shots, least, task.seed)
     for category, why in left_out.items():
@@ -100,7 +102,7 @@ def predict(
     scoring: Scoring,
     images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
     out: Annotated[str | None, Option(help=".parquet (a folder), .csv or .jsonl: a row per image")] = None,
-    form: Annotated[Literal["table", "csv"], Option("--format", help="of stdout")] = "table",
+    form: Annotated[Literal["table", "csv"] | None, Option("--format", help="of stdout (default: table)")] = None,
     maps: Annotated[str | None, Option(metavar="DIR", help="folder of heat maps of the categories detected")] = None,
     device: Device = None,
 ) -> None:
@@ -118,13 +120,19 @@ def predict(
     if bool(images) == bool(source.data):
         what = "give images or --data, not both" if source.data else "no image is given; name files, folders or --data"
         raise SDMADError(f"predict: {what}")
+    if images and source != Images():
+        raise SDMADError("predict: --dataset, --normal, --names and --split go with --data; leave them out")
+    if not out and scoring != Scoring():
+        raise SDMADError("predict: --scores-only, --restart, --batch-size and --workers go with --out; leave them out")
+    if form and (out or output.json):
+        raise SDMADError("predict: --format is of the table on stdout; leave it out beside --out and --json")
     fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
     root = Path(source.data) if source.data and Path(source.data).is_dir() else None
     rows: Any = root  # a folder is searched for images at any depth
     if images:
         folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
         rows = [path for name in images for path in folders.get(name, [name])]
-    elif source.dataset or not root or (root / "labels.csv").exists():
+    elif source != Images(source.data) or not root or (root / "labels.csv").exists():
         rows = source.table(())
     if maps or not out:
         few = dict(listed(rows, root))

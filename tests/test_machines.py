@@ -107,3 +107,32 @@ def test_what_is_no_file_is_not_replaced(tmp_path, place, message):
         os.mkfifo(tmp_path / place)
     with pytest.raises(OutputError, match=message), new_file(tmp_path / place):
         raise AssertionError("nothing is begun")
+
+
+def test_predict_obeys_the_split_of_class_folders_and_refuses_what_it_would_not_use(world, tmp_path, capsys):
+    for part, name, image in [
+        ("train", "normal", 0),
+        ("train", "Effusion", 1),
+        ("test", "normal", 3),
+        ("test", "Nodule", 5),
+    ]:
+        place = tmp_path / "set" / part / name / f"{image}.png"
+        place.parent.mkdir(parents=True)
+        place.write_bytes((world.path / "data" / f"{image}.png").read_bytes())
+    given = ["predict", "--quiet", "--detector", str(world.fitted), "--device=cpu", f"--out={tmp_path / 'o.csv'}"]
+    assert main([*given, f"--data={tmp_path / 'set'}", "--split=test"]) == 0
+    lines = (tmp_path / "o.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == ["test/Nodule/5.png", "test/normal/3.png"]
+    (tmp_path / "set" / "more").symlink_to(world.path / "data")
+    assert main([*given, f"--data={tmp_path / 'set'}"]) == 2
+    assert "set/more: is a link to a folder" in capsys.readouterr().err
+    image = str(world.path / "data" / "3.png")
+    for words in (["--split=test"], ["--format=csv"]):
+        assert main([*given, image, *words]) == 2 and "leave" in capsys.readouterr().err
+    assert main([*given[:-1], image, "--workers=2"]) == 2 and "go with --out" in capsys.readouterr().err
+
+
+def test_no_home_is_no_error(world, tmp_path):
+    given = ["signs generate Effusion --modality x --model m --server http://localhost:9/v1 --retries 0"]
+    done = sdmad(*given, "--out", tmp_path / "g.json", before="unset HOME XDG_CACHE_HOME;", HOME="")
+    assert done.returncode == 2 and b"Traceback" not in done.stderr

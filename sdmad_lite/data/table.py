@@ -161,9 +161,12 @@ def split_train_test(
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
     else:
-        patients = np.unique(table.patients())
-        chosen = np.random.default_rng(seed).permutation(patients)[: len(patients) // 2]
-        first = np.isin(table.patients(), chosen)
+        # what a patient shows is halved too: those who show the same stand together, and every second one is taken
+        patients, of = np.unique(table.patients(), return_inverse=True)
+        shown = np.zeros((len(patients), len(table.categories)), dtype=int)
+        np.maximum.at(shown, of, table.labels)
+        order = np.random.default_rng(seed).permutation(len(patients))
+        first = np.isin(of, order[np.lexsort(shown[order].T)][1::2])
         train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))
     if not len(train) or not len(test):
         raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
@@ -208,9 +211,10 @@ def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
     available = [len(np.unique(patients[labels[:, c] == 1])) for c in range(len(names))]
     for name, count in zip(names, available, strict=True):
         if count < shots:
-            none = name == "normal" and not count
-            what = "no normal image (a row of zeros)" if none else f"{count} patients with {name!r}"
-            raise DataError(f"{what} to draw from, but {shots} shots are asked for; lower the shots or leave it out")
+            if name == "normal" and not count:
+                raise DataError("no normal image (a row of zeros); add some, for scores are measured against them")
+            what = f"{count} patients with {name!r} to draw from"
+            raise DataError(f"{what}, but {shots} shots are asked for; lower the shots")
     order = np.random.default_rng(seed).permutation(len(table))
     chosen: list[int] = []
     for c in np.argsort(available, kind="stable"):  # the rarest first

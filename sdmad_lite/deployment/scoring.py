@@ -145,7 +145,8 @@ def listed(source, root: str | Path | None = None) -> list[tuple[str, Any]]:
     Raises a DataError where there is no image, or the source is no folder, table or list.
     """
     if isinstance(source, (str, Path)) and not os.path.isfile(source):
-        root, source = source, [str(path) for path in walk_images(source)]  # a string is a tenth of a Path
+        # a string is a tenth of a Path
+        root, source = source, [str(path) for path in walk_images(source, within=source)]
         if not source:
             raise DataError(f"{root}: holds no image; name files, or a folder that holds some")
     named = []

@@ -46,7 +46,10 @@ def unseen(folder: str | Path, table: ImageTable, exclude_support: bool = False)
     """
     path = Path(folder) / FILE
     if not path.exists():
-        warn(f"{folder} does not say what it was fitted on; overlap with these images is unchecked")
+        unknown = f"{folder} does not say what it was fitted on"
+        if exclude_support:
+            raise DataError(f"{unknown}; it cannot be left out: fit again with 'sdmad fit'")
+        warn(f"{unknown}; overlap with these images is unchecked")
         return table
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -99,7 +100,8 @@ def generate_signs(
     from .chat import Chat  # late: openai is an extra
 
     asked = _settings(categories, api_key, base_url, {"modality": modality, "model": model, **settings})
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdmad_lite" / "answers"
+    kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = Path(tempfile.gettempdir() if kept.startswith("~") else kept) / "sdmad_lite" / "answers"  # or nobody's home
     chat = Chat(asked, home if cache == "default" else Path(cache) if cache else None)
     named, said, dropped = asked.categories, dict[str | None, list[Sign]](), list[str]()
     with chat.client, tqdm([*named, None], desc="signs", disable=not progress, leave=False) as subjects:

@@ -156,7 +156,7 @@ CASES = [
     command(
         "fit: too many shots",
         fitting(shots=40),
-        ("1 patients with 'Effusion' to draw from, but 40 shots are asked for; lower the shots or leave it out"),
+        ("1 patients with 'Effusion' to draw from, but 40 shots are asked for; lower the shots"),
     ),
     command(
         "fit: a negative seed",
@@ -205,7 +205,7 @@ CASES = [
     command(
         "run: too many shots",
         running("--shots=40", "--categories=Nodule"),
-        "1 patients with 'Nodule' to draw from, but 40 shots are asked for; lower the shots or leave it out",
+        "no category has enough positives; ask for fewer shots or for fewer positives",
     ),
     command(
         "run: too many shots for every category",
@@ -220,7 +220,7 @@ CASES = [
     command(
         "run: nothing to score",
         running("--categories=Nodule", labels=LABELS.replace("5.png,0,1", "5.png,0,0")),
-        "the test images show none or all of Nodule; nothing can be scored, give images with and without them",
+        "no category has enough positives; ask for fewer shots or for fewer positives",
     ),
     command(
         "run: a truncated test image",

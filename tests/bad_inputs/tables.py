@@ -406,12 +406,12 @@ CASES = [
     draw(
         "more shots than patients",
         lambda table: draw_support(table, 3, 0),
-        ("2 patients with 'Effusion' to draw from, but 3 shots are asked for; lower the shots or leave it out"),
+        ("2 patients with 'Effusion' to draw from, but 3 shots are asked for; lower the shots"),
     ),
     draw(
         "no normal image",
         lambda table: draw_support(table.rows([1, 2, 4, 5]), 1, 0),
-        ("no normal image (a row of zeros) to draw from, but 1 shots are asked for; lower the shots or leave it out"),
+        ("no normal image (a row of zeros); add some, for scores are measured against them"),
     ),
     draw(
         "no test images",
