@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" / "banks").glob("*.json")))
 DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
 SHAPE = "what becomes of images that are not square: all of them squashed, padded, or cropped (default: squash)"
+CHOICES = ("missing", "size", "uncertain", "views", "official_split")
 SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
@@ -44,18 +45,28 @@ class Source:
     others: Annotated[
         str | None, Option(help="further findings of the data; images that show these alone are left out")
     ] = None
+    missing: Annotated[str | None, Option(help="of a --dataset: 'skip' leaves out images that are not there")] = None
+    size: Annotated[int | None, Option(help="of a --dataset that lies there in several sizes")] = None
+    uncertain: Annotated[str | None, Option(help="labels of a --dataset: drop, negative, positive")] = None
+    views: Annotated[str | None, Option(help="of a --dataset that has several: frontal, all")] = None
+    official_split: Annotated[bool | None, Option(" /--no-official-split", help="do not use a --dataset's own")] = None
 
     def table(self, categories: tuple[str, ...], usual: str = "all") -> ImageTable:
         """The rows that --split asks for, or the usual ones where the data have a split.
 
         `categories` are those of the bank, () where labels do not count. Copies are not looked for.
         """
+        choices = {name: getattr(self, name) for name in CHOICES if getattr(self, name) is not None}
+        if choices and not self.dataset:
+            raise SDMADError(f"{', '.join(f'{name}=' for name in choices)} goes with dataset=; leave it out")
+        if self.dataset and (self.normal, self.names, self.others) != (None, None, None):
+            raise SDMADError("--dataset: knows its classes; leave --normal, --names and --others out")
         if not self.dataset:
             others = None if self.others is None else parts_of(self.others)
             names = parts_of(self.names) or None
             table = sd.load_data(self.data, categories, self.normal, names, others, drop_copies=None)
         else:
-            table = sd.load_dataset(self.dataset, self.data)
+            table = sd.load_dataset(self.dataset, self.data, **choices)
             before, table = len(table), table.matching(categories) if categories else table
             if len(table) < before:
                 remark(f"left out: {before - len(table)} images that show other findings alone")
