@@ -240,10 +240,7 @@ CASES = [
     ),
     clip(
         "a device that is not there",
-        (
-            "embedded (pretrained=None): cannot be loaded: {reason}. Check the name, file and device."
-            " load_clip('embedded') needs nothing"
-        ),
+        "device 'abacus': {reason}; give cpu, cuda, cuda:1, a number of a GPU, or leave it out",
         device="abacus",
     ),
     used(
