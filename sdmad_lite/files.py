@@ -86,20 +86,18 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not path.is_file():  # a device would be replaced too
         raise OutputError(f"{path}: is {'a folder; name a file in it' if path.is_dir() else 'no file; name another'}")
-    temporary = None
-    try:
-        with _written(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(path.parent)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
-            os.close(handle)
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        os.close(handle)
+        try:
             yield Path(temporary)
             with open(temporary, "rb") as written:  # on the disk before it takes the place
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-    finally:
-        if temporary is not None:
+        finally:
             with suppress(OSError):
                 os.unlink(temporary)
 
@@ -119,29 +117,25 @@ def write_text(path: str | Path, text: str) -> Path:
 def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     """Fill a temporary folder; it takes the place of `path` only when the block ends well.
 
-    An existing folder is replaced only if it is empty or holds `marker`, a file that this package
-    writes there, so that a slip of the keyboard deletes nobody's data. Of several processes only the first one's stays.
+    An existing folder is replaced only if it is empty or holds `marker`, a file that this package writes there. Of
+    several processes only the first one's stays.
 
     Raises:
         OutputError: the place cannot be written, or holds something else.
     """
     path = Path(path).resolve()  # a link keeps pointing to the folder
-    temporary = None
-    try:
-        with _written(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            home = path if _stays(path) else path.parent
-            _sweep(home)
-            if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
-                raise OutputError(
-                    f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder"
-                )
-            temporary = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        home = path if _stays(path) else path.parent
+        _sweep(home)
+        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
+            raise OutputError(f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder")
+        temporary = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
+        try:
             yield temporary
             if is_main():
                 (_change if home == path else _move_into_place)(temporary, path)
-    finally:
-        if temporary is not None:
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -154,9 +148,8 @@ def _stays(path: Path) -> bool:
 def _change(temporary: Path, path: Path) -> None:
     """Give a folder that stays what lies in the temporary one."""
     aside = temporary.with_name(temporary.name + ".old")
-    old = [one for one in path.iterdir() if one != temporary]
     aside.mkdir()
-    for one in old:
+    for one in set(path.iterdir()) - {temporary, aside}:
         one.rename(aside / one.name)
     for one in temporary.iterdir():
         one.rename(path / one.name)
@@ -187,10 +180,9 @@ def stopped_cleanly() -> Iterator[None]:
             os._exit(128 + number)
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):
         with suppress(ValueError):  # in another thread than the main one
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            if signal.getsignal(number) == signal.SIG_DFL:
                 before[number] = signal.signal(number, stop)
     try:
         yield

@@ -106,27 +106,26 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
 
 
 @contextmanager
-def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[None]:
-    """Inside the block the adapters stand in the model; outside it is the frozen one, bit for bit.
+def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[list[nn.Module]]:
+    """Inside the block the adapters stand in the model, in the layers given; outside it is the frozen one, bit for bit.
 
     Raises:
         BackboneError: other adapters are installed already, or these do not fit the model.
     """
-    blocks = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
+    towers = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
     handles = []
     try:
         for name, adapter in adapters.items():
             tower, number = name.split("_")
-            if int(number) >= len(blocks[tower]):
-                raise BackboneError(
-                    f"adapter {name}: the {tower} tower of {backbone.name} has {len(blocks[tower])} layers"
-                )
-            block = blocks[tower][int(number)]
+            count = len(towers[tower])
+            if int(number) >= count:
+                raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {count} layers")
+            block = towers[tower][int(number)]
             if hasattr(block, NAME):
                 raise BackboneError("other adapters are installed in this model; leave their block first")
             setattr(block, NAME, adapter)
             handles.append((block, block.register_forward_hook(_mix, with_kwargs=True)))
-        yield
+        yield [block for block, _ in handles]
     finally:
         for block, handle in handles:
             handle.remove()

@@ -236,7 +236,7 @@ def align(
         with run.autocast(device):
             return processes.encode(lambda part: in_batches(function, part, run.at_once).float(), rows)
 
-    with installed(backbone, adapters), compiled(backbone, adapters, run.compile):
+    with installed(backbone, adapters) as blocks, compiled(blocks if run.compile else ()):
         below, embed = split_image_tower(backbone)
         cache, activations = cache_activations(backbone, below, pixels, training, seed, run.cache_gib * 2**30)
         hidden = not (run.progress and processes.main)

@@ -24,10 +24,9 @@ class CheckpointWarning(SDMADWarning):
 
 
 class Checkpoint:
-    """The checkpoint of one run, in a folder that may hold other things.
+    """The checkpoint of one run, in a folder that is made if it is missing and may hold other things.
 
     Args:
-        folder: made if it is missing.
         identity: name -> what must be the same for a run to go on, JSON values.
         seconds: write when this long has passed since the last time. steps: and after this many steps, if given.
     """
@@ -39,8 +38,7 @@ class Checkpoint:
     def read(self, like: dict[str, Tensor], most: int) -> dict[str, Tensor] | None:
         """Tensors to go on from, of the names, types and shapes of `like`; None where there is no checkpoint yet.
 
-        Args:
-            like: "losses" may have any number of rows up to `most`, one for each step.
+        "losses" may have any number of rows up to `most`, one for each step.
 
         Raises:
             OutputError: the folder cannot be written. CheckpointError: the file is broken, or of another run.
@@ -58,10 +56,7 @@ class Checkpoint:
                 before, found = (json.loads(content.metadata()[name]) for name in ("identity", "hash"))
             whole = found == _hash(before, tensors)
             if not (different := [name for name in self.identity if before.get(name) != self.identity[name]]):
-                forms, expected = (
-                    {n: (t.dtype, t.shape[n == "losses" :]) for n, t in d.items()} for d in (tensors, like)
-                )
-                whole &= forms == expected and len(tensors["losses"]) <= most
+                whole &= _forms(tensors) == _forms(like) and len(tensors["losses"]) <= most
                 # squares are not negative, and no training goes on from NaN
                 whole &= all(v.isfinite().all() and (v.min() >= 0 or "_sq" not in n) for n, v in tensors.items())
             reason = "its content is not what was written"
@@ -95,13 +90,14 @@ class Checkpoint:
 
 def remove_checkpoint(folder: str | Path | None) -> None:
     """Remove the checkpoint, and the folder if nothing else is in it; only after the detector stands whole."""
-    with suppress(OSError):
-        if folder is not None:
-            (Path(folder) / NAME).unlink(missing_ok=True)
+    if folder is not None:
+        with suppress(OSError):
+            Path(folder, NAME).unlink(missing_ok=True)
             Path(folder).rmdir()  # refuses where other files are
 
 
 def _forms(tensors: dict[str, Tensor]) -> dict:
+    """Name -> type and shape, whatever the number of losses."""
     return {name: (value.dtype, value.shape[name == "losses" :]) for name, value in tensors.items()}
 
 

@@ -33,11 +33,8 @@ class Processes:
     Each encodes its share of the images and signs; all see all embeddings and compute the same loss from them, so that
     losses over the whole batch are those of one process.
 
-    Args:
-        device: where the model of this process lies.
-
     Raises:
-        BackboneError: it is not the device that the launcher meant for this process.
+        BackboneError: the model lies on another `device` than the launcher meant for this process.
     """
 
     def __init__(self, device: torch.device):

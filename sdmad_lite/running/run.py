@@ -6,21 +6,17 @@ is kept (activations, final embeddings) is computed in the model's own precision
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ..clip.towers import find_blocks
 from ..settings import AtLeastOne, NotNegative, Settings
-
-if TYPE_CHECKING:
-    from ..clip.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,8 @@ def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 6
 
 
 @contextmanager
-def compiled(backbone: Backbone, adapters: nn.ModuleDict, enabled: bool) -> Iterator[None]:
-    """Inside the block the layers with adapters run compiled; all layers of a tower share one compilation."""
-    blocks = []
-    if enabled:
-        towers = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
-        blocks = [towers[tower][int(number)] for tower, number in (name.split("_") for name in adapters)]
+def compiled(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block these layers run compiled; all layers of a tower share one compilation."""
     for block in blocks:
         block.compile()
     try:

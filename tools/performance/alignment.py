@@ -131,7 +131,7 @@ class Other:
             activations = split_image_tower(self.backbone)[0](self.pixels)
 
         def step() -> None:
-            with installed(self.backbone, adapters), compiled(self.backbone, adapters, compile):
+            with installed(self.backbone, adapters) as blocks, compiled(blocks if compile else ()):
                 with run.autocast(self.device):
                     embed = split_image_tower(self.backbone)[1]
                     u = embed(activations) if kept else self.backbone.image_features(self.pixels)
