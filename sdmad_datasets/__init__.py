@@ -66,7 +66,7 @@ def load_dataset(name: str, folder: str | Path, drop_copies: bool | None = None,
     known = options(name)
     for choice in choices:
         if choice not in known:
-            raise DataError(f"{entry.title} has no option {choice!r}; it has {', '.join(known)}")
+            raise DataError(f"{entry.title} has no option {choice}=; it has {', '.join(f'{name}=' for name in known)}")
     if not folder.is_dir():
         raise entry.error(folder, "no such folder")
     try:

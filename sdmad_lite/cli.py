@@ -105,8 +105,13 @@ def in_options(text: str, command: Any) -> str:
         value = "''" if value == "[]" else value
         off = options[name].secondary_opts if value == "False" else []
         shown = "" if value in (None, "...", "True", "False") else f" {value}"
-        return (off or options[name].opts)[0] + (shown if shown == " ''" else shown.replace("'", ""))
+        return (off or options[name].opts or options[name].secondary_opts)[0] + (
+            shown if shown == " ''" else shown.replace("'", "")
+        )
 
+    for function, option in {"load_dataset": "dataset", "load_clip": "backbone"}.items():
+        if option in options:
+            text = re.sub(rf"{function}\('([^']+)'[^)]*\)", rf"--{option} \1", text)
     return re.sub(r"(?<![^\s(])([a-z_]+)=('[^']*'|\[\]|True|False|\.\.\.|\w+)?", say, text)
 
 

@@ -17,7 +17,7 @@ import sdmad_lite as sd
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, is_main, new_folder, world, write_text
-from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task
+from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task, set_in
 
 
 @command(app, "run", "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report")
@@ -37,7 +37,7 @@ def run(
     from .show.report import write_report
 
     bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
-    table, least = task.chosen(source.table(bank.categories)), min_positives
+    table, least = task.chosen(source.data, source.table(bank.categories)), min_positives
     if least is None and not task.categories:
         least = min(15, shots)
     table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
@@ -74,7 +74,7 @@ def fit(
     from .storage import write_detector
 
     bank = sd.load_bank(task.signs)
-    table = task.chosen(source.table(bank.categories, usual="train"))
+    table = task.chosen(source.data, source.table(bank.categories, usual="train"))
     if missing := [c for c in bank.categories if c not in table.categories]:
         remark(f"left out, not in the data or not asked for: {', '.join(missing)}")
     support = table.rows(sd.draw_support(table, task.shots, task.seed)) if task.shots else table
@@ -120,8 +120,9 @@ def predict(
     if bool(images) == bool(source.data):
         what = "give images or --data, not both" if source.data else "no image is given; name files, folders or --data"
         raise SDMADError(f"predict: {what}")
-    if images and source != Images():
-        raise SDMADError("predict: --dataset, --normal, --names and --split go with --data; leave them out")
+    source.check()
+    if (source.normal, source.names, source.others) != (None, None, None):
+        raise SDMADError("predict: labels do not count; leave --normal, --names and --others out")
     if not out and scoring != Scoring():
         raise SDMADError("predict: --scores-only, --restart, --batch-size and --workers go with --out; leave them out")
     if form and (out or output.json):
@@ -234,7 +235,10 @@ def check(
     """
     from .signs.lint import check_sight
 
-    clip = model.load() if model.backbone or source.data else None
+    source.check()
+    if not (looked := bool(model.backbone or source.data)) and (given := set_in(model)):
+        raise SDMADError(f"{given}: only beside backbone= or data=; leave it out")
+    clip = model.load() if looked else None
     found = sd.check_bank(bank, clip)
     if source.data and clip:
         known = sd.load_bank(bank)

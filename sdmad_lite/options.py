@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +11,7 @@ from typer import Option
 import sdmad_lite as sd
 
 from .cli import remark
-from .errors import SDMADError
+from .errors import DataError, SDMADError
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -32,6 +32,14 @@ Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wro
 def parts_of(text: str | None) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",")] if text else []
+
+
+def set_in(group: object) -> str:
+    """Options of a group that are not at their default, as Python writes them."""
+    given = [(field.name, getattr(group, field.name), field.default) for field in fields(group)]  # type: ignore
+    return ", ".join(
+        f"{name}={value}" if value is False else f"{name}=" for name, value, usual in given if value != usual
+    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Source:
         """
         choices = {name: getattr(self, name) for name in CHOICES if getattr(self, name) is not None}
         if choices and not self.dataset:
-            raise SDMADError(f"{', '.join(f'{name}=' for name in choices)} goes with dataset=; leave it out")
+            raise SDMADError(f"{', '.join(f'{n}={v}' for n, v in choices.items())}: only beside dataset=; leave it out")
         if self.dataset and (self.normal, self.names, self.others) != (None, None, None):
             raise SDMADError("--dataset: knows its classes; leave --normal, --names and --others out")
         if not self.dataset:
@@ -86,6 +94,11 @@ class Images(Part):
 
     data: Annotated[str | None, Option(help=DATA)] = None  # type: ignore[assignment]
 
+    def check(self) -> None:
+        """Refuse options of data where there are none."""
+        if not self.data and (given := set_in(self)):
+            raise SDMADError(f"{given}: only beside data=; leave it out")
+
 
 @dataclass(frozen=True)
 class Task:
@@ -96,9 +109,13 @@ class Task:
     shots: Annotated[int | None, Option(min=1, help="positives per category ('run': 16, 'fit': all rows)")] = None
     seed: Annotated[int, Option(min=0, help="of the (first) draw and of everything random")] = 0
 
-    def chosen(self, table: ImageTable) -> ImageTable:
-        """The table with the --categories, all where none is named."""
-        return table.restricted(parts_of(self.categories)) if self.categories else table
+    def chosen(self, where: str, table: ImageTable) -> ImageTable:
+        """The table with the --categories, all where none is named; refused where no image is normal."""
+        table = table.restricted(parts_of(self.categories)) if self.categories else table
+        if table.labels.any(1).all():
+            shown = f"each of the {len(table)} images shows some of {', '.join(table.categories)}"
+            raise DataError(f"{where}: {shown}; add normal images, for scores are measured against them")
+        return table
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Model(BaseModel, strict=True, extra="forbid"):
         if own and not (place := found(path, isdir)):
             raise BackboneError(
                 f"{folder}: was fitted on the CLIP in {path}, which is not there; put that folder back or beside the "
-                "detector, or give SDMAD.load(..., backbone=load_clip('local-dir:FOLDER'))"
+                "detector, or hand SDMAD.load in Python the CLIP from its new place"
             )
         weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
         name, shape = f"local-dir:{place}" if own else self.name, self.shape or "own"

@@ -1,5 +1,6 @@
 """The command line: what each command prints, writes and returns; a whole report by `run`; and docs/cli.md."""
 
+import ast
 import csv
 import json
 import os
@@ -98,6 +99,40 @@ def test_every_command_has_a_help_with_an_example_that_it_takes(command, capsys)
     given = shlex.split(example)
     assert given[0] == "sdmad" and given[1 : 1 + len(command)] == command
     parse(given[1:])
+
+
+READERS = ("run", "fit", "evaluate", "embed", "check")
+RECOMMENDED = {  # whose messages are said by which commands
+    "sdmad_lite/data": READERS,
+    "sdmad_lite/deployment": ("predict",),
+    "sdmad_lite/evaluation/seen_images.py": ("evaluate",),
+    "sdmad_lite/clip": ("run", "fit", "embed", "check"),
+    "sdmad_lite/options.py": ("run", "fit"),
+    "sdmad_datasets": READERS,
+}
+IN_PYTHON = {"tokenizer", "max_bytes"}
+NOT_SAID = {"drop_copies": {"embed", "check"}, "names": {"predict"}}  # commands that never get to such a message
+
+
+def said_in(place):
+    """Every text of the code at a place that is no docstring."""
+    files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
+    for tree in (ast.parse(file.read_text(encoding="utf-8")) for file in files):
+        for node in ast.walk(tree):
+            texts = [node.value] if isinstance(node, ast.Constant) else []
+            yield from (t for t in texts if isinstance(t, str) and "\n    " not in t)
+
+
+@pytest.mark.parametrize("place", RECOMMENDED)
+def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(place):
+    group = typer.main.get_command(app)
+    commands = group.commands | group.commands["signs"].commands
+    every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
+    for text in said_in(place):
+        for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", text)) - IN_PYTHON:
+            for command in set(RECOMMENDED[place]) - NOT_SAID.get(name, set()):
+                assert in_options(f"{name}=", commands[command]).startswith("--"), (text, command)
+        assert {*re.findall(r"(?<!\S)--[a-z-]+", text)} <= every | {"--raw", "--to", "--variant"}, text
 
 
 def test_ctrl_c_returns_130_and_leaves_nothing(world, tmp_path, monkeypatch, capsys):

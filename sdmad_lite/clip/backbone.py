@@ -221,7 +221,10 @@ def load_clip(
     device, name, pretrained = as_device(device), str(name), pretrained and str(pretrained)
     kind, _, place = f"local-dir:{EMBEDDED}".partition(":") if name == "embedded" else name.partition(":")
     folder, trained = Path(place) if kind == "local-dir" else None, pretrained != "random"
-    tag = _checked_tag(name, pretrained) if kind not in ("local-dir", "hf-hub") else {}
+    whole = kind in ("local-dir", "hf-hub")
+    if whole and pretrained and trained:
+        raise BackboneError(f"{name}: brings its own weights; leave pretrained={pretrained!r} out")
+    tag = {} if whole else _checked_tag(name, pretrained)
     try:
         source, weights = (f"local-dir:{EMBEDDED}" if name == "embedded" else name), None
         if kind == "hf-hub":

@@ -93,7 +93,7 @@ def why_not(error: Exception) -> str:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub did not give them"
         return (
             f"its files are not all on this machine, and {why}. Load it once where there is a network and copy the "
-            f"cache {constants.HF_HUB_CACHE} (a tokenizer alone can be given as tokenizer=FOLDER), or use "
+            f"cache {constants.HF_HUB_CACHE} (in Python a tokenizer alone can be given as tokenizer=FOLDER), or use "
             "load_clip('embedded'), which needs nothing"
         )
     causes: list[BaseException] = [error]

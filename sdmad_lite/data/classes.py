@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError, note
 from .images import IMAGE_ENDINGS, PASSED, walk_images
-from .names import NORMAL, Names, find_normal, plain, spelled
+from .names import NORMAL, Names, check_others, find_normal, plain, spelled
 from .paths import check_no_link, reading
 from .table import PARTS, ImageTable, table_of_classes
 
@@ -35,11 +35,13 @@ def load_classes(
     one = spelled(folder, sorted({name for _, name, _ in files}), categories or ())
     names = sorted(set(one.values()))
     ask = categories is None or len(categories) > 0  # else nothing is asked of the labels
+    check_others(folder, names, others if ask else ())
     none = find_normal(folder, names, normal, categories) if ask else None
     if none is None and normal != "" and ask:
         raise DataError(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
-            f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none"
+            f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none, "
+            "which does to evaluate"
         )
     shown: dict[Path, set[str]] = defaultdict(set)  # the classes of an image, by the first file of its bytes
     splits: dict[Path, str] = {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataError, warn
 from .cells import read_cells
-from .names import Names, about_images, find_normal, is_finding, nearest, plain
+from .names import Names, about_images, check_others, find_normal, is_finding, nearest, plain
 from .table import META, PARTS, ImageTable, check_split, table_of_classes
 
 DESCRIBED = ("image", *META)
@@ -47,6 +47,7 @@ def load_folder(
     names = [name for name in header if name not in DESCRIBED]
     if categories is not None and not categories:  # nothing is asked of the labels
         return ImageTable(images, np.zeros((len(rows), 0), np.int64), (), meta)
+    check_others(path, names, others)
     none = find_normal(path, names, normal, categories)
     own, further = _findings(path, rows, [name for name in names if name != none], categories, others)
     if not own:

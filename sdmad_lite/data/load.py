@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import DataError, noting
@@ -72,7 +73,7 @@ def _read(path: Path, *given) -> ImageTable:
         return load_folder(path, *given)
     with reading(path, "change its permissions"):
         tables = sorted(file.name for file in path.iterdir() if file.suffix.lower() in TABLES)
-    advice = f"; it holds {tables[0]}: a table of labels is called labels.csv, with a column image" if tables else ""
+    advice = f"; it holds {tables[0]}: {_meaning(tables[0])}" if tables else ""
     try:
         if not subfolders(path):
             how = "write a labels.csv, or sort the images into a subfolder for each class"
@@ -80,3 +81,13 @@ def _read(path: Path, *given) -> ImageTable:
         return load_classes(path, *given)
     except DataError as error:
         raise DataError(f"{error}{advice}") from None
+
+
+def _meaning(table: str) -> str:
+    """What to do with a table that is no labels.csv: that of a public set, or one's own."""
+    from sdmad_datasets import DATASETS
+
+    for name, entry in DATASETS.items():
+        if re.search(rf"(?m)^\s*{re.escape(table)}(\s|,|$)", entry.tree):
+            return f"a public set is read with load_dataset('{name}', folder)"
+    return "a table of labels is called labels.csv, with a column image"

@@ -94,6 +94,12 @@ def find_normal(where, names: Sequence[str], normal: str | None, categories: Nam
     return found[0] if found else None
 
 
+def check_others(where, names: Sequence[str], others: Names) -> None:
+    """Refuse `others` that are none of the names: a misspelt one would pass its finding over."""
+    if unknown := [name for name in others or () if plain(name) not in map(plain, names)]:
+        raise DataError(f"{where}: others= names {unknown[0]!r}, which is not there; {suggest(unknown[0], names)}")
+
+
 def about_images(name: str) -> bool:
     """Whether the name of a column says that it describes images: sex, fold 1, age>60, Unnamed: 0."""
     return ABOUT_IMAGES.issuperset(re.findall(r"[^\W\d_]+", name.casefold()))

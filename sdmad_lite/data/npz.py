@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .names import Names, find_normal, plain
+from .names import Names, check_others, find_normal, plain
 from .paths import reading
 from .table import SPLITS, ImageTable, table_of_classes
 
@@ -56,11 +56,12 @@ def load_npz(
         names, stated = _beside(path)
         normal = stated if normal is None else normal
     y, names = _columns(path, values, names)
+    check_others(path, names, others)
     none = find_normal(path, names, normal, None if single else categories)
     if none is None and single and normal != "":
         raise DataError(
             f"{path}: no class is recognised as normal among {', '.join(names)}; say which with normal=, or "
-            "normal='' if there is none"
+            "normal='' if there is none, which does to evaluate"
         )
     if none is not None and (both := (y[:, names.index(none)] == 1) & (y.sum(1) > 1)).any():
         raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")

@@ -119,6 +119,43 @@ CASES = [
         lambda w: writing(w, f"--out={w.path}"),
         "{path}: is a folder; name a file in it",
     ),
+    command(
+        "predict: labels",
+        predicting("--data={path}/data", "--others=Gout"),
+        "predict: labels do not count; leave --normal, --names and --others out",
+    ),
+    command(
+        "predict: options of data that are not given",
+        predicting("{path}/data/0.png", "--split=test", "--no-official-split"),
+        "--no-official-split, --split: only beside --data; leave it out",
+    ),
+    command(
+        "signs: options of data that are not given",
+        lambda w: ["signs", "check", str(w.bank()), "--others=Gout"],
+        "--others: only beside --data; leave it out",
+    ),
+    command(
+        "signs: options of a model that is not used",
+        lambda w: ["signs", "check", str(w.bank()), "--pretrained=openai"],
+        "--pretrained: only beside --backbone or --data; leave it out",
+    ),
+    command(
+        "run: no normal image",
+        running(labels=LABELS.replace(",0,0,", ",1,0,")),
+        "{path}/data: each of the 6 images shows some of Effusion, Nodule; add normal images, for scores are measured "
+        "against them",
+    ),
+    command(
+        "fit: the table of a public set",
+        lambda w: [*fitting()(w), f"--data={w.write('odir/full_df.csv', 'ID').parent}"],
+        "{path}/odir: has no labels.csv and no subfolder; write a labels.csv, or sort the images into a subfolder for "
+        "each class; it holds full_df.csv: a public set is read with --dataset odir5k",
+    ),
+    command(
+        "fit: a further finding misspelt",
+        fitting(others="Gout"),
+        "{path}/data/labels.csv: --others names 'Gout', which is not there; known are Effusion, Nodule",
+    ),
     command("no command", lambda world: [], "Missing command; see 'sdmad --help'"),
     command(
         "an unknown command",

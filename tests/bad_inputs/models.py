@@ -239,6 +239,11 @@ CASES = [
         "local-dir:{path}/clip",
     ),
     clip(
+        "other weights for a model that has its own",
+        "embedded: brings its own weights; leave pretrained='openai' out",
+        pretrained="openai",
+    ),
+    clip(
         "a device that is not there",
         "device 'abacus': {reason}; give cpu, cuda, cuda:1, a number of a GPU, or leave it out",
         device="abacus",

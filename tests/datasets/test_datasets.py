@@ -516,7 +516,7 @@ def test_options_are_known_by_name(tiny):
     name, folder = tiny
     assert options(name)["official_split"] is True
     with pytest.raises(
-        DataError, match=f"{re.escape(DATASETS[name].title)} has no option 'folds'; it has official_split"
+        DataError, match=f"{re.escape(DATASETS[name].title)} has no option folds=; it has official_split="
     ):
         load_dataset(name, folder, folds=3)
 
