@@ -34,7 +34,7 @@ from sdmad_lite.alignment import (
     AlignmentConfig,
     embed_augmented,
     installed,
-    make_augmented,
+    iter_augmented,
     record_activations,
 )
 from sdmad_lite.data import ImageTable, draw_support
@@ -199,12 +199,10 @@ def own_row(row: str) -> Row:
 def poolings(detector: SDMAD, support: ImageTable, h: np.ndarray) -> dict[str, np.ndarray]:
     """Image evidence alone, from each part of h and from some together."""
     with torch.no_grad(), installed(clip(), detector.adapters_), record_activations(clip()) as recorded:
-        augmented = make_augmented(
-            clip(), support.images, detector.alignment.augmentations, detector.random_state, detector.bank.color
-        )
-        for pixels in augmented:
+        prepared, count = clip().prepare(support.images, detector.bank.color), detector.alignment.augmentations
+        for pixels in iter_augmented(clip(), prepared, count, detector.random_state):
             clip().image_features(pixels)
-    learnt, labels = torch.cat(recorded).cpu().double().numpy(), np.tile(support.labels, (len(augmented), 1))
+    learnt, labels = torch.cat(recorded).cpu().double().numpy(), np.tile(support.labels, (count, 1))
     found = {f"{IMAGE_ONLY}, {SHIPPED}": detector.image_logits(h)}
     names, width = ("mean", "maximum", "deviation"), h.shape[1] // 3
     for parts in ((0,), (1,), (2,), (0, 1)):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,34 +40,24 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
     if start is None:
         return backbone.image_features, lambda u: u
     first = vision_blocks(backbone.model)[start]
-    current: list[Tensor] = []
-
-    def stop(block, args):
-        current[:] = [args[0]]
-        raise _Captured
-
-    def put_back(block, args):
-        return (current[0], *args[1:])
 
     def below(pixels: Tensor) -> Tensor:
-        handle = first.register_forward_pre_hook(stop)
-        try:
+        entered: list[Tensor] = []
+
+        def stop(block, args):
+            entered.append(args[0])
+            raise _Captured
+
+        with first.register_forward_pre_hook(stop), suppress(_Captured):
             backbone.model.encode_image(pixels.to(backbone.device))
-        except _Captured:
-            pass
-        finally:
-            handle.remove()
-        return current[0]
+        return entered[0]
 
     def embed(activations: Tensor) -> Tensor:
-        current[:] = [activations]
-        handle = first.register_forward_pre_hook(put_back)
-        try:
-            # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
-            with without_lower(backbone.model, start):
-                return backbone.image_features(activations.new_zeros(1, 3, *backbone.model.visual.image_size))
-        finally:
-            handle.remove()
+        # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
+        blank = activations.new_zeros(1, 3, *backbone.model.visual.image_size)
+        replaced = first.register_forward_pre_hook(lambda block, args: (activations, *args[1:]))
+        with replaced, without_lower(backbone.model, start):
+            return backbone.image_features(blank)
 
     return below, embed
 
@@ -106,7 +96,5 @@ def record_activations(backbone: Backbone) -> Iterator[list[Tensor]]:
     else:
         block = vision_blocks(backbone.model)[start]
         handle = block.register_forward_pre_hook(lambda block, args: out.append(pool_tokens(args[0])))
-    try:
+    with handle:
         yield out
-    finally:
-        handle.remove()

@@ -80,8 +80,6 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
     [ours]: then u is computed once, and the signs alone move towards the images.
 
     Args:
-        backbone: gives the widths; it is not changed.
-        config: places and strength.
         seed: of the adapters' random start.
 
     Returns:

@@ -60,13 +60,8 @@ def iter_augmented(backbone: Backbone, pixels: Tensor, count: int, seed: int) ->
         yield (augment(plain, generator) - mean) / std
 
 
-def make_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> list[Tensor]:
-    """`count` versions of prepared images, each (N, 3, H, W) normalised; the first is unchanged."""
-    return list(iter_augmented(backbone, backbone.prepare(images, color), count, seed))
-
-
 @torch.no_grad()
 def embed_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
-    """(count, N, D) unit embeddings of `make_augmented`, on the CPU: for methods that train on the frozen features."""
+    """(count, N, D) unit embeddings of augmented images, on the CPU: for methods that train on the frozen features."""
     versions = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
     return torch.stack([in_batches(backbone.image_features, version).cpu() for version in versions])

@@ -1,7 +1,6 @@
 """Stage 1: train the adapters, so that signs meet the images of their category and leave those of others.
 
-`align` is the loop, `training_step` one step of it, `cache_activations` what is computed once before: everything below
-the first adapter, which never changes.
+`align` is the loop, `training_step` one step of it, `cache_activations` what is computed once before.
 """
 
 from __future__ import annotations
@@ -130,11 +129,11 @@ class Training:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to where a checkpoint was written."""
         self.losses = list(state["losses"].to(self.bias.device))
-        slots: dict[int, dict[str, Tensor]] = {}
+        slots = {}
         for number, parameter in enumerate(self.parameters):
             parameter.copy_(state[f"parameter.{number}"])
-            slots[number] = {name: state[f"{name}.{number}"] for name in MOMENTS}
-            slots[number]["step"] = torch.tensor(float(self.step))
+            moments = {name: state[f"{name}.{number}"] for name in MOMENTS}
+            slots[number] = moments | {"step": torch.tensor(float(self.step))}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         for _ in self.losses:  # the draws of these steps, so that those to come are the same
             _, rows = self.batch()
@@ -148,8 +147,7 @@ def cache_activations(
     """What lies below the first adapter, once and for all: it never changes.
 
     Args:
-        below: from pixels to activations, see `split_image_tower`.
-        pixels: (N, 3, H, W) prepared support images.
+        below: from pixels (N, 3, H, W), of the support images, to activations; see `split_image_tower`.
         seed: of the augmentations. limit: bytes that may stay on the device; more go to main memory.
 
     Returns:
@@ -191,8 +189,7 @@ def training_step(
     inter = inter_anomaly_loss(logits, labels, config.hardness)
     discrepancy = discrepancy_loss(v, membership)
     intra = intra_anomaly_loss(v, frozen, membership)
-    loss = inter + config.discrepancy * discrepancy + config.intra * intra
-    training.update(loss, [inter, discrepancy, intra])
+    training.update(inter + config.discrepancy * discrepancy + config.intra * intra, [inter, discrepancy, intra])
 
 
 @torch.inference_mode(False)
@@ -213,9 +210,7 @@ def align(
     Under a launcher of several processes these share the encoding, see `processes`.
 
     Args:
-        images: N support images. labels: Y (N, C) in {0, 1}.
-        bank: signs and their categories.
-        seed: of augmentations and batches.
+        images: N support images. labels: Y (N, C) in {0, 1}. seed: of augmentations and batches.
         run: how it is computed. A checkpoint is not removed at the end.
 
     Raises:

@@ -20,7 +20,7 @@ from sdmad_lite.alignment import (
     installed,
     inter_anomaly_loss,
     intra_anomaly_loss,
-    make_augmented,
+    iter_augmented,
     mixup,
 )
 from sdmad_lite.selection import equal_weights, margins
@@ -208,11 +208,11 @@ def test_augment_moves_an_image_no_further_than_asked():
 
 
 def test_the_first_view_is_the_image_itself(tiny_clip, phantom_table):
-    images = phantom_table.images[:3]
-    views = make_augmented(tiny_clip, images, 3, seed=0)
-    assert torch.equal(views[0], tiny_clip.prepare(images))
+    pixels = tiny_clip.prepare(phantom_table.images[:3])
+    views = list(iter_augmented(tiny_clip, pixels, 3, seed=0))
+    assert torch.equal(views[0], pixels)
     assert len(views) == 3 and not torch.allclose(views[1], views[2])
-    again, other = (make_augmented(tiny_clip, images, 3, seed)[1] for seed in (0, 1))
+    again, other = (list(iter_augmented(tiny_clip, pixels, 3, seed))[1] for seed in (0, 1))
     assert torch.equal(views[1], again) and not torch.equal(views[1], other)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from sdmad_lite.alignment import augment, installed, inter_anomaly_loss, make_augmented, split_image_tower
+from sdmad_lite.alignment import augment, installed, inter_anomaly_loss, iter_augmented, split_image_tower
 from sdmad_lite.clip.towers import block_width, vision_blocks
 from sdmad_lite.data import read_image
 from sdmad_lite.evaluation.baselines import LinearProbe, Predictor, Query, Support, Temperature, descend, seeded
@@ -117,7 +117,8 @@ class VisualAdapter:
             kept = margin.topk(max(1, round(self.top * margin.shape[2])), dim=2).values
             return temperature(kept.mean((0, 2)))
 
-        augmented = make_augmented(backbone, support.images, self.augmentations, support.seed, support.bank.color)
+        prepared = backbone.prepare(support.images, support.bank.color)
+        augmented = list(iter_augmented(backbone, prepared, self.augmentations, support.seed))
         draw = batches(self.augmentations * len(target), self.batch, support.seed)
         with installed(backbone, adapters):
             below, embed = split_image_tower(backbone)
