@@ -11,10 +11,10 @@ from .classes import load_classes, subfolders
 from .copies import without_copies
 from .dicom import with_dicom_meta
 from .folder import load_folder
-from .names import Names
+from .names import Names, plain
 from .npz import load_npz
 from .paths import reading
-from .table import ImageTable, check_split
+from .table import PARTS, ImageTable, check_split
 
 TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods", ".parquet")
 """Endings of files that may be a table of labels."""
@@ -87,7 +87,7 @@ def _meaning(table: str) -> str:
     """What to do with a table that is no labels.csv: that of a public set, or one's own."""
     from sdmad_datasets import DATASETS
 
-    for name, entry in DATASETS.items():
+    for name, entry in DATASETS.items() if plain(Path(table).stem) not in PARTS else ():  # anybody has a train.csv
         if re.search(rf"(?m)^\s*{re.escape(table)}(\s|,|$)", entry.tree):
             return f"a public set is read with load_dataset('{name}', folder)"
     return "a table of labels is called labels.csv, with a column image"
