@@ -6,17 +6,13 @@ are, `embedded_tower` is the image tower of the embedded model. open_clip takes 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from .towers import find_blocks, text_blocks, vision_blocks
 
-if TYPE_CHECKING:
-    from .backbone import Backbone, default_device, load_clip
-
-__all__ = ["Backbone", "default_device", "find_blocks", "load_clip", "text_blocks", "vision_blocks"]
+__all__ = ["find_blocks", "text_blocks", "vision_blocks"]
 
 
 def __getattr__(name: str):
-    if name not in __all__:
+    if name not in ("Backbone", "default_device", "load_clip"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(".backbone", __name__), name)

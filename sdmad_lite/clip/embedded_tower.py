@@ -13,14 +13,11 @@ from timm.layers import PatchEmbed
 from timm.models import VisionTransformer, register_model
 from torch import Tensor, nn
 
-__all__ = ["ConvStem", "StemTransformer", "vit_stem_128"]
-
 
 def _conv(inside: int, outside: int) -> nn.Sequential:
     """Half the height and width."""
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, 2, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(inplace=True)
-    )
+    convolution = nn.Conv2d(inside, outside, 3, 2, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
 
 
 class ConvStem(PatchEmbed):

@@ -118,8 +118,7 @@ def why_not(error: Exception) -> str:
 def text_settings(source: str, folder: Path | None) -> dict:
     """The config of the text tower, with what lies on this machine in place of names of the hub.
 
-    Args:
-        source: open_clip's name of the model. folder: of a user's own model, where it is one.
+    `source` is open_clip's name of the model, `folder` that of a user's own one.
 
     Raises:
         BackboneError: its Hugging Face tower is none that open_clip reads, or wants code of its own.

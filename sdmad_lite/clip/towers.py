@@ -26,7 +26,6 @@ TEXT_PATHS = (
     "text.transformer.layers",  # M2M-100
 )
 
-
 Blocks = nn.ModuleList | nn.Sequential
 
 
@@ -45,8 +44,8 @@ def find_blocks(model: Any, tower: str) -> Blocks | None:
     modules = dict(model.named_modules())
     for path in IMAGE_PATHS if tower == "image" else TEXT_PATHS:
         blocks = modules.get(path)
-        widths = {_width(block) for block in blocks} if isinstance(blocks, Blocks) else set()
-        if len(widths) == 1 and None not in widths:
+        widths = {block_width(block) for block in blocks} if isinstance(blocks, Blocks) else set()
+        if len(widths) == 1 and 0 not in widths:
             return blocks
     return None
 
@@ -64,14 +63,10 @@ def _needed(model: Any, tower: str) -> Blocks:
 
 
 def block_width(block: nn.Module) -> int:
-    """Width of the tokens that pass through a transformer layer."""
-    if (width := _width(block)) is None:
-        raise BackboneError(f"{type(block).__name__}: has no normalisation of tokens; it is no transformer layer")
-    return width
+    """Width of the tokens that pass through a transformer layer; 0 where it has no normalisation of tokens.
 
-
-def _width(block: nn.Module) -> int | None:
-    """The size of the outermost normalisation of tokens: those further in may be of heads or of the hidden layer."""
+    It is the size of the outermost one: those further in may be of heads or of the hidden layer.
+    """
     weights = {
         name.count("."): module.weight
         for name, module in reversed(list(block.named_modules()))  # of those equally far out the first counts
@@ -81,7 +76,7 @@ def _width(block: nn.Module) -> int | None:
         and getattr(module, "weight", None) is not None
         and module.weight.ndim == 1
     }
-    return len(weights[min(weights)]) if weights else None
+    return len(weights[min(weights)]) if weights else 0
 
 
 class _Skip(nn.Module):
@@ -116,12 +111,10 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:
     from open_clip.transformer import TextTransformer
 
     text = model if isinstance(model, CLIP) else model.text
-    if isinstance(text, CLIP):
-        causal = text.attn_mask is not None and text.text_pool_type == "argmax"
-    else:  # a class token at the end, as CoCa has, is read instead of the end of the text
-        causal = isinstance(text, TextTransformer) and text.attn_mask is not None and text.pool_type == "argmax"
-        causal = causal and text.cls_emb is None
-    if causal:
+    causal = isinstance(text, (CLIP, TextTransformer)) and text.attn_mask is not None
+    pooled = getattr(text, "text_pool_type" if isinstance(text, CLIP) else "pool_type", None)
+    # a class token at the end, as CoCa has, is read instead of the end of the text
+    if causal and pooled == "argmax" and getattr(text, "cls_emb", None) is None:
         length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
         tokens, shorter = tokens[:, :length], {"attn_mask": text.attn_mask[:length, :length]}
         if isinstance(text, CLIP):
