@@ -22,9 +22,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 from tqdm import tqdm
 
-from .alignment.activations import record_activations
-from .alignment.adapters import NO_ADAPTERS, AdapterConfig, build_adapters, installed
-from .alignment.train import AlignmentConfig, align
+from .alignment import NO_ADAPTERS, AdapterConfig, AlignmentConfig, align, build_adapters, installed, record_activations
 from .data import ImageTable
 from .data.images import as_images
 from .data.labels import check_index, labels_by_name
@@ -32,15 +30,9 @@ from .errors import BankError, DataError, DetectorError, SDMADError, noting, war
 from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main, new_folder
 from .running import RunConfig, own_device, remove_checkpoint
-from .selection.calibration import Calibration, best_f1_thresholds
-from .selection.image_evidence import EvidenceConfig, ImageEvidence
-from .selection.sign_selector import (
-    TRAINING_FREE,
-    SelectionConfig,
-    SignSelector,
-    equal_weights,
-    margins,
-)
+from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
+from .selection.calibration import best_f1_thresholds
+from .selection.sign_selector import equal_weights, margins
 from .signs.bank import SignBank, load_bank
 from .signs.lint import check_model
 from .storage import CONFIGS, STATE, load_detector, write_detector
@@ -316,8 +308,7 @@ class SDMAD:
         """Load what `save` wrote, in this version or an earlier one.
 
         Args:
-            backbone: what `load_clip` gave, where it is loaded already; by default it is loaded by its saved name.
-            device: where the backbone is loaded to; an accelerator if there is one when left out.
+            backbone: what `load_clip` gave; by default it is loaded by its saved name, to a `device` as there.
 
         Raises:
             DetectorError: files are missing or were changed. BackboneError: the weights do not fit the model.

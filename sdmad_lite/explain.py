@@ -57,11 +57,7 @@ class CategoryExplanation:
 
 
 def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray) -> list[CategoryExplanation]:
-    """Explain one image from what `SDMAD.features` gives of it: nothing is computed that the score has not used.
-
-    Args:
-        detector: a fitted one. cosines: z (S,) with the signs. activations: h (d,).
-    """
+    """Explain one image from its cosines z (S,) and activations h (d,): all that the score has used, and no more."""
     (logits,), (by_image,) = detector.logits(cosines[None], activations[None]), detector.image_logits(activations[None])
     bank, membership, found = detector.bank, detector.membership, []
     contributions = detector.scale_[:, None] * detector.weights_ * cosines  # (C, S)
@@ -82,7 +78,7 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
     return found
 
 
-def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None = None) -> np.ndarray:
+def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
     """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank, over the whole image.
 
     Of one that is not square, h and w have its proportions where it was padded or cut; what was cut off is nan.
@@ -90,17 +86,15 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: torch.Tensor | None 
     The patches are read from the frozen model: stage 1 moves whole images, not patches [ours]. Of eight kinds of map
     this one points best (`tools/heat_maps.py`).
 
-    Args:
-        v: (S, D) embeddings of the bank's texts by the frozen model, where they are known already.
-
     Raises:
         BackboneError: the image tower gives no patch embeddings.
     """
-    v = backbone.encode_texts(bank.texts) if v is None else v
     picture = read_image(image, bank.color, strict=False)
     with torch.no_grad():
         patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
-    return _over_image((patches @ v.T).permute(2, 0, 1), *picture.size, backbone).numpy()
+    return _over_image(
+        (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1), *picture.size, backbone
+    ).numpy()
 
 
 def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:

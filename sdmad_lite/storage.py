@@ -29,12 +29,7 @@ if TYPE_CHECKING:
     from .detector import SDMAD
 
 STATE, WEIGHTS = "detector.json", "adapters.safetensors"
-CONFIGS = {
-    "adapters": AdapterConfig,
-    "alignment": AlignmentConfig,
-    "selection": SelectionConfig,
-    "evidence": EvidenceConfig,
-}
+CONFIGS = dict(adapters=AdapterConfig, alignment=AlignmentConfig, selection=SelectionConfig, evidence=EvidenceConfig)
 RENAMED = {"views": "augmentations", "mix": "mixup"}
 """Settings of stage 1 that version 0.1.0 saved under other names."""
 NUMBERS = ("scale", "bias", "weights", "thresholds")
@@ -102,13 +97,7 @@ def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
     clip, tensors = detector.backbone, dict(detector.adapters_.state_dict())
     state = {
         "bank": detector.bank.model_dump(mode="json"),
-        "backbone": {
-            "name": clip.name,
-            "pretrained": clip.pretrained,
-            "shape": clip.shape,
-            "fingerprint": clip.fingerprint,
-        }
-        | clip.identity,
+        "backbone": {n: getattr(clip, n) for n in ("name", "pretrained", "shape", "fingerprint")} | clip.identity,
         **{name: asdict(getattr(detector, name)) for name in CONFIGS},
         "seed": detector.random_state,
         **{name: getattr(detector, f"{name}_").tolist() for name in NUMBERS},
