@@ -41,8 +41,7 @@ def check_bank(bank: str | Path | SignBank, backbone: Backbone | None = None) ->
 
     Args:
         bank: name of a shipped bank, path of a JSON file (valid or not), or a bank in memory.
-        backbone: its tokenizer counts tokens (default: CLIP's, 77 tokens), and its text tower says which signs it
-            hardly tells apart.
+        backbone: counts tokens in the place of CLIP's tokenizer, and says which signs it hardly tells apart.
 
     Raises:
         BankError: the file is missing, no JSON, or larger than 5 MB.
@@ -88,25 +87,20 @@ def _findings(data: Any, backbone: Backbone | None) -> list[Finding]:
 # One sign
 
 
-def _pattern(words: Sequence[str]) -> re.Pattern:
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
+def _pattern(words: Sequence[str] = (), regex: str = "") -> re.Pattern:
+    return re.compile(regex or rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
 
 
-_TEXTS = [
-    (row, re.compile(row["regex"], re.IGNORECASE) if "regex" in row else _pattern(row["words"]))
-    for row in DATA["texts"]
-]
+_TEXTS = [(row, _pattern(row.get("words", ()), row.get("regex", ""))) for row in DATA["texts"]]
 _MILD = _pattern(DATA["mild"])
 
 
 def doubts(text: str, place: str = "", normal: bool = False, language: str | None = None) -> list[Finding]:
     """What the rules on words say of one sign, each rule once; those of one language, or of all."""
     told: dict[str, Finding] = {}
-    text = unicodedata.normalize("NFC", text)
+    text, asked = unicodedata.normalize("NFC", text), re.findall(r"\w+", (language or "").casefold())
     for row, pattern in _TEXTS:
-        spoken = language is None or {*re.findall(r"\w+", language.casefold())} & {
-            *row.get("languages", ["english", "en"])
-        }
+        spoken = language is None or not {*asked}.isdisjoint(row.get("languages", ["english", "en"]))
         if row["rule"] in told or not (row["rule"] in OF_NORMAL or (spoken and not normal)):
             continue
         if found := pattern.search(text):
@@ -190,7 +184,7 @@ def check_model(texts: Sequence[str], backbone: Backbone | None) -> Iterator[Fin
             yield Finding("untrained", f"{where} holds the weights that it began with: nothing was loaded")
 
 
-def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable, seed: int = 0) -> Finding:
+def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable) -> Finding:
     """Macro AUROC of the signs without any training, beside 19 models whose weights are shuffled in each tensor.
 
     Had nothing been loaded, the model would be one of them: it stands above all 19 in one case of 20, and the finding
@@ -201,8 +195,8 @@ def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable, seed: int
 
     from ..selection import equal_weights, margins
 
-    rng, weights = np.random.default_rng(seed), equal_weights(bank.membership())
-    table = table.rows(np.sort(rng.permutation(len(table))[:MAX_IMAGES]))
+    weights, some = equal_weights(bank.membership()), np.random.default_rng(0).permutation(len(table))[:MAX_IMAGES]
+    table = table.rows(np.sort(some))
     known = [c for c, y in enumerate(table.labels.T) if 0 < y.sum() < len(y)]
     if not known:
         raise DataError("images: no category has images with and without it; give both")
@@ -212,7 +206,7 @@ def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable, seed: int
         scores = np.nan_to_num(margins(cosines.double().numpy(), weights))
         return float(np.mean([roc_auc_score(table.labels[:, c], scores[:, c]) for c in known]))
 
-    loaded, other, generator = auroc(backbone), copy(backbone), torch.Generator().manual_seed(seed)
+    loaded, other, generator = auroc(backbone), copy(backbone), torch.Generator().manual_seed(0)
     other.model, others = deepcopy(backbone.model), list[float]()
     for _ in range(DRAWS):
         for tensor in other.model.parameters():
@@ -221,12 +215,9 @@ def check_sight(bank: SignBank, backbone: Backbone, table: ImageTable, seed: int
         others.append(auroc(other))
     beside = f"with shuffled weights {min(others):.3f} to {max(others):.3f} ({DRAWS} draws)"
     said = f"{backbone.name} on {len(table)} images: macro AUROC without training {loaded:.3f}, {beside}"
-    return Finding(
-        "blind",
-        said,
-        "",
-        *(["note", "with nothing loaded it would stand above all in one case of 20"] if loaded > max(others) else []),
-    )
+    if loaded > max(others):
+        return Finding("blind", said, "", "note", "with nothing loaded it would stand above all in one case of 20")
+    return Finding("blind", said)
 
 
 # Do two texts say the same? Does one name a category?
@@ -245,7 +236,7 @@ def stems(text: str) -> list[str]:
 
 _ALIKE = {word: group[0] for group in map(stems, DATA["same"]["synonyms"].split("|")) for word in group}
 _OPPOSITE = {frozenset(_ALIKE.get(w, w) for w in stems(pair)) for pair in DATA["same"]["opposites"].split("|")}
-_ABROAD = [tuple(pair.split()) for pair in DATA["same"]["opposites_abroad"].split("|")]
+_ABROAD = [pair.split() for pair in DATA["same"]["opposites_abroad"].split("|")]
 _SMALL = set(stems(DATA["same"]["small_words"]))
 _BROAD = set(stems(DATA["categories"]["broad"]))
 

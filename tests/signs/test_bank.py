@@ -234,7 +234,7 @@ def test_save_below_a_file_or_over_a_folder_raises_and_leaves_nothing(tiny, tmp_
     (tmp_path / "taken").write_text("mine")
     (tmp_path / "folder").mkdir()
     for place in (tmp_path / "taken" / "bank.json", tmp_path / "folder"):
-        with pytest.raises(OutputError, match=f"{place.name}: cannot be written"):
+        with pytest.raises(OutputError, match=f"{place.name}: (?:cannot be written|is a folder)"):
             tiny.save(place)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "taken"]
     assert (tmp_path / "taken").read_text() == "mine"
