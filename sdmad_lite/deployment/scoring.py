@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from multiprocessing import get_start_method
 from pathlib import Path
@@ -53,9 +52,7 @@ class ScoringConfig(Settings):
 
     batch_size: AtLeastOne | None = None  # images at once: 128 on an accelerator and 32 on a CPU; halved until they fit
     workers: Count | None = None  # further processes that read images, for each process; by the machine if left out
-    rows_per_part: AtLeastOne = (
-        1024  # what is lost at most when a process is killed, and all rows that it keeps in memory
-    )
+    rows_per_part: AtLeastOne = 1024  # what a killed process loses at most, and all rows that one keeps in memory
     bf16: bool = False  # whether to compute in bfloat16 by autocast
     progress: bool = True  # whether to show a bar
 
@@ -98,8 +95,7 @@ def score_archive(
     pa, parquet, config = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive"), config or ScoringConfig()
     folder, images, processes = Path(out), listed(source, root), Processes(detector.backbone.device)
     options = {"explain": explain, "bf16": config.bf16, "rows per part": config.rows_per_part}
-    names = hashlib.sha256("\n".join(name for name, _ in images).encode(errors="backslashreplace")).hexdigest()
-    whole = about(detector) | options | {"images": len(images), "list of images": names}
+    whole = about(detector) | options | {"images": len(images), "list of images": _digest(name for name, _ in images)}
     numbers, size = range(len(images)), config.rows_per_part
     parts = {folder / f"part-{i // size:05}.parquet": numbers[i : i + size] for i in range(0, len(images), size)}
     columns = {n: pa.from_numpy_dtype(values.dtype) for n, values in scores(detector, torch.empty(0), explain).items()}
@@ -217,22 +213,18 @@ def _content(image) -> str:
     return "" if pixels.dtype == object else hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def _digest(contents: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
-def _read(
-    batch: list[tuple[str, Any]], preprocess: Callable, color: bool, strict: bool
-) -> tuple[list[tuple[dict, str]], Tensor, dict[str, dict]]:
-    """(name, image) of some to the beginnings of their rows with what the image is, pixels of those without error,
-    and what is noted. A file is read twice, the second time from the memory of the system.
-    """
+def _read(batch: list, preprocess: Callable, color: bool, strict: bool) -> tuple[list, Tensor, dict[str, dict]]:
+    """Of some (name, image): (row begun, `_content`) of each, pixels of those without error, and what is noted."""
     rows, pixels = [], []
     with noting(say=False) as noted:
         for name, image in batch:
             row, content = {"image": name, "error": None}, ""
             try:
-                content = _content(image)
+                content = _content(image)  # the file is then read again, from the memory of the system
                 pixels.append(preprocess(read_image(image, color, strict)))
             except SDMADError as error:
                 row["error"] = str(error)
@@ -248,7 +240,9 @@ def _workers(asked: int | None, device: str) -> int:
     """How many further processes read images; where none can be started, the default is 0 and more are refused."""
     main, limit = getattr(sys.modules["__main__"], "__file__", None), 1024
     with suppress(ImportError):  # Windows has none
-        limit = import_module("resource").getrlimit(import_module("resource").RLIMIT_NOFILE)[0]
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     why = f"only {limit} files may be open at once, raise it with 'ulimit -n 1024'" if 0 <= limit < 64 else ""
     with suppress(OSError):
         if main and get_start_method() != "fork" and not re.search(r"if +__name__ *==", Path(main).read_text("utf-8")):
@@ -303,9 +297,8 @@ def _enter(folder: Path, whole: dict[str, Any], resume: bool, parts: dict[Path, 
     # what a part was made of is read again: hashing is quick beside scoring, and waits for the disk in threads
     with ThreadPoolExecutor() as pool:
         for file, part in parts.items():
-            if (done := _finished(file, len(part))) and done[1] != _digest(
-                pool.map(_content, (images[i][1] for i in part))
-            ):
+            done = _finished(file, len(part))
+            if done and done[1] != _digest(pool.map(_content, (images[i][1] for i in part))):
                 remedy = "remove it to score these, give another folder, or resume=False"
                 raise CheckpointError(f"{file}: was made of other images than there are now; {remedy}")
 

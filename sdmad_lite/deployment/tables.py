@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,23 +38,22 @@ def _harmless(cell: object) -> object:
     return f"'{text}" if cell[:1] in tuple("=+-@\t\r\n＝＋－＠") else text
 
 
-def write_scores(detector: SDMAD, source, out: str, *, batch_size=None, workers=None, resume=True, **options):
+def write_scores(
+    detector: SDMAD, source, out, *, batch_size=None, workers=None, progress=False, resume=True, **options
+):
     """Write a row for each image: .parquet by `score_archive`; .csv and .jsonl by `score_table`, all rows in memory.
 
     Beside the latter lies `<out>.about.json`, with what `_about.json` says in the folder of a .parquet.
     For the arguments and errors see those two. Returns how many images there were, and how many could not be read.
     """
-    ending, progress = Path(out).suffix.lower(), options.pop("progress", False)
+    ending, config = Path(out).suffix.lower(), ScoringConfig(batch_size, workers, progress=progress)
     if ending == ".parquet":
-        config = ScoringConfig(batch_size, workers, progress=progress)
         done = score_archive(detector, source, out, resume=resume, config=config, **options)
         return done.images, done.errors
     if not is_main():
         return 0, 0
     with new_file(out) as temporary:  # before the work, so that a bad place is told at once
-        rows = score_table(
-            detector, source, config=ScoringConfig(batch_size, workers or 0, progress=progress), **options
-        )
+        rows = score_table(detector, source, config=replace(config, workers=workers or 0), **options)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         temporary.write_text(lines if ending == ".jsonl" else csv_text(rows), encoding="utf-8", newline="\n")
     write_text(f"{out}.about.json", json.dumps(about(detector), indent=1, ensure_ascii=False) + "\n")
