@@ -47,7 +47,8 @@ def run(
     bank, unused = bank.restricted(list(train.categories)), len(table) - len(train) - len(test)
     with new_folder(out, "metrics.json") as folder:
         experiment = run_experiment(train, test, bank, model.load(), shots, seeds, progress=not output.quiet)
-        write_report(folder, experiment, Path(source.data).resolve().name, len(train), left_out, unused, copies)
+        about = {"name": Path(source.data).resolve().name, "train": len(train), "unused": unused, "copies": copies}
+        write_report(folder, experiment, left_out, **about)
     macro, report = experiment.mean(BOTH_STAGES).macro(), str(Path(out).resolve() / "report.html")
     for line in remarks(experiment.mean(BOTH_STAGES), draws):
         remark(line)

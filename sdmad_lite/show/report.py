@@ -22,26 +22,16 @@ from ..files import NOTICE, write_text
 from . import plots
 
 
-def write_report(
-    folder: Path,
-    experiment: Experiment,
-    name: str,
-    train_size: int,
-    left_out: dict[str, str],
-    unused: int,
-    copies: int = 0,
-) -> None:
-    """Fill a folder with the results of an experiment.
+def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str], **data) -> None:
+    """Fill a folder that exists with the results of an experiment.
 
     Args:
-        folder: exists. name: of the data set. train_size: images that support sets were drawn from.
-        left_out: finding -> why it is not a category. unused: images that show only such findings, and are dropped.
-        copies: images that were left out as copies of others.
+        left_out: finding -> why it is not a category.
+        data: `name` of the data set; numbers of images: `train` that support sets were drawn from, `unused` that show
+            only findings left out, `copies` of others.
     """
     first, result = experiment.detectors[0], experiment.mean()
-    data = {
-        "name": name,
-        "train": train_size,
+    data |= {
         "test": len(experiment.test),
         "patients": "patient_id" in experiment.test.meta,
         "shots": experiment.shots,
@@ -50,8 +40,6 @@ def write_report(
         "backbone": " ".join(filter(None, (first.backbone.name, first.backbone.pretrained))),
         "bank": experiment.bank.name,
         "categories": list(experiment.bank.categories),
-        "unused": unused,
-        "copies": copies,
     }
     methods: dict[str, dict] = {
         method: {

@@ -37,7 +37,7 @@ def test_a_report_shows_odd_names_and_names_no_patient(odd, tiny_clip, tmp_path)
     half = table.rows(np.arange(24)), table.rows(np.arange(24, 48))
     short = Settings(AlignmentConfig(steps=1, augmentations=1), baselines={})
     experiment = run_experiment(*half, bank, tiny_clip, 1, [0, 1], short)
-    write_report(tmp_path, experiment, "a & <b>", 24, {"<u>": "none in <test>"}, 1)
+    write_report(tmp_path, experiment, {"<u>": "none in <test>"}, name="a & <b>", train=24, unused=1)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for raw in ("<script", "<b>a", "& <b>", "<u>", "<em>", "<test>", "onerror=alert(2)>"):
         assert raw not in page
