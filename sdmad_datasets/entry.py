@@ -193,7 +193,7 @@ def files_below(folder: Path) -> dict[str, Path]:
             folders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         parent = Path(place)
         for name in sorted(names):
             if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith("."):

@@ -40,6 +40,8 @@ def run(
     table, least = task.chosen(source.data, source.table(bank.categories)), min_positives
     if least is None and not task.categories:
         least = min(15, shots)
+    parts = table.meta.get("split", ("train",) * len(table))
+    table = table.rows([i for i, part in enumerate(parts) if part != "val"])  # which a report does not use
     table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
     train, test, left_out = eligible_split(table, shots, least, task.seed)
     for category, why in left_out.items():

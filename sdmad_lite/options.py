@@ -72,13 +72,25 @@ class Source:
         if not self.dataset:
             others = None if self.others is None else parts_of(self.others)
             names = parts_of(self.names) or None
-            table = sd.load_data(self.data, categories, self.normal, names, others, drop_copies=None)
+            try:
+                table = sd.load_data(self.data, categories, self.normal, names, others, drop_copies=None)
+            except DataError as error:
+                raise DataError(f"{error}{self._as_published(categories)}") from None
         else:
             table = sd.load_dataset(self.dataset, self.data, **choices)
             before, table = len(table), table.matching(categories) if categories else table
             if len(table) < before:
                 remark(f"left out: {before - len(table)} images that show other findings alone")
         return table.part_or(usual, getattr(self, "split", None))
+
+    def _as_published(self, categories: tuple[str, ...]) -> str:
+        """For the end of a message about class folders: the public sets that have these categories."""
+        from sdmad_datasets import DATASETS
+
+        folder = Path(self.data)
+        known = not folder.is_dir() or any(folder.glob("*.csv")) or not categories
+        names = [] if known else [name for name, entry in DATASETS.items() if entry.categories == categories]
+        return f". A public set as published is read with --dataset {' or '.join(names)}" if names else ""
 
 
 @dataclass(frozen=True)

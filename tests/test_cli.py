@@ -613,6 +613,27 @@ def test_one_category_alone_makes_a_report(arguments, tmp_path):
     assert metrics["mean"]["multilabel"]["macro"]["auroc"] is not None
 
 
+def test_rows_of_validation_are_no_matter_to_a_report(data, arguments, tmp_path):
+    """Nor is a copy among them; and they are not counted as images of other findings."""
+    more = shutil.copytree(data, tmp_path / "copy")
+    lines = (more / "labels.csv").read_text().splitlines()
+    image, *shown = next(line for line in lines if line.endswith(",train")).split(",")
+    shutil.copy(more / image, more / "copy.png")
+    row = ["copy.png", *shown[:4], "somebody", shown[-2], "val"]
+    (more / "labels.csv").write_text("\n".join([*lines, ",".join(row)]) + "\n")
+    assert main(arguments(data=more, draws=1)) == 0
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["data"]["unused"] == 0
+
+
+def test_a_folder_that_is_no_class_folder_is_told_of_the_public_set(tmp_path, capsys):
+    for name in ("notumor", "pituitary"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
+    given = ["--data", tmp_path, "--signs", "brain_tumor_mri", "--out", tmp_path / "out"]
+    assert main(["fit", *map(str, given)]) == 2
+    assert "is read with --dataset brain_tumor_mri\n" in capsys.readouterr().err
+
+
 def test_a_category_without_test_images_is_reported_as_such(arguments, tmp_path):
     assert main(arguments(draws=1, categories="Emphysema,Fibrosis", **{"min-positives": None})) == 0
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())

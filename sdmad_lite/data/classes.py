@@ -55,6 +55,8 @@ def load_classes(
     meta = {"split": tuple(splits[path] for path in paths)} if any(splits.values()) else {}
     if not ask:
         return ImageTable(tuple(paths), np.zeros((len(paths), 0), np.int64), (), meta)
+    if several := [str(path) for path in paths if len(shown[path]) > 1]:
+        note("in several class folders byte for byte, read as showing each class", *several)
     labels = np.array([[name in shown[path] for name in names] for path in paths], dtype=np.int64)
     return table_of_classes(folder, paths, names, labels, none, categories, others, meta)
 

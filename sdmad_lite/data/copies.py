@@ -77,7 +77,7 @@ def without_copies(where, table: ImageTable, drop: bool = False, progress: bool 
             said = dict(zip([column[i] for i in copies[0]], first, strict=True))
             such = " and ".join(f"{image} ({value})" for value, image in said.items())
             remedy = "correct the data, or leave such copies out with drop_copies=True"
-            raise DataError(f"{where}: {len(copies)} pictures {what}, such as {such}; {remedy}")
+            raise DataError(f"{where}: pictures that {what}: {len(copies)}, such as {such}; {remedy}")
     gone = {i for what, copies in found.items() for rows in copies for i in rows["labels" not in what :]}
     if gone:
         warn(f"{where}: {len(gone)} images are copies of others, pixel for pixel, and are left out")

@@ -11,7 +11,7 @@ from .classes import load_classes, subfolders
 from .copies import without_copies
 from .dicom import with_dicom_meta
 from .folder import load_folder
-from .names import Names, plain
+from .names import NORMAL, Names, plain
 from .npz import load_npz
 from .paths import reading
 from .table import PARTS, ImageTable, check_split
@@ -69,10 +69,11 @@ def _read(path: Path, *given) -> ImageTable:
         if ending in TABLES[1:]:
             advice = "save the table as labels.csv, and give the folder that holds it"
         raise DataError(f"{path}: is not a folder or a .npz file; {advice}")
+    path = _inside(path, given[1])
     if os.path.lexists(path / "labels.csv"):
         return load_folder(path, *given)
     with reading(path, "change its permissions"):
-        tables = sorted(file.name for file in path.iterdir() if file.suffix.lower() in TABLES)
+        tables = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (*TABLES, ".npz"))
     advice = f"; it holds {tables[0]}: {_meaning(tables[0])}" if tables else ""
     try:
         if not subfolders(path):
@@ -87,7 +88,20 @@ def _meaning(table: str) -> str:
     """What to do with a table that is no labels.csv: that of a public set, or one's own."""
     from sdmad_datasets import DATASETS
 
+    if table.lower().endswith(".npz"):
+        return "give the file itself"
     for name, entry in DATASETS.items() if plain(Path(table).stem) not in PARTS else ():  # anybody has a train.csv
         if re.search(rf"(?m)^\s*{re.escape(table)}(\s|,|$)", entry.tree):
             return f"a public set is read with load_dataset('{name}', folder)"
     return "a table of labels is called labels.csv, with a column image"
+
+
+def _inside(path: Path, normal: str | None) -> Path:
+    """The folder itself, or the only one in it if the data begin there, as archives unpack."""
+    only = [] if os.path.lexists(path / "labels.csv") else subfolders(path)
+    begin = {*PARTS, *map(plain, [normal] if normal else NORMAL)}
+    if len(only) != 1 or plain(only[0].name) in begin:
+        return path
+    inner = _inside(only[0], normal)
+    begins = os.path.lexists(inner / "labels.csv") or begin & {plain(one.name) for one in subfolders(inner)}
+    return inner if begins else path

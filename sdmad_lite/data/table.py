@@ -161,10 +161,13 @@ def split_train_test(
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
     else:
-        # what a patient shows is halved too: those who show the same stand together, and every second one is taken
+        # what a patient shows is halved too: those who show the same stand together, the rarest apart from all others,
+        # and every second one is taken
         patients, of = np.unique(table.patients(), return_inverse=True)
-        shown = np.zeros((len(patients), len(table.categories)), dtype=int)
-        np.maximum.at(shown, of, table.labels)
+        labels = np.column_stack([table.labels, table.labels.sum(1) == 0])
+        shown = np.zeros((len(patients), labels.shape[1]), dtype=int)
+        np.maximum.at(shown, of, labels)
+        shown = shown[:, np.argsort(-shown.sum(0), kind="stable")]
         order = np.random.default_rng(seed).permutation(len(patients))
         first = np.isin(of, order[np.lexsort(shown[order].T)][1::2])
         train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))

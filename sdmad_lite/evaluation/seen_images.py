@@ -62,7 +62,8 @@ def unseen(folder: str | Path, table: ImageTable, exclude_support: bool = False)
         keep = np.flatnonzero(~(images | patients) if len(patients) else ~images)
         if not len(keep):
             raise DataError("the detector was fitted on all of these images or patients; give others")
-        warn(f"{len(table) - len(keep)} images of the support set's patients are left out")
+        whose = "'s patients" if table.has_patients else ""
+        warn(f"{len(table) - len(keep)} images of the support set{whose} are left out")
         return table.rows(keep)
     if images.any():
         first = table.images[int(np.argmax(images))]

@@ -210,7 +210,7 @@ CASES = [
         "one picture with two labels",
         LABELS,
         (
-            "{path}/data: 1 pictures have several labels, such as {path}/data/0.png (normal) and "
+            "{path}/data: pictures that have several labels: 1, such as {path}/data/0.png (normal) and "
             "{path}/data/1.png (Effusion); correct the data, or leave such copies out with drop_copies=True"
         ),
         before=lambda path: shutil.copy(path / "0.png", path / "1.png"),
@@ -332,9 +332,9 @@ CASES = [
         "one image in train and in test",
         in_parts,
         (
-            "{path}/data: 6 pictures stand in several parts of the split, such as {path}/data/test/Effusion/1.png "
-            "(test) and {path}/data/train/Effusion/1.png (train); correct the data, or leave such copies out with "
-            "drop_copies=True"
+            "{path}/data: pictures that stand in several parts of the split: 6, such as "
+            "{path}/data/test/Effusion/1.png (test) and {path}/data/train/Effusion/1.png (train); correct the data, or "
+            "leave such copies out with drop_copies=True"
         ),
     ),
     classes(

@@ -76,6 +76,14 @@ def test_the_normal_class_is_recognised(tmp_path, name):
     assert load_data(tree(tmp_path, {f"{name}/a.png": 1, "Mass/a.png": 2})).categories == ("Mass",)
 
 
+@pytest.mark.parametrize("above", ["set", "set/Dataset", "set/train", "train"])
+def test_the_folder_above_the_set_will_do(tmp_path, above):
+    tree(tmp_path / above, CLASSES)
+    assert load_data(tmp_path).categories == ("Mass", "Pleural_effusion")
+    (tmp_path / above / "labels.csv").write_text("image,Gout\nMass/a.png,1\n")
+    assert "train" in above or load_data(tmp_path).categories == ("Gout",)
+
+
 def test_the_normal_class_can_be_named_or_denied(tmp_path):
     folder = tree(tmp_path, {"unremarkable/a.png": 1, "Mass/a.png": 2})
     assert load_data(folder, normal="unremarkable").categories == ("Mass",)
@@ -92,7 +100,8 @@ def test_the_same_bytes_in_two_class_folders_show_both(tmp_path):
         "Edema/copy.png": 3,
         "Mass/b2.png": 3,
     }
-    got = load_data(tree(tmp_path, files))
+    with pytest.warns(SDMADWarning, match="in several class folders .*: 1, .*copy.png"):
+        got = load_data(tree(tmp_path, files))
     assert shown(got) == {
         "Edema/a.png": ["Edema"],
         "Edema/copy.png": ["Edema", "Mass"],
@@ -104,7 +113,8 @@ def test_the_same_bytes_in_two_class_folders_show_both(tmp_path):
 def test_a_link_inside_the_set_shows_both(tmp_path):
     tree(tmp_path, {**CLASSES, "Edema/other.png": 9})
     (tmp_path / "Edema" / "link.png").symlink_to(tmp_path / "Mass" / "a.png")
-    assert ["Edema", "Mass"] in shown(load_data(tmp_path)).values()
+    with pytest.warns(SDMADWarning, match="in several class folders"):
+        assert ["Edema", "Mass"] in shown(load_data(tmp_path)).values()
 
 
 def test_hidden_files_and_notes_are_passed_over(tmp_path):

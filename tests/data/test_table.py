@@ -169,6 +169,17 @@ def test_without_a_split_column_patients_are_halved():
     assert split_train_test(whole, seed=2)[0].meta != train.meta
 
 
+def test_the_rarest_findings_and_normal_images_are_halved_exactly():
+    """Normal images too that are of patients with findings, as in a set with follow-ups."""
+    labels = np.zeros((200, 2), int)
+    labels[:190, 0] = labels[150:158, 1] = 1
+    patients = [*range(190), *range(185, 195)]  # half of the normal images are of patients with findings
+    for seed in range(5):
+        for half in split_train_test(table(labels, patients), seed):
+            normal = half.labels.sum(1) == 0
+            assert (half.labels[:, 1].sum(), len(set(half.patients()[normal]))) == (4, 5)
+
+
 def test_without_patients_images_are_halved():
     train, test = split_train_test(table(np.zeros((10, 1), int)))
     assert (len(train), len(test)) == (5, 5)
