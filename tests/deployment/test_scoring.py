@@ -1,6 +1,7 @@
 """Scoring an archive: what the table says, that a stop loses nothing, and that several processes change nothing."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import resource
@@ -15,7 +16,6 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from conftest import CATEGORIES
 from PIL import Image
 from scipy.special import logit
@@ -224,26 +224,40 @@ def test_a_batch_too_large_for_the_memory_is_halved(score, fitted, monkeypatch):
 
 # Stopped and continued
 
+CHILDREN = multiprocessing.get_context("forkserver")  # imports once; a fork of this process could find locks held
+CHILDREN.set_forkserver_preload(["torch", "sdmad_lite.detector", "sdmad_lite.deployment.scoring", "conftest"])
+
+
+@pytest.fixture(scope="module")
+def saved(fitted, tmp_path_factory):
+    return fitted.save(tmp_path_factory.mktemp("saved") / "detector")
+
+
+def _killed(saved, archive, out, moment):
+    """Score until the file number `moment` would be put in place, or to the end; then die."""
+    replace, done = os.replace, []
+
+    def counting(*paths):
+        if len(done) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.append(paths)
+        replace(*paths)
+
+    detector = SDMAD.load(saved, device="cpu")
+    os.replace = counting
+    try:
+        score_archive(detector, archive, out, config=ScoringConfig(**QUICK))
+    finally:
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 @pytest.mark.parametrize("moment", range(6))
-def test_kill_9_loses_at_most_the_part_in_work(score, whole, moment, tmp_path):
+def test_kill_9_loses_at_most_the_part_in_work(score, saved, archive, whole, moment, tmp_path):
     """Killed when `_about.json` or one of the parts is written but not in place, or after all."""
-    child = os.fork()
-    if not child:
-        replace, done = os.replace, []
-
-        def counting(*paths):
-            if len(done) == moment:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done.append(paths)
-            replace(*paths)
-
-        os.replace = counting
-        try:
-            score()
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    child = CHILDREN.Process(target=_killed, args=(saved, archive, tmp_path / "scores.parquet", moment))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     summary = score()
     assert summary.resumed == min(max(moment - 1, 0), 3) and summary.made == 3 - summary.resumed
     assert summary.errors == 3 and content(summary.out) == whole
@@ -347,35 +361,32 @@ def test_a_damaged_part_is_made_again(score, whole):
     assert (summary.resumed, summary.made) == (1, 2) and content(out) == whole
 
 
-def test_two_processes_write_the_same_as_one(score, whole, tmp_path):
-    """They find each other by gloo, with the variables that torchrun sets; forking them saves the imports."""
+def test_two_processes_write_the_same_as_one(saved, archive, whole, tmp_path):
+    """They find each other by gloo, with the variables that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
     children = []
     for rank in ("0", "1"):
-        children.append(os.fork())
-        if not children[-1]:
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            os.environ.update(launched | ranks)
-            AcceleratorState._reset_state(reset_partial_state=True)  # of a test before this one
-            try:
-                (tmp_path / rank).write_text(f"{_written(score)}", encoding="utf-8")
-            finally:
-                os._exit(0)
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        args = (launched | ranks, saved, archive, tmp_path / "scores.parquet", tmp_path / rank)
+        children.append(CHILDREN.Process(target=_one_of_two, args=args))
+        children[-1].start()
     for child in children:
-        os.waitpid(child, 0)
+        child.join()
     told = [(tmp_path / rank).read_text(encoding="utf-8") for rank in ("0", "1")]
     assert all("errors=3, resumed=0, made=3" in text for text in told)  # each knows of the other's
     assert [text.count("part-") for text in told] == [2, 1]
     assert content(tmp_path / "scores.parquet") == whole
 
 
-def _written(score):
-    """What a process says, and which parts it made itself."""
+def _one_of_two(variables, saved, archive, out, said):
+    """Write what a process says, and which parts it made itself."""
+    os.environ.update(variables)
     write, files = scoring.new_file, []
     scoring.new_file = lambda file: write(files.append(file.name) or file)
-    return score(), files
+    summary = score_archive(SDMAD.load(saved, device="cpu"), archive, out, config=ScoringConfig(**QUICK))
+    said.write_text(f"{summary, files}", encoding="utf-8")
 
 
 # Refused
