@@ -105,7 +105,7 @@ def doubts(text: str, place: str = "", normal: bool = False, language: str | Non
             continue
         if found := pattern.search(text):
             mild = row["rule"] == "negation" and _MILD.search(text, found.end())
-            message = row["message"].format(found=short(found[0]))
+            message = row.get("message", DATA["negation"]).format(found=short(found[0]))
             told[row["rule"]] = Finding(row["rule"], message, place, "warning" if mild else "")
     return [*told.values()]
 
