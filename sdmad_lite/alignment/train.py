@@ -144,14 +144,11 @@ class Training:
 def cache_activations(
     backbone: Backbone, below: Callable[[Tensor], Tensor], pixels: Tensor, training: Training, seed: int, limit: float
 ) -> tuple[Tensor, Tensor]:
-    """What lies below the first adapter, once and for all: it never changes.
+    """Activations (A, N, ...) below the first adapter, which never change, and pooled from them h (A, N, d) on the CPU.
 
     Args:
         below: from pixels (N, 3, H, W), of the support images, to activations; see `split_image_tower`.
         seed: of the augmentations. limit: bytes that may stay on the device; more go to main memory.
-
-    Returns:
-        The activations (A, N, ...) of all augmentations, and pooled from them h (A, N, d) on the CPU.
     """
     count, cache, pooled = training.config.augmentations, torch.empty(0), []
     for number, version in enumerate(iter_augmented(backbone, pixels, count, seed)):
@@ -206,8 +203,7 @@ def align(
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
 
-    Images are read once. Activations below the first adapter are computed once; the signs are encoded once in a step.
-    Under a launcher of several processes these share the encoding, see `processes`.
+    Images are read once, the signs encoded once in a step. Several processes share the encoding, see `running`.
 
     Args:
         images: N support images. labels: Y (N, C) in {0, 1}. seed: of augmentations and batches.

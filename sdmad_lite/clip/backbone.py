@@ -207,8 +207,7 @@ def load_clip(
     Args:
         name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
         pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
-            untrained weights. "embedded" and names with a schema carry their weights, so that only "random" has a
-            meaning for them.
+            untrained weights. "embedded" and names with a schema bring their own: leave it out, or "random".
         device: where it runs, "cpu", "cuda:1" or the number of a GPU; an accelerator if there is one when left out.
         tokenizer: a folder with the files of a Hugging Face tokenizer, or an open_clip tokenizer; the model's own
             when left out. It is not saved with a detector: give `SDMAD.load` the backbone then.

@@ -199,9 +199,8 @@ def mean_interval(values: Sequence[float], bounds: tuple[float, float] = (0, 1))
     x = np.clip(given, *bounds)
     if (np.abs(given - x) > 1e-9).any():  # more than rounding
         raise DataError(f"mean_interval: a value lies outside {bounds}; give the figure's own bounds")
-    mean, half = float(x.mean()), float("nan")
-    if len(x) > 1:
-        half = float(student_t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    mean = float(x.mean())
+    half = student_t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
     return mean, float(np.maximum(mean - half, bounds[0])), float(np.minimum(mean + half, bounds[1]))
 
 

@@ -30,8 +30,7 @@ def _joined(cpu: bool):
 class Processes:
     """The processes that a launcher started; alone, nothing is sent and accelerate is not needed.
 
-    Each encodes its share of the images and signs; all see all embeddings and compute the same loss from them, so that
-    losses over the whole batch are those of one process.
+    Each encodes its share of the images and signs; all see all embeddings and compute the same loss from them.
 
     Raises:
         BackboneError: the model lies on another `device` than the launcher meant for this process.
