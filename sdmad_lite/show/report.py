@@ -93,16 +93,18 @@ def _example(experiment: Experiment) -> dict:
     right = (experiment.scores[BOTH_STAGES][0] >= detector.thresholds_) == labels
     row = int(np.argmax(labels.sum(1) + 10.0 * (right.all(1) & (labels.sum(1) > 1))))
     image = experiment.test.images[row]
+    # a tinted picture of a grey set was scored as grey; alone it would be refused as coloured
+    picture = read_image(image, experiment.bank.color, strict=False)
     truth = [c for c, y in zip(experiment.bank.categories, labels[row], strict=True) if y]
-    explanations = cast(list[CategoryExplanation], detector.explain(image))
+    explanations = cast(list[CategoryExplanation], detector.explain(picture))
     top = sorted(explanations, key=lambda e: -e.probability)[: max(2, len(truth))]
     strongest = [max((s for s in e.signs if s.weight > 0), key=lambda s: s.contribution).text for e in top]
     try:
-        maps = dict(zip(experiment.bank.texts, detector.sign_maps(image), strict=True))
+        maps = dict(zip(experiment.bank.texts, detector.sign_maps(picture), strict=True))
     except BackboneError:  # a tower without patch embeddings
         maps = {}
     return {
-        "picture": np.asarray(read_image(image, experiment.bank.color, strict=False)),
+        "picture": np.asarray(picture),
         "name": Path(image).name if isinstance(image, (str, Path)) else f"number {row}",
         "truth": truth,
         "found": [e.category for e in explanations if e.detected],
