@@ -16,7 +16,7 @@ import sdmad_lite as sd
 
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
-from .files import NOTICE, is_main, new_folder, world, write_text
+from .files import NOTICE, claimed, is_main, new_folder, world, write_text
 from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task, set_in
 
 
@@ -149,7 +149,8 @@ def predict(
             remark(NOTICE)
         text = explained_csv(found) if form == "csv" else f"{explained_table(found)}\n{NOTICE}"
         return answer(told | {"images": len(few), "predictions": found}, text)
-    count, bad = write_scores(fitted, rows, out, root=root, progress=progress, **asdict(scoring))
+    with claimed(out):
+        count, bad = write_scores(fitted, rows, out, root=root, progress=progress, **asdict(scoring))
     told |= {"images": count, "errors": bad, "out": str(Path(out).resolve())}
     text = f"{count} images: {told['out']}\n" + f"{bad} of them could not be read: see the column error\n" * (bad > 0)
     # several processes end with 0: their launcher would take 1 for a failure, and stop the others

@@ -114,6 +114,29 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 @contextmanager
+def claimed(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, or in it; while it is there, no other run of this machine writes there.
+
+    Raises:
+        OutputError: the place cannot be written, or another run writes it now.
+    """
+    path = Path(path).resolve()
+    with _written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        home = path if _stays(path) else path.parent
+        _sweep(home)
+        mark = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
+    try:
+        for other in home.iterdir() if os.name == "posix" and world()[1] == 1 else ():
+            found = re.fullmatch(rf"\.{re.escape(path.name)}\.{HOST}-(\d+)-\w+", other.name)
+            if found and int(found[1]) != os.getpid() and _runs(int(found[1])):
+                raise OutputError(f"{path}: process {found[1]} writes it now; wait for it, or choose another place")
+        yield mark
+    finally:
+        shutil.rmtree(mark, ignore_errors=True)
+
+
+@contextmanager
 def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     """Fill a temporary folder; it takes the place of `path` only when the block ends well.
 
@@ -124,19 +147,18 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
         OutputError: the place cannot be written, or holds something else.
     """
     path = Path(path).resolve()  # a link keeps pointing to the folder
-    with _written(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        home = path if _stays(path) else path.parent
-        _sweep(home)
-        if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
+    with _written(path), claimed(path) as temporary:
+        held = _held(path) if path.is_dir() else []
+        if (path.exists() and not path.is_dir()) or (held and not (path / marker).is_file()):
             raise OutputError(f"{path}: exists and holds no {marker} of an earlier run; choose a new or empty folder")
-        temporary = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
-        try:
-            yield temporary
-            if is_main():
-                (_change if home == path else _move_into_place)(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        yield temporary
+        if is_main():
+            (_change if temporary.parent == path else _move_into_place)(temporary, path)
+
+
+def _held(path: Path) -> list[Path]:
+    """What lies in a folder, apart from what this process put there for a while."""
+    return [one for one in path.iterdir() if not one.name.startswith(_prefix(path))]
 
 
 def _stays(path: Path) -> bool:
@@ -149,7 +171,7 @@ def _change(temporary: Path, path: Path) -> None:
     """Give a folder that stays what lies in the temporary one."""
     aside = temporary.with_name(temporary.name + ".old")
     aside.mkdir()
-    for one in set(path.iterdir()) - {temporary, aside}:
+    for one in _held(path):
         one.rename(aside / one.name)
     for one in temporary.iterdir():
         one.rename(path / one.name)

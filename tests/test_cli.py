@@ -101,6 +101,33 @@ def test_every_command_has_a_help_with_an_example_that_it_takes(command, capsys)
     parse(given[1:])
 
 
+def test_two_runs_into_one_place_are_not_mixed(world, tmp_path):
+    runs = {  # what is written -> the command, as often as it is started
+        "detector": ["fit", *world.fit, "--steps=1"],
+        "scores.parquet": ["predict", f"--detector={world.fitted}", f"--data={world.path / 'data'}", "--device=cpu"],
+    }
+    for name, given in runs.items():
+        out = ["--quiet", f"--out={tmp_path / name}"]
+        started = [subprocess.Popen([*SCRIPT, *given, *out], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [(one.communicate()[1], one.returncode) for one in started]
+        assert ("", 0) in said
+        assert all(code == 0 or (code == 2 and "writes it now" in text) for text, code in said), said
+    assert {path.name for path in tmp_path.iterdir()} == set(runs)
+    SDMAD.load(tmp_path / "detector")
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 6
+
+
+def test_another_folder_and_hash_seed_give_the_same_bits(world, tmp_path):
+    written = []
+    for seed, here in ((0, ROOT), (1, tmp_path)):
+        out = tmp_path / f"detector{seed}"
+        more = {"cwd": here, "env": os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT)}}
+        subprocess.run([*SCRIPT, "fit", "--quiet", *world.fit, f"--out={out}"], check=True, stdout=-3, **more)
+        # support.json has a salt of its own
+        written.append({path.name: path.read_bytes() for path in out.iterdir() if path.name != "support.json"})
+    assert written[0] == written[1]
+
+
 READERS = ("run", "fit", "evaluate", "embed", "check")
 RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_lite/data": READERS,
