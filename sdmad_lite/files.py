@@ -40,15 +40,21 @@ def _prefix(path: Path) -> str:
     return f".{path.name}.{HOST}-{os.getpid()}-"
 
 
+def _temporaries(folder: Path) -> Iterator[tuple[Path, str, int, bool]]:
+    """What writers of this machine have in a folder: path, name of the place, process, whether it was moved aside."""
+    for path in folder.iterdir() if os.name == "posix" else ():
+        if found := re.fullmatch(rf"\.(.+)\.{HOST}-(\d+)-\w+(\.old)?", path.name):
+            yield path, found[1], int(found[2]), bool(found[3])
+
+
 @cache
 def _sweep(folder: Path) -> None:
     """Remove what writers that were killed left in a folder, on this machine; what they had moved aside comes back."""
-    for left in folder.iterdir() if os.name == "posix" else ():
-        found = re.fullmatch(rf"\.(.+)\.{HOST}-(\d+)-\w+(\.old)?", left.name)
-        if found and not _runs(int(found[2])):
+    for left, name, process, aside in _temporaries(folder):
+        if not _runs(process):
             with suppress(OSError):  # another process sweeps too
-                if found[3] and not (folder / found[1]).exists():
-                    left.rename(folder / found[1])
+                if aside and not (folder / name).exists():
+                    left.rename(folder / name)
                 elif left.is_dir():
                     shutil.rmtree(left)
                 else:
@@ -127,10 +133,9 @@ def claimed(path: str | Path) -> Iterator[Path]:
         _sweep(home)
         mark = Path(tempfile.mkdtemp(dir=home, prefix=_prefix(path)))
     try:
-        for other in home.iterdir() if os.name == "posix" and world()[1] == 1 else ():
-            found = re.fullmatch(rf"\.{re.escape(path.name)}\.{HOST}-(\d+)-\w+", other.name)
-            if found and int(found[1]) != os.getpid() and _runs(int(found[1])):
-                raise OutputError(f"{path}: process {found[1]} writes it now; wait for it, or choose another place")
+        for _, name, process, aside in _temporaries(home) if world()[1] == 1 else ():
+            if name == path.name and not aside and process != os.getpid() and _runs(process):
+                raise OutputError(f"{path}: process {process} writes it now; wait for it, or choose another place")
         yield mark
     finally:
         shutil.rmtree(mark, ignore_errors=True)

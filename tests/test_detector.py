@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import CATEGORIES, write_clip
+from conftest import CATEGORIES, stripes, write_clip
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
@@ -173,15 +173,6 @@ def test_sign_maps_have_a_cosine_for_each_sign_and_patch(fitted, bank, images):
     maps = fitted.sign_maps(images[0])
     assert maps.shape == (len(bank.texts), 4, 4) and np.abs(maps).max() <= 1 + 1e-6
     assert not np.allclose(maps, fitted.sign_maps(images[1]))
-
-
-def stripes(seed, repeats):
-    """Grey noise; category 1 has stripes across, 2 has stripes down, an image may have both or none."""
-    rng = np.random.default_rng(seed)
-    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * repeats)
-    wave = 60 * np.sign(np.sin(np.arange(32) * np.pi / 4 + 0.1))
-    images = [128 + rng.normal(0, 5, (32, 32)) + a * wave[:, None] + b * wave[None] for a, b in labels]
-    return [np.clip(image, 0, 255).astype(np.uint8) for image in images], labels
 
 
 def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip, bank):
