@@ -322,9 +322,10 @@ def plain_python(source: str) -> str:
     return "\n".join("pass" if re.match(r"\s*[%!]", line) else line for line in source.splitlines())
 
 
-def test_notebooks_are_numbered_without_gaps():
-    numbers = [p.name[:3] for p in NOTEBOOKS if p.parent.name == "notebooks"]
-    assert numbers == [f"{i:02d}_" for i in range(len(numbers))]
+def test_each_notebook_has_a_number_of_its_own_and_the_core_has_no_gaps():
+    numbers = [int(p.name[:2]) for p in NOTEBOOKS if p.parent.name == "notebooks"]
+    assert numbers == sorted(set(numbers))
+    assert numbers[:8] == list(range(8)) and 14 in numbers
 
 
 def test_a_notebook_is_small_has_no_outputs_and_runs_on_any_kernel(notebook):
