@@ -10,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..running.run import in_batches
+from ..running.run import in_batches, sent
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
+
+
+ON_DEVICE = 2**30
+"""Bytes of a version of the support images up to which it is made on the device; that takes some times as many."""
 
 
 def augment(images: Tensor, generator: torch.Generator, shift: float = 1 / 32) -> Tensor:
@@ -43,17 +47,21 @@ def mixup(x: Tensor, y: Tensor, alpha: float, rng: np.random.Generator) -> tuple
     Args:
         x: (N, ...) activations. y: (N, C) labels. alpha: both parameters of the beta distribution of shares, above 0.
     """
-    other = torch.from_numpy(rng.permutation(len(x))).to(x.device)
-    share = torch.from_numpy(rng.beta(alpha, alpha, len(x))).to(x)
+    other = sent(torch.from_numpy(rng.permutation(len(x))), x.device)
+    share = sent(torch.from_numpy(rng.beta(alpha, alpha, len(x))).to(x.dtype), x.device)
     wide = share.view(-1, *[1] * (x.ndim - 1))
     return wide * x + (1 - wide) * x[other], share[:, None] * y + (1 - share[:, None]) * y[other]
 
 
 def iter_augmented(backbone: Backbone, pixels: Tensor, count: int, seed: int) -> Iterator[Tensor]:
-    """`count` versions of prepared images (N, 3, H, W), one at a time; the first is unchanged."""
+    """`count` versions of prepared images (N, 3, H, W), one at a time; the first is unchanged.
+
+    They are made on the model's device, a GPU being far quicker at it, but in main memory where they are many.
+    """
     yield pixels
-    config = backbone.model.visual.preprocess_cfg
-    mean, std = torch.tensor(config["mean"])[:, None, None], torch.tensor(config["std"])[:, None, None]
+    config, small = backbone.model.visual.preprocess_cfg, pixels.nbytes <= ON_DEVICE
+    pixels = pixels.to(backbone.device if small else "cpu")
+    mean, std = (torch.tensor(config[name], device=pixels.device)[:, None, None] for name in ("mean", "std"))
     generator = torch.Generator().manual_seed(seed)
     plain = pixels * std + mean
     for _ in range(count - 1):

@@ -39,15 +39,15 @@ def discrepancy_loss(v: Tensor, membership: Tensor) -> Tensor:
     a bank with fewer than two other categories, give 0.
     """
     own = membership[1:] * (membership[1:].sum(0, keepdim=True) == 1)
-    own = own[own.sum(1) > 0]
-    if len(own) < 2:
-        return v.new_zeros(())
-    centroids = own @ v / own.sum(1, keepdim=True)
-    centroids = F.normalize(centroids - centroids.mean(0), dim=-1)
-    cosine = centroids @ centroids.T
-    off = ~torch.eye(len(own), dtype=torch.bool, device=v.device)
+    size = own.sum(1, keepdim=True)
+    there = (size > 0).to(v.dtype)  # (C, 1); as a factor, for to choose rows by it would wait for a GPU
+    count = there.sum()
+    centroids = own @ v / size.clamp(min=1)
+    centroids = F.normalize(centroids - (centroids * there).sum(0) / count.clamp(min=1), dim=-1)
+    pairs = (there @ there.T).fill_diagonal_(0)
     # directions of n centred points cannot all be orthogonal: -1/(n-1) is as far apart as they get
-    return ((cosine[off] + 1 / (len(own) - 1)).clamp(min=0) ** 2).mean()
+    above = (centroids @ centroids.T + 1 / (count - 1).clamp(min=1)).clamp(min=0) ** 2
+    return (above * pairs).sum() / pairs.sum().clamp(min=1)
 
 
 def intra_anomaly_loss(v: Tensor, frozen: Tensor, membership: Tensor) -> Tensor:

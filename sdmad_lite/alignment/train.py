@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..running import Checkpoint, Processes, RunConfig, compiled, in_batches
+from ..running import Checkpoint, Processes, RunConfig, compiled, in_batches, sent
 from ..selection.sign_selector import equal_weights, margins
 from ..settings import AtLeastOne, Count, NotNegative, Positive, Settings
 from .activations import pool_tokens, split_image_tower
@@ -222,6 +222,7 @@ def align(
     checkpoint = _resume(training, backbone, adapters, pixels, tokens, bank, seed, run)
     with torch.no_grad():
         frozen = backbone.text_features(tokens)
+    length = backbone.text_length(tokens)  # found once: in every step it would wait for a GPU
 
     def encode(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with run.autocast(device):
@@ -233,13 +234,13 @@ def align(
         hidden = not (run.progress and processes.main)
         steps = range(training.step + 1, config.steps + 1)
         for step in tqdm(steps, "stage 1", config.steps, leave=False, disable=hidden, initial=training.step):
-            augmentation, row = (number.to(cache.device) for number in training.batch())
+            augmentation, row = (sent(number, cache.device) for number in training.batch())
             training_step(
                 training,
-                cache[augmentation, row].to(device),
-                target[row.to(device)],
+                sent(cache[augmentation, row], device),
+                target[sent(row, device)],
                 lambda batch: encode(embed, batch),
-                lambda: encode(backbone.text_features, tokens),
+                lambda: encode(lambda part: backbone.text_features(part, length), tokens),
                 frozen,
                 membership,
             )
@@ -258,7 +259,7 @@ def align(
         image_embeddings=torch.stack(u).cpu(),
         sign_embeddings=v.cpu(),
         activations=activations,
-        history=[dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses],
+        history=[dict(zip(LOSSES, row, strict=True)) for row in training.state()["losses"].tolist()],
     )
 
 

@@ -30,7 +30,7 @@ from ..data import as_images, read_images
 from ..errors import BackboneError, BankError, note, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
-from .towers import encode_text, find_blocks, patch_embeddings
+from .towers import encode_text, find_blocks, patch_embeddings, text_length
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
@@ -161,9 +161,13 @@ class Backbone:
         """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
         return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
 
-    def text_features(self, tokens: Tensor) -> Tensor:
-        """v: unit-length embeddings (S, D) of tokens, with gradients to whatever trains."""
-        return encode_text(self.model, tokens)
+    def text_features(self, tokens: Tensor, length: int | None = None) -> Tensor:
+        """v: unit-length embeddings (S, D) of tokens, with gradients to what trains; for `length` see `text_length`."""
+        return encode_text(self.model, tokens, length)
+
+    def text_length(self, tokens: Tensor) -> int:
+        """How many columns of tokens (S, L) can matter."""
+        return text_length(self.model, tokens)
 
     @noting()
     @torch.no_grad()

@@ -100,32 +100,51 @@ def without_lower(model: Any, start: int) -> Iterator[None]:
         setattr(parent, name, blocks)
 
 
-def encode_text(model: Any, tokens: Tensor) -> Tensor:
-    """Unit-length embeddings (S, D) of tokens (S, L), without computing what cannot matter.
-
-    In a causal tower that reads its end token, that is all behind the end of the longest text; in a tower of Hugging
-    Face, whose padding is masked, the columns that only pad. Short signs are several times faster by that.
-    """
+def _reads_its_end(text: Any) -> bool:
+    """Whether a text tower is causal and reads the end token, so that nothing behind it matters."""
     from open_clip import CLIP  # takes seconds
-    from open_clip.hf_model import HFTextEncoder
     from open_clip.transformer import TextTransformer
 
-    text = model if isinstance(model, CLIP) else model.text
     causal = isinstance(text, (CLIP, TextTransformer)) and text.attn_mask is not None
     pooled = getattr(text, "text_pool_type" if isinstance(text, CLIP) else "pool_type", None)
     # a class token at the end, as CoCa has, is read instead of the end of the text
-    if causal and pooled == "argmax" and getattr(text, "cls_emb", None) is None:
-        length = int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
-        tokens, shorter = tokens[:, :length], {"attn_mask": text.attn_mask[:length, :length]}
-        if isinstance(text, CLIP):
-            shorter["positional_embedding"] = text.positional_embedding[:length]
-            out = torch.func.functional_call(text, shorter, (None, tokens))
-            return out["text_features"] if isinstance(out, dict) else out[1]
-        out = torch.func.functional_call(text, shorter, (tokens,))
-        return F.normalize(out[0] if isinstance(out, tuple) else out, dim=-1)
+    return causal and pooled == "argmax" and getattr(text, "cls_emb", None) is None
+
+
+def text_length(model: Any, tokens: Tensor) -> int:
+    """How many columns of tokens (S, L) can matter: short signs are several times faster by leaving the others out.
+
+    In a causal tower that reads its end token, those to the end of the longest text; in a tower of Hugging Face, whose
+    padding is masked, those that do not only pad; else all.
+    """
+    from open_clip.hf_model import HFTextEncoder
+
+    text = getattr(model, "text", model)
+    if _reads_its_end(text):
+        return int(tokens.argmax(-1).max()) + 1  # the end token has the highest number
     if isinstance(text, HFTextEncoder):
-        tokens = tokens[:, : int((tokens != text.config.pad_token_id).any(0).nonzero().max()) + 1]
-    return F.normalize(model.encode_text(tokens), dim=-1)
+        return int((tokens != text.config.pad_token_id).any(0).nonzero().max()) + 1
+    return tokens.shape[1]
+
+
+def encode_text(model: Any, tokens: Tensor, length: int | None = None) -> Tensor:
+    """Unit-length embeddings (S, D) of tokens (S, L), of which the first `length` columns are read.
+
+    That is `text_length` when left out; to find it waits for a GPU, so whoever encodes the same texts often gives it.
+    """
+    from open_clip import CLIP
+
+    text, length = getattr(model, "text", model), length or text_length(model, tokens)
+    tokens = tokens[:, :length]
+    if not _reads_its_end(text):
+        return F.normalize(model.encode_text(tokens), dim=-1)
+    shorter = {"attn_mask": text.attn_mask[:length, :length]}
+    if isinstance(text, CLIP):
+        shorter["positional_embedding"] = text.positional_embedding[:length]
+        out = torch.func.functional_call(text, shorter, (None, tokens))
+        return out["text_features"] if isinstance(out, dict) else out[1]
+    out = torch.func.functional_call(text, shorter, (tokens,))
+    return F.normalize(out[0] if isinstance(out, tuple) else out, dim=-1)
 
 
 def patch_embeddings(visual: Any, pixels: Tensor) -> Tensor | None:

@@ -49,6 +49,13 @@ class RunConfig(Settings):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16(device))
 
 
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device; a GPU is not waited for, so that it never runs out of work for a few numbers."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def in_batches(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = 64) -> Tensor:
     """function(rows), `size` rows at a time; with gradients on, what lies between is computed again on the way back."""
     batches = rows.split(size)
