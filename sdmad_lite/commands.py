@@ -43,7 +43,7 @@ def run(
     parts = table.meta.get("split", ("train",) * len(table))
     table = table.rows([i for i, part in enumerate(parts) if part != "val"])  # which a report does not use
     table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
-    train, test, left_out = eligible_split(table, shots, least, task.seed)
+    train, test, left_out = eligible_split(table, shots, least, task.seed, drop_copies=None)
     for category, why in left_out.items():
         remark(f"left out: {category} ({why})")
     bank, unused = bank.restricted(list(train.categories)), len(table) - len(train) - len(test)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ..errors import DataError, SDMADError, noting, warn
-from .pictures import read_image
+from .dicom import is_dicom
+from .pictures import FORMATS, read_image
 from .table import SPLITS, ImageTable
 
 
@@ -26,27 +29,53 @@ def digests(images: Collection, progress: bool = False) -> list[str | None]:
         return list(tqdm(found, "copies", len(images), disable=not progress, leave=False, delay=1))
 
 
+def twins(images: Sequence, progress: bool = False) -> list[str | None]:
+    """`digests` of the images that have both sides in common with another; None of the rest, which nothing equals."""
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        sides = list(pool.map(_sides, images))
+    count = Counter(sides)
+    like = [i for i, one in enumerate(sides) if one and count[one] > 1]
+    found = dict(zip(like, digests([images[i] for i in like], progress), strict=True))
+    return [found.get(i) for i in range(len(images))]
+
+
+def _sides(image) -> tuple[int, ...] | None:
+    """Of a picture, the shorter first, by its header; a DICOM file is read for it. None of what cannot be read."""
+    try:
+        if isinstance(image, (str, Path)) and not is_dicom(image):
+            with Image.open(image, formats=FORMATS) as opened:
+                return tuple(sorted(opened.size))
+        size = _found(image)[0] if isinstance(image, (str, Path)) else np.shape(image)[:2]
+        return tuple(sorted(size))
+    except Exception:  # what damaged bytes raise, is said when the image is used
+        return None
+
+
 def _digest(image) -> str | None:
     try:
-        if not isinstance(image, (str, Path)):
-            return _of_pixels(image)
-        about = os.stat(image)
-        return _of_file(str(image), about.st_size, about.st_mtime_ns)
+        return (_found if isinstance(image, (str, Path)) else _of_pixels)(image)[1]
     except (OSError, SDMADError):
         return None
 
 
-def _of_pixels(image) -> str:
+def _found(path: str | Path) -> tuple[tuple[int, int], str]:
+    about = os.stat(path)
+    return _of_file(str(path), about.st_size, about.st_mtime_ns)
+
+
+def _of_pixels(image) -> tuple[tuple[int, int], str]:
+    """Width and height, and the digest."""
     with noting(say=False):  # what there is to say of an image is said when it is used
         picture = read_image(image, color=True)
     bands = [band.tobytes() for band in picture.split()]
     grey = bands[0] == bands[1] == bands[2]
     pixels = bands[0] if grey else picture.tobytes()
-    return sha256(f"{'L' if grey else 'RGB'} {picture.size} ".encode() + pixels).hexdigest()
+    return picture.size, sha256(f"{'L' if grey else 'RGB'} {picture.size} ".encode() + pixels).hexdigest()
 
 
 @lru_cache(maxsize=1 << 20)
-def _of_file(path: str, size: int, changed: int) -> str:
+def _of_file(path: str, size: int, changed: int) -> tuple[tuple[int, int], str]:
     """So that a file is read once for all who ask, as long as it stays the same."""
     return _of_pixels(path)
 
@@ -61,7 +90,7 @@ def without_copies(where, table: ImageTable, drop: bool = False, progress: bool 
         DataError: there are such pictures, and `drop` is False.
     """
     groups: dict[str, list[int]] = defaultdict(list)
-    for i, digest in enumerate(digests(table.images, progress)):
+    for i, digest in enumerate(twins(table.images, progress)):
         groups[digest or f"row {i}"].append(i)
     parts = table.meta.get("split", ("train",) * len(table))
     labels = ["+".join(c for c, y in zip(table.categories, row, strict=True) if y) or "normal" for row in table.labels]

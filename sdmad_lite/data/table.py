@@ -156,7 +156,7 @@ def split_train_test(
     Raises:
         DataError: one side would be empty, or a picture is on both and `drop_copies` is False.
     """
-    from .copies import digests  # it reads images, which know this table
+    from .copies import twins  # it reads images, which know this table
 
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
@@ -174,8 +174,9 @@ def split_train_test(
     if not len(train) or not len(test):
         raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
     if drop_copies is not None:
-        known = set(digests(test.images)) - {None}
-        new = [i for i, digest in enumerate(digests(train.images)) if digest not in known]
+        found = twins((*train.images, *test.images))
+        known = set(found[len(train) :]) - {None}
+        new = [i for i, digest in enumerate(found[: len(train)]) if digest not in known]
         if len(new) < len(train) and not drop_copies:
             what = f"{len(train) - len(new)} train images are in test too, pixel for pixel"
             raise DataError(f"{what}; leave them out with drop_copies=True")

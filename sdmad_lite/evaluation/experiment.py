@@ -171,14 +171,15 @@ def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dic
 
 
 def eligible_split(
-    table: ImageTable, shots: int, least: int | None = None, seed: int = 0
+    table: ImageTable, shots: int, least: int | None = None, seed: int = 0, drop_copies: bool | None = False
 ) -> tuple[ImageTable, ImageTable, dict[str, str]]:
     """Train and test rows with the eligible categories alone, and why others are left out.
 
     Args:
         least: see `eligible`; None keeps every category. seed: of the split, where the table has none.
+        drop_copies: as for `split_train_test`.
     """
-    train, test = split_train_test(table, seed)
+    train, test = split_train_test(table, seed, drop_copies)
     left_out = {} if least is None else eligible(train, test, shots, least)
     if not (kept := [c for c in table.categories if c not in left_out]):
         raise DataError("no category has enough positives; ask for fewer shots or for fewer positives")

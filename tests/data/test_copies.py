@@ -1,11 +1,13 @@
 """The same picture twice: found by its pixels in every reader, refused or left out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from bad_inputs.images import dicom
 from PIL import Image
 
-from sdmad_lite.data import digests, load_data, split_train_test, without_copies
+from sdmad_lite.data import copies, digests, load_data, read_image, split_train_test, without_copies
 from sdmad_lite.errors import DataError, SDMADWarning
 
 
@@ -89,3 +91,18 @@ def test_what_cannot_be_read_is_no_copy(tmp_path):
     (folder / "0.png").write_bytes(b"no image")
     assert digests([folder / "0.png", folder / "1.png"])[0] is None
     assert without_copies("", load_data(folder))[1] == 0
+
+
+def test_a_picture_that_has_its_sides_for_itself_is_not_read(tmp_path, monkeypatch):
+    """Of a hundred thousand only those are read that may be copies; a mark that turns a picture swaps its sides."""
+    Image.new("L", (30, 20)).save(tmp_path / "alone.png")
+    picture(0).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    picture(0).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    read = []
+    monkeypatch.setattr(
+        copies, "read_image", lambda path, color: read.append(Path(path).stem) or read_image(path, color)
+    )
+    alone, one, other = copies.twins([tmp_path / f"{name}.png" for name in ("alone", "a", "turned")])
+    assert alone is None and one == other is not None and sorted(read) == ["a", "turned"]
