@@ -172,8 +172,8 @@ class Stage1:
 class Scoring:
     """How many images are scored, and what is written; the fields are arguments of `write_scores`."""
 
-    explain: Annotated[bool, Option(" /--scores-only", help="leave the parts of the signs out of --out")] = True
-    resume: Annotated[bool, Option(" /--restart", help="start --out anew, whatever a stopped run left")] = True
+    explain: Annotated[bool, Option(" /--scores-only", show_default=False, help="no parts of signs in --out")] = True
+    resume: Annotated[bool, Option(" /--restart", show_default=False, help="start --out anew")] = True
     batch_size: Annotated[int | None, Option(min=1, help="(default 32, on an accelerator 128)")] = None
     workers: Annotated[int | None, Option(min=0, help="that read images for --out (default: by the machine)")] = None
 

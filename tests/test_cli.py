@@ -162,6 +162,18 @@ def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(plac
         assert {*re.findall(r"(?<!\S)--[a-z-]+", text)} <= every | {"--raw", "--to", "--variant"}, text
 
 
+def all_options(command):
+    """Of a command and those below it."""
+    for other in getattr(command, "commands", {}).values():
+        yield from all_options(other)
+    yield from (option for p in command.params for option in p.opts + p.secondary_opts if option[:2] == "--")
+
+
+def test_the_page_names_each_option_that_exists_and_no_other():
+    there = {option for program in (app, datasets_app) for option in all_options(typer.main.get_command(program))}
+    assert {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE)} - {"--help"} == there
+
+
 def test_ctrl_c_returns_130_and_leaves_nothing(world, tmp_path, monkeypatch, capsys):
     def stopped(*arguments, **more):
         raise KeyboardInterrupt
