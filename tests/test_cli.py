@@ -643,8 +643,13 @@ def test_an_earlier_report_is_replaced_even_behind_a_link(arguments, tmp_path, c
     assert "nan" not in said
 
 
-def test_one_category_alone_makes_a_report(arguments, tmp_path):
-    assert main(arguments(draws=1, categories="Emphysema")) == 0
+def test_one_category_alone_makes_a_report(data, arguments, tmp_path):
+    """Its example, the first test image that shows it, is the one that is tinted in this grey set."""
+    tinted, table = shutil.copytree(data, tmp_path / "tinted"), load_data(data, ["Emphysema", *CATEGORIES])
+    test = table.part("test")
+    example = tinted / "images" / test.images[int(test.labels[:, 0].argmax())].name
+    Image.merge("RGB", [Image.open(example).point(lambda x, k=k: x * k // 4) for k in (4, 3, 2)]).save(example)
+    assert main(arguments(data=tinted, draws=1, categories="Emphysema")) == 0
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert (
         metrics["mean"]["discrimination"]["per_category"]["Emphysema"]["auroc"] is None

@@ -58,6 +58,7 @@ def read_image(image, color: bool = False, strict: bool = True) -> Image.Image:
     else:
         raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
     read = found.convert("RGB" if color else "L")
+    read.info = {}  # nothing of what was done when the image given was read
     # a scan stored as RGB may have a slight cast, as JPEG leaves it
     if not color and found.mode not in ("L", "1", "LA") and np.ptp(np.asarray(found.convert("RGB")), axis=2).mean() > 4:
         if strict:
