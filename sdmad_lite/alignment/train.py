@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,9 +125,16 @@ class Training:
             state |= {f"{name}.{number}": slots.get(name, torch.zeros_like(parameter)) for name in MOMENTS}
         return state
 
-    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to where a checkpoint was written."""
+        """Go back to where a checkpoint was written; what is drawn from then on is the same too."""
+        self.replace(state)
+        for _ in self.losses:
+            _, rows = self.batch()
+            self.blend(rows[:, None], rows[:, None])
+
+    @torch.no_grad()
+    def replace(self, state: dict[str, Tensor]) -> None:
+        """Take the losses, parameters and moments of a state, and go on drawing."""
         self.losses = list(state["losses"].to(self.bias.device))
         slots = {}
         for number, parameter in enumerate(self.parameters):
@@ -135,9 +142,6 @@ class Training:
             moments = {name: state[f"{name}.{number}"] for name in MOMENTS}
             slots[number] = moments | {"step": torch.tensor(float(self.step))}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        for _ in self.losses:  # the draws of these steps, so that those to come are the same
-            _, rows = self.batch()
-            self.blend(rows[:, None], rows[:, None])
 
 
 @torch.no_grad()
@@ -189,8 +193,6 @@ def training_step(
     training.update(inter + config.discrepancy * discrepancy + config.intra * intra, [inter, discrepancy, intra])
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def align(
     backbone: Backbone,
     adapters: nn.ModuleDict,
@@ -213,6 +215,30 @@ def align(
         DataError: an image cannot be read.
         CheckpointError: the checkpoint is broken or that of another run. OutputError: none can be written.
     """
+    stage = align_stepwise(backbone, adapters, images, labels, bank, config, seed, run)
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def align_stepwise(
+    backbone: Backbone,
+    adapters: nn.ModuleDict,
+    images: Sequence,
+    labels: np.ndarray,
+    bank: SignBank,
+    config: AlignmentConfig,
+    seed: int = 0,
+    run: RunConfig | None = None,
+) -> Generator[Training, None, Aligned]:
+    """`align`, which stops before the first step and after each, and hands out its state, which may be replaced there.
+
+    Until it has ended, the adapters stand in the backbone.
+    """
     run, device = run or RunConfig(), backbone.device
     tokens, pixels = backbone.tokenize(bank.texts), backbone.prepare(images, bank.color)
     membership = torch.from_numpy(bank.membership()).to(device)
@@ -231,6 +257,7 @@ def align(
     with installed(backbone, adapters) as blocks, compiled(blocks if run.compile else ()):
         below, embed = split_image_tower(backbone)
         cache, activations = cache_activations(backbone, below, pixels, training, seed, run.cache_gib * 2**30)
+        yield training
         hidden = not (run.progress and processes.main)
         steps = range(training.step + 1, config.steps + 1)
         for step in tqdm(steps, "stage 1", config.steps, leave=False, disable=hidden, initial=training.step):
@@ -249,6 +276,7 @@ def align(
                 checkpoint.write(training.state())
             if run.after_step:
                 run.after_step(step)
+            yield training
         # what the trained adapters make of every augmentation and every sign
         with torch.no_grad():
             u = [processes.encode(lambda part: in_batches(lambda x: embed(x.to(device)), part), a) for a in cache]

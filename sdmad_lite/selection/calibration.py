@@ -7,7 +7,11 @@ stage 1 were. Thresholds are those of best F1 on the support set.
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
+from scipy.stats import norm
 from sklearn.metrics import precision_recall_curve
+
+from .moments import Moments
 
 
 def class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -32,8 +36,11 @@ class Calibration:
 
         Without logits (N, C) positives are to lie at 1 and negatives at -1.
         """
-        found = class_means(margins, labels)
-        wanted = np.array([[1.0], [-1.0]]) if logits is None else class_means(logits, labels)
+        return self.fit_means(class_means(margins, labels), None if logits is None else class_means(logits, labels))
+
+    def fit_means(self, found: np.ndarray, wanted: np.ndarray | None = None) -> Calibration:
+        """The same from class means (2, C), as `class_means` gives them."""
+        wanted = np.array([[1.0], [-1.0]]) if wanted is None else wanted
         gap = found[0] - found[1]
         usable = (gap > 1e-6) & (wanted[0] > wanted[1])
         self.scale_ = np.where(usable, (wanted[0] - wanted[1]) / np.where(usable, gap, 1), self.fallback_scale)
@@ -43,6 +50,22 @@ class Calibration:
     def transform(self, margins: np.ndarray) -> np.ndarray:
         """Margins g (N, C) to logits (N, C)."""
         return self.scale_ * margins + self.bias_
+
+
+def normal_f1_thresholds(logits: Moments, prior: float = 0.0) -> np.ndarray:
+    """(C,) thresholds of best F1, from sums over logits (N, C) alone, as if they were normal in both classes.
+
+    It is looked for between the means of the classes; `prior` as in `best_f1_thresholds`.
+    """
+    thresholds = np.empty(len(logits.count) - 1)
+    for c, positives in enumerate(logits.count[:-1]):
+        mean, deviation = logits.means()[:, c, c], logits.deviations()[:, c, c] + 1e-9
+        steps = np.linspace(mean.min(), mean.max(), 201)
+        hit, alarm = norm.sf((steps - mean[:, None]) / deviation[:, None])
+        detected = positives * hit + (logits.count[-1] - positives) * alarm
+        thresholds[c] = expit(steps[np.argmax(2 * positives * hit / (positives + detected))])
+    positives = logits.count[:-1]
+    return (positives * thresholds + prior * 0.5) / (positives + prior)
 
 
 def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:

@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from ..settings import Positive, Settings, Share
-from .calibration import Calibration
+from .calibration import Calibration, class_means
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class ImageEvidence:
             return self
         every = activations.reshape(-1, width), np.tile(labels, (len(activations), 1))
         weights, bias = logistic(*every, self.config.strength)
-        # as sure as the signs are
-        calibration = Calibration(fallback_scale=1.0).fit(activations[0] @ weights.T + bias, labels, sign_logits)
+        logits = activations[0] @ weights.T + bias
+        return self.scaled(weights, bias, class_means(logits, labels), class_means(sign_logits, labels))
+
+    def scaled(self, weights: np.ndarray, bias: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> ImageEvidence:
+        """Take a regression, W (C, d) and b (C,), as sure as the signs are: its class means (2, C), and theirs."""
+        calibration = Calibration(fallback_scale=1.0).fit_means(found, wanted)
         self.weights_ = calibration.scale_[:, None] * weights
         self.bias_ = calibration.scale_ * bias + calibration.bias_
         return self
@@ -74,3 +79,16 @@ def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.nda
     models = [LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(scaled, y) for y in labels.T]
     weights = np.concatenate([model.coef_ for model in models]) / spread
     return weights, np.concatenate([model.intercept_ for model in models]) - weights @ centre
+
+
+def logistic_sums(weights: np.ndarray, scaled: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> np.ndarray:
+    """(C, d + 2): the loss of that regression and its gradient, summed over images; those of several sites add up.
+
+    Args:
+        weights: (C, d + 1), the bias last. scaled: (N, d) standardised. labels: (N, C). balance: (2, C) what a
+            positive and a negative of each category weigh.
+    """
+    wide = np.column_stack([scaled, np.ones(len(scaled))])
+    logits, share = wide @ weights.T, np.where(labels == 1, *balance[:, None])
+    loss = (share * np.logaddexp(0, np.where(labels == 1, -logits, logits))).sum(0)
+    return np.column_stack([loss, (share * (expit(logits) - labels)).T @ wide])

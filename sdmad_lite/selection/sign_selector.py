@@ -12,7 +12,9 @@ speaks against it, 0 is a sign that is dropped or another category's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +24,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from ..settings import AtLeastOne, NotNegative, Settings, Share
+from .moments import Moments, Spread
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +61,13 @@ def support_auroc(cosines: np.ndarray, labels: np.ndarray, membership: np.ndarra
         positives = int(labels[:, c].sum())
         out[c, s] = 0.5
         if 0 < positives < len(labels):
-            raw = roc_auc_score(labels[:, c], cosines[:, s])
-            out[c, s] = 0.5 + (raw - 0.5) * positives / (positives + prior)
+            out[c, s] = toward_half(roc_auc_score(labels[:, c], cosines[:, s]), positives, prior)
     return out
+
+
+def toward_half(auroc, positives, prior: float = 2.0):
+    """An AUROC moved towards 0.5 as if `prior` further positives had shown nothing."""
+    return 0.5 + (auroc - 0.5) * positives / (positives + prior)
 
 
 def equal_weights(membership: Array) -> Array:
@@ -93,12 +100,14 @@ def discriminant_weights(
         y: (N,) in {0, 1}, both there. equal: (s,) non-negative weights to pull to.
         positives: images that y counts, for several augmentations of an image are no more evidence than one.
     """
-    positive, negative = x[y == 1], x[y == 0]
-    difference = positive.mean(0) - negative.mean(0)
-    inside = np.concatenate([positive - positive.mean(0), negative - negative.mean(0)])
-    covariance = inside.T @ inside / len(inside)
+    return weights_of_spread(Spread.of(x, y), equal, positives, shrink, pull)
+
+
+def weights_of_spread(found: Spread, equal: np.ndarray, positives: int, shrink: float, pull: float) -> np.ndarray:
+    """The same from what is known of the classes, wherever their images are."""
+    difference, covariance = found.difference, found.covariance
     sphere = np.eye(len(covariance))
-    floor = 1e-3 * x.var(0).mean() + 1e-12  # so that the equation can be solved from a single image too
+    floor = 1e-3 * found.variance + 1e-12  # so that the equation can be solved from a single image too
     variance = np.trace(covariance) / len(covariance) + floor
     covariance = (1 - shrink) * covariance + (shrink * variance + floor) * sphere
     start = equal * max(difference @ equal / (equal @ covariance @ equal), 0)
@@ -123,11 +132,35 @@ class SignSelector:
         cosines = np.array(cosines, dtype=np.float64, ndmin=3)
         labels, membership = np.asarray(labels), np.asarray(membership, dtype=np.float64)
         self.auroc_ = support_auroc(cosines[0], labels, membership)
+
+        def spread(c: int, signs: np.ndarray, side: np.ndarray) -> Spread:
+            return Spread.of((cosines[:, :, signs] * side).reshape(-1, len(side)), np.tile(labels[:, c], len(cosines)))
+
+        return self._choose(membership, labels.sum(0), len(labels), spread)
+
+    def fit_moments(self, plain: Moments, augmented: Moments, membership: np.ndarray) -> SignSelector:
+        """The same from sums over images, of the unchanged ones and of all augmentations; AUROCs are estimated."""
+        membership = np.asarray(membership, dtype=np.float64)
+        raw, positives = plain.auroc(), plain.count[:-1, None]
+        self.auroc_ = np.where(membership[1:] > 0, toward_half(raw, positives), np.nan)
+        return self._choose(membership, plain.count[:-1], plain.count[-1], augmented.spread)
+
+    def _choose(
+        self, membership: np.ndarray, positives: np.ndarray, count: int, spread: Callable[..., Spread]
+    ) -> SignSelector:
+        """Weigh the signs of each category, drop light ones, and say why.
+
+        Args:
+            positives: (C,) images of each category among `count`. spread: gives that of a category's signs.
+        """
         self.weights_, self.reasons_ = np.zeros((len(membership) - 1, membership.shape[1])), []
         for c, equal in enumerate(equal_weights(membership)):
             own, normal = (np.flatnonzero(membership[row]) for row in (c + 1, 0))
             signs = np.concatenate([own, normal])
-            w, note = self._weigh(cosines[:, :, signs], labels[:, c], equal[signs], self.auroc_[c, own])
+            side = np.sign(equal[signs])
+            # normal signs come negated: every column is expected to be higher on positives
+            found = partial(spread, c, signs, side)
+            w, note = self._weigh(found, equal[signs], int(positives[c]), count, self.auroc_[c, own])
             # a sign that weighs next to nothing beside its like is dropped; the heaviest one always stays
             for part in (slice(None, len(own)), slice(len(own), None)):
                 size = np.abs(w[part])
@@ -137,9 +170,9 @@ class SignSelector:
             self.reasons_.append(dict(zip(signs.tolist(), why, strict=True)))
         return self
 
-    def _weigh(self, cosines: np.ndarray, y: np.ndarray, equal: np.ndarray, auroc: np.ndarray):
-        """Signed weights (s,) of own and normal signs from cosines (A, N, s), before small ones are dropped; why."""
-        config, count, positives = self.config, len(auroc), int(y.sum())
+    def _weigh(self, spread: Callable[[], Spread], equal: np.ndarray, positives: int, images: int, auroc: np.ndarray):
+        """Signed weights (s,) of own and normal signs, before small ones are dropped; why."""
+        config, count = self.config, len(auroc)
         if config.rule == "all":
             return equal, "all signs are kept"
         if config.rule == "rank":
@@ -147,17 +180,14 @@ class SignSelector:
             weights = np.where(equal < 0, equal, 0)
             weights[best] = 1 / len(best)
             return weights, f"ranked by support AUROC, best {len(best)} of {count} kept"
-        fewer = min(positives, len(y) - positives)
+        fewer = min(positives, images - positives)
         if fewer < config.least_positives:
             what = "positive" if positives == fewer else "negative"
             return equal, f"all signs are kept: {fewer} {what}{'s' * (fewer != 1)} to judge by, too few"
-        # normal signs come negated: every column is expected to be higher on positives
-        side = np.sign(equal)
-        x, y = (cosines * side).reshape(-1, len(side)), np.tile(y, len(cosines))
-        weights = discriminant_weights(x, y, np.abs(equal), positives, config.shrink, config.pull)
+        weights = weights_of_spread(spread(), np.abs(equal), positives, config.shrink, config.pull)
         if not weights[:count].any():
             return equal, "all signs are kept: none is higher on the positives"
-        return weights * side, "weighed together on the support set"
+        return weights * np.sign(equal), "weighed together on the support set"
 
     def transform(self, cosines: np.ndarray) -> np.ndarray:
         """Cosines z (N, S) to margins g (N, C) with the selected weights."""
