@@ -42,6 +42,10 @@ class CheckpointError(SDMADError):
     """A run cannot be continued from its checkpoint."""
 
 
+class FederationError(SDMADError):
+    """A site that learns with others went away, or sent what cannot be used."""
+
+
 class OutputError(SDMADError):
     """A result cannot be written."""
 

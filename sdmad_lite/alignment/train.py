@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -215,12 +215,8 @@ def align(
         DataError: an image cannot be read.
         CheckpointError: the checkpoint is broken or that of another run. OutputError: none can be written.
     """
-    stage = align_stepwise(backbone, adapters, images, labels, bank, config, seed, run)
-    while True:
-        try:
-            next(stage)
-        except StopIteration as end:
-            return end.value
+    *_, aligned = align_stepwise(backbone, adapters, images, labels, bank, config, seed, run)
+    return aligned
 
 
 @torch.inference_mode(False)
@@ -234,10 +230,10 @@ def align_stepwise(
     config: AlignmentConfig,
     seed: int = 0,
     run: RunConfig | None = None,
-) -> Generator[Training, None, Aligned]:
-    """`align`, which stops before the first step and after each, and hands out its state, which may be replaced there.
+) -> Iterator[Any]:
+    """`align` which stops before the first step and after each, and gives its Training; at the end it gives Aligned.
 
-    Until it has ended, the adapters stand in the backbone.
+    At each stop the state may be replaced. Until the end the adapters stand in the backbone.
     """
     run, device = run or RunConfig(), backbone.device
     tokens, pixels = backbone.tokenize(bank.texts), backbone.prepare(images, bank.color)
@@ -281,7 +277,7 @@ def align_stepwise(
         with torch.no_grad():
             u = [processes.encode(lambda part: in_batches(lambda x: embed(x.to(device)), part), a) for a in cache]
             v = backbone.text_features(tokens)
-    return Aligned(
+    yield Aligned(
         scale=float(training.log_scale.detach().exp()),
         bias=training.bias.detach().cpu(),
         image_embeddings=torch.stack(u).cpu(),

@@ -49,6 +49,11 @@ class Moments:
         square = np.stack([(rows * g[:, None]).T @ rows for g in groups]) if products else groups @ rows**2
         return cls(groups.sum(1), groups @ rows, square)
 
+    @classmethod
+    def none(cls, features: int, categories: int, products: bool = False) -> Moments:
+        """Of no image."""
+        return cls.of(np.zeros((0, features)), np.zeros((0, categories)), products)
+
     def __add__(self, other: Moments) -> Moments:
         return Moments(*(ours + theirs for ours, theirs in zip(astuple(self), astuple(other), strict=True)))
 
@@ -61,6 +66,10 @@ class Moments:
     def means(self) -> np.ndarray:
         """(2, C, F): of each category's positives, and of its negatives."""
         return self._classes(self.total)
+
+    def margins(self, weights: np.ndarray) -> np.ndarray:
+        """(2, C): means of x W' in the same classes, for W (C, F), each category's of its own."""
+        return np.einsum("kcf,cf->kc", self.means(), weights)
 
     def deviations(self) -> np.ndarray:
         """(2, C, F): standard deviations in the same classes."""
