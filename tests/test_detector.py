@@ -476,16 +476,3 @@ def test_a_table_in_another_order_is_matched_by_name(tiny_clip, bank, support):
         other.fit_table(support.restricted(bank.categories[1:]))
     with pytest.raises(DataError, match="table: expected what load_data gives, not int"):
         other.fit_table(3)
-
-
-# On an accelerator
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_what_the_cpu_gives(tiny_clip_name, bank, support, images, tmp_path):
-    clip = load_clip(tiny_clip_name, device="cuda")
-    detector = SDMAD(bank, backbone=clip, alignment=SHORT, selection=RANK).fit_table(support)
-    probabilities = detector.predict_proba(images)
-    loaded = SDMAD.load(detector.save(tmp_path / "detector"), load_clip(tiny_clip_name, device="cpu"))
-    np.testing.assert_allclose(loaded.predict_proba(images), probabilities, atol=1e-3)
