@@ -1,4 +1,4 @@
-"""Each stage on a GPU gives what a CPU gives. Skipped where there is no CUDA device; `tools/gpu_check.py` runs these."""
+"""Each stage on a GPU gives what a CPU gives. Skipped without a CUDA device; `tools/gpu_check.py` runs these."""
 
 import numpy as np
 import pyarrow.parquet as pq

@@ -46,10 +46,9 @@ def untrained(backbone: Backbone, bank: str = "chest_phantoms", seed: int = 0) -
     return detector
 
 
-def measured(name: str, device: torch.device, batch: int, rounds: int, bf16: bool) -> dict:
+def measured(backbone: Backbone, batch: int, rounds: int, bf16: bool) -> dict:
     """Throughput of plain and of scoring, for one backbone."""
-    backbone = load_clip(name, None if name == "embedded" else "random", device)
-    plain, detector = deepcopy(backbone.model), untrained(backbone)
+    plain, detector, device = deepcopy(backbone.model), untrained(backbone), backbone.device
     size = plain.visual.image_size
     pixels = torch.randn(batch, 3, *(size if isinstance(size, tuple) else (size, size)), device=device)
 
@@ -82,8 +81,9 @@ def main() -> None:
     models = args.models or ["embedded", "ViT-B-32", *(["ViT-L-14-336"] if gpu else [])]
     figures = {}
     for name in models:
+        backbone = load_clip(name, None if name == "embedded" else "random", device)
         for bf16 in (False, True) if gpu else (False,):
-            figure = measured(name, device, args.batch or (128 if gpu else 16), args.rounds, bf16)
+            figure = measured(backbone, args.batch or (128 if gpu else 16), args.rounds, bf16)
             figures[f"{name}, {figure['precision']}"] = figure
     record("scoring", device, figures)
 
