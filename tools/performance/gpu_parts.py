@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 
@@ -47,8 +48,8 @@ class Bench:
         self.large = self.embedded if self.small else load_clip(LARGE, "random", self.device)
         put({"model": self.large.name, "seconds to load": round(perf_counter() - start, 1)})
         self.task = Task(2, 5, 10, size=64) if self.small else Task(16, 5, 50)
-        count, signs = len(self.task.images), len(self.task.texts)
-        put({"support": f"{count} images, {signs} signs, 5 categories, K = {2 if self.small else 16}"})
+        images, signs = len(self.task.images), len(self.task.texts)
+        put({"support": f"{images} images, {signs} signs, 5 categories, K = {2 if self.small else 16}"})
         self.pools = drawn(48 if self.small else 256)
 
     def align(self, steps: int, after_step=None, views: int = 2, **run) -> None:
@@ -259,9 +260,13 @@ def agreement(bench: Bench, put: PUT) -> None:
     saved, images = ROOT / "tests" / "golden" / "detector_0.1.0", [p.image for p in sample_phantoms(24, seed=11)]
     expected = SDMAD.load(saved, load_clip(device="cpu")).predict_proba(images)
     detector = SDMAD.load(saved, bench.embedded)
+    before = torch.backends.cudnn.allow_tf32
     for tf32 in (True, False):
-        with torch.backends.cudnn.flags(allow_tf32=tf32):
+        torch.backends.cudnn.allow_tf32 = tf32
+        try:
             apart = np.abs(detector.predict_proba(images) - expected).max()
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
         put({f"convolutions in {'TF32' if tf32 else 'fp32'}": float(apart)})
 
 
@@ -276,13 +281,13 @@ def savings(bench: Bench, put: PUT) -> None:
     put({f"{name}, times all": ratio(times, name, "all") for name in rows if name != "all"})
 
 
-def drawn(count: int) -> list:
+def drawn(phantoms: int) -> list:
     """Pools of pretraining with so many phantoms of each modality."""
     sys.path.append(str(ROOT / "tools"))
     import pretrain
 
     with tempfile.TemporaryDirectory() as folder:
-        pretrain.WORK, pretrain.CHUNK = Path(folder), count
+        pretrain.WORK, pretrain.CHUNK = Path(folder), phantoms
         for name in pretrain.MODALITIES:
             (pretrain.WORK / name).mkdir()
             pretrain.draw_chunk((name, 0))
@@ -294,18 +299,15 @@ def pretraining(bench: Bench, put: PUT) -> None:
     import open_clip
     import pretrain
 
-    tokenizer = open_clip.get_tokenizer(
-        f"local-dir:{pretrain.EMBEDDED}", bpe_path=str(pretrain.EMBEDDED / "bpe.txt.gz")
-    )
+    folder = pretrain.EMBEDDED
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "bpe.txt.gz"))
     student = pretrain.Student().to(bench.device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=bench.cuda or None)
-    count = 0
+    steps = count()
 
     def step(batch: int) -> None:
-        nonlocal count
-        count += 1
         with torch.autocast(bench.device.type, torch.bfloat16):
-            parts = pretrain.losses(student, tokenizer, bench.pools, count, batch, 0, 1, bench.device)
+            parts = pretrain.losses(student, tokenizer, bench.pools, next(steps), batch, 0, 1, bench.device)
             loss = sum(weight * parts[name] for name, weight in pretrain.WEIGHTS.items())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
