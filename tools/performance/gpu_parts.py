@@ -125,8 +125,7 @@ def whole(bench: Bench, put: PUT) -> None:
     standard, ticks = AlignmentConfig(), []
     steps, views = (6, 2) if bench.small else (standard.steps, standard.augmentations)
     put({"a first run of 2 steps, with all that a new process loads, seconds": seconds(lambda: bench.align(2))})
-    reading = seconds(lambda: bench.large.prepare(bench.task.images))
-    put({"reading of the images, in each run, seconds": round(reading, 2)})
+    put({"reading of the images, seconds": seconds(lambda: bench.large.prepare(bench.task.images))})
 
     def tick(step: int) -> None:
         if step in (1, steps):  # two waits in all: what lies between runs as it does without them
