@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class Site:
         name: str = "site",
         least: int = 5,
     ):
+        self.stage: Iterator[Any] = iter(())
         self.name, self.least = name, checked("least", least, Annotated[int, Field(ge=2)])
         self.detector = SDMAD(bank, backbone=backbone)
         self.bank, self.backbone = self.detector.bank, self.detector.backbone
@@ -92,8 +94,7 @@ class Site:
         if other := [what for what in own if wanted[what] != own[what]]:
             raise FederationError(f"has another {' and another '.join(other)} than the server; give both the same")
         adapters = build_adapters(self.backbone, AdapterConfig(**wanted["adapters"]), wanted["seed"])
-        if hasattr(self, "stage"):  # of a federation that stopped: its adapters leave the model
-            self.stage.close()
+        del self.stage  # of a federation that stopped: its adapters leave the model
         images, how = self.table.images, AlignmentConfig(**wanted["alignment"])
         self.stage = align_stepwise(self.backbone, adapters, images, self.labels, self.bank, how, wanted["seed"])
         self.training: Training = next(self.stage)

@@ -60,7 +60,7 @@ def in_turn(sites: Sequence[Site]) -> Ask:
 
 
 def fit_together(
-    detector: SDMAD, sites: Sequence[Site] | Ask, *, local_steps: int = 5, checkpoint: str | Path | None = None
+    detector: SDMAD, sites: Sequence[Site] | Ask, *, local_steps: int = 10, checkpoint: str | Path | None = None
 ) -> SDMAD:
     """Fit a detector on the images of all sites, none of which is seen here.
 
