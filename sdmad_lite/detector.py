@@ -194,7 +194,7 @@ class SDMAD:
         with installed(self.backbone, self.adapters_):
             yield self.backbone
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:

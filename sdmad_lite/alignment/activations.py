@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.towers import find_blocks, vision_blocks, without_lower
+from ..clip.towers import without_lower
 from .adapters import NAME
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
 
 
-def first_adapted(model: Any) -> int | None:
+def first_adapted(backbone: Backbone) -> int | None:
     """Number of the first image layer with an adapter installed."""
-    return next((i for i, block in enumerate(find_blocks(model, "image") or ()) if hasattr(block, NAME)), None)
+    return next((i for i, block in enumerate(backbone.blocks.get("image", ())) if hasattr(block, NAME)), None)
 
 
 class _Captured(Exception):
@@ -36,10 +36,11 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
     Returns two functions: `below`, from pixels (N, 3, H, W) to activations, and `embed`, from those to
     unit embeddings u (N, D). Without image adapters `below` gives u itself.
     """
-    start = first_adapted(backbone.model)
+    start = first_adapted(backbone)
     if start is None:
         return backbone.image_features, lambda u: u
-    first = vision_blocks(backbone.model)[start]
+    blocks = backbone.blocks["image"]
+    first = blocks[start]
 
     def below(pixels: Tensor) -> Tensor:
         entered: list[Tensor] = []
@@ -56,7 +57,7 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
         blank = activations.new_zeros(1, 3, *backbone.model.visual.image_size)
         replaced = first.register_forward_pre_hook(lambda block, args: (activations, *args[1:]))
-        with replaced, without_lower(backbone.model, start):
+        with replaced, without_lower(backbone.model, blocks, start):
             return backbone.image_features(blank)
 
     return below, embed
@@ -85,7 +86,7 @@ def record_activations(backbone: Backbone) -> Iterator[list[Tensor]]:
 
     It is `pool_tokens` from what enters the first layer with an adapter; without one it is the frozen embedding u.
     """
-    start, out = first_adapted(backbone.model), []
+    start, out = first_adapted(backbone), []
     if start is None:
 
         def keep(tower, args, u):
@@ -94,7 +95,7 @@ def record_activations(backbone: Backbone) -> Iterator[list[Tensor]]:
 
         handle = backbone.model.visual.register_forward_hook(keep)
     else:
-        block = vision_blocks(backbone.model)[start]
+        block = backbone.blocks["image"][start]
         handle = block.register_forward_pre_hook(lambda block, args: out.append(pool_tokens(args[0])))
     with handle:
         yield out

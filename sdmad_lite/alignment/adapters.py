@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.towers import block_width, find_blocks, text_blocks
+from ..clip.towers import block_width, text_blocks
 from ..errors import BackboneError
 from ..settings import AtLeastOne, Settings, Share
 
@@ -61,7 +61,8 @@ class ShiftAdapter(nn.Module):
         if self.lam == 1:
             return layer_output
         shift = F.gelu(self.up(F.gelu(self.down(h.to(self.down.weight.dtype)))))
-        return self.lam * layer_output + (1 - self.lam) * shift.to(layer_output.dtype)
+        # in place, which saves writing two tensors of all tokens
+        return (self.lam * layer_output).add_(shift.to(layer_output.dtype).mul_(1 - self.lam))
 
 
 def _mix(block: nn.Module, args: tuple, kwargs: dict, output):
@@ -90,7 +91,7 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
     """
     config = config or AdapterConfig()
     adapters = nn.ModuleDict()
-    image = find_blocks(backbone.model, "image") or ()
+    image = backbone.blocks.get("image", ())
     text = text_blocks(backbone.model) if config.text_share else ()
     towers = (("image", image, config.vision_share), ("text", text, config.text_share))
     with torch.random.fork_rng(devices=[]):
@@ -110,15 +111,14 @@ def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[list[nn.M
     Raises:
         BackboneError: other adapters are installed already, or these do not fit the model.
     """
-    towers = {tower: find_blocks(backbone.model, tower) or () for tower in ("image", "text")}
     handles = []
     try:
         for name, adapter in adapters.items():
             tower, number = name.split("_")
-            count = len(towers[tower])
+            count = len(backbone.blocks.get(tower, ()))
             if int(number) >= count:
                 raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {count} layers")
-            block = towers[tower][int(number)]
+            block = backbone.blocks[tower][int(number)]
             if hasattr(block, NAME):
                 raise BackboneError("other adapters are installed in this model; leave their block first")
             setattr(block, NAME, adapter)

@@ -30,7 +30,7 @@ from ..data import as_images, read_images
 from ..errors import BackboneError, BankError, note, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
-from .towers import encode_text, find_blocks, patch_embeddings, text_length
+from .towers import Blocks, encode_text, find_blocks, patch_embeddings, text_length
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
@@ -79,12 +79,18 @@ class Backbone:
         modes = {mode: shape for shape, mode in SHAPES.items()}
         self.shape = modes[PreprocessCfg(**self.model.visual.preprocess_cfg).resize_mode]
 
+    @cached_property
+    def blocks(self) -> dict[str, Blocks]:
+        """Transformer layers by tower, searched once; without "image" where that tower has none (a ResNet, ConvNeXt
+        or Swin) and stays frozen.
+        """
+        found = {tower: find_blocks(self.model, tower) for tower in ("image", "text")}
+        return {tower: blocks for tower, blocks in found.items() if blocks is not None}
+
     @property
     def adapted_towers(self) -> tuple[str, ...]:
-        """The towers that can take Shift Adapters: ("image", "text"), or ("text",) where the image tower has no list
-        of transformer layers (a ResNet, ConvNeXt or Swin) and stays frozen.
-        """
-        return tuple(tower for tower in ("image", "text") if find_blocks(self.model, tower) is not None)
+        """The towers that can take Shift Adapters: ("image", "text"), or ("text",)."""
+        return tuple(self.blocks)
 
     def shaped(self, shape: str) -> Backbone:
         """The same model with another `shape`, see `load_clip`."""

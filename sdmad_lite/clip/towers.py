@@ -87,9 +87,8 @@ class _Skip(nn.Module):
 
 
 @contextmanager
-def without_lower(model: Any, start: int) -> Iterator[None]:
-    """Inside the block the image tower's layers below number `start` pass on what they get."""
-    blocks = vision_blocks(model)
+def without_lower(model: Any, blocks: Blocks, start: int) -> Iterator[None]:
+    """Inside the block those of the model's layers `blocks` below number `start` pass on what they get."""
     path, _, name = next(n for n, module in model.named_modules() if module is blocks).rpartition(".")
     parent = model.get_submodule(path)
     kept = [*(_Skip() for _ in range(start)), *blocks[start:]]

@@ -174,11 +174,10 @@ def scores(detector: SDMAD, pixels: Tensor, explain: bool = False, bf16: bool = 
     columns: list[tuple[str, np.ndarray]] = []
     for category, p, threshold in zip(detector.bank.categories, probability.T, detector.thresholds_, strict=True):
         columns += [(category, p), (f"{category}_detected", (p >= threshold).astype(np.int8))]
-    by_image = detector.image_logits(activations)
     for c, category in enumerate(detector.bank.categories if explain else ()):
         by_sign = detector.scale_[c] * weights[c] * cosines  # (N, S)
         columns += [(f"{category} | {detector.bank.texts[s]}", by_sign[:, s]) for s in np.flatnonzero(weights[c])]
-        columns += [(f"{category} | image evidence", by_image[:, c])]
+        columns += [(f"{category} | image evidence", detector.image_logits(activations)[:, c])]
         columns += [(f"{category} | bias", np.full(len(cosines), detector.bias_[c]))]
     names = ["image", "error", *(name for name, _ in columns)]
     if twice := [name for name in names if names.count(name) > 1]:

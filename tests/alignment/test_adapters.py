@@ -145,7 +145,7 @@ def test_outside_the_block_the_model_is_what_it_was(tiny_clip, images):
     after = encode(tiny_clip, images)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
     assert list(tiny_clip.model.state_dict()) == keys
-    assert first_adapted(tiny_clip.model) is None
+    assert first_adapted(tiny_clip) is None
 
 
 def test_only_adapters_receive_gradients(tiny_clip, images):
