@@ -14,9 +14,18 @@ from .images import IMAGE_ENDINGS, as_images, walk_images
 from .load import load_data
 from .npz import load_npz
 from .pictures import read_image, read_images
-from .table import META, SPLITS, SUBGROUP_COLUMNS, ImageTable, check_split, draw_support, split_train_test
+from .table import (
+    META,
+    SPLITS,
+    SUBGROUP_COLUMNS,
+    ImageTable,
+    check_split,
+    draw_support,
+    patient_folds,
+    split_train_test,
+)
 
 __all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
 __all__ += ["digests", "without_copies"]
-__all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz", "read_image"]
-__all__ += ["read_images", "split_train_test", "walk_images"]
+__all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz"]
+__all__ += ["patient_folds", "read_image", "read_images", "split_train_test", "walk_images"]

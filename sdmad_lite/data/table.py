@@ -161,15 +161,7 @@ def split_train_test(
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
     else:
-        # what a patient shows is halved too: those who show the same stand together, the rarest apart from all others,
-        # and every second one is taken
-        patients, of = np.unique(table.patients(), return_inverse=True)
-        labels = np.column_stack([table.labels, table.labels.sum(1) == 0])
-        shown = np.zeros((len(patients), labels.shape[1]), dtype=int)
-        np.maximum.at(shown, of, labels)
-        shown = shown[:, np.argsort(-shown.sum(0), kind="stable")]
-        order = np.random.default_rng(seed).permutation(len(patients))
-        first = np.isin(of, order[np.lexsort(shown[order].T)][1::2])
+        first = _dealt(*_shown_by_patient(table), 2, np.random.default_rng(seed)) == 1
         train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))
     if not len(train) or not len(test):
         raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
@@ -182,6 +174,47 @@ def split_train_test(
             raise DataError(f"{what}; leave them out with drop_copies=True")
         train = train.rows(new)
     return train, test
+
+
+def _shown_by_patient(table: ImageTable) -> tuple[np.ndarray, np.ndarray]:
+    """(P, C + 1) in {0, 1} what each of P patients shows, normal last, and (N,) the patient of each row."""
+    patients, of = np.unique(table.patients(), return_inverse=True)
+    labels = np.column_stack([table.labels, table.labels.sum(1) == 0])
+    shown = np.zeros((len(patients), labels.shape[1]), dtype=int)
+    np.maximum.at(shown, of, labels)
+    return shown, of
+
+
+def _dealt(shown: np.ndarray, of: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) part of each row: patients who show the same stand together, the rarest apart, and are dealt out in turn."""
+    shown = shown[:, np.argsort(-shown.sum(0), kind="stable")]
+    order = rng.permutation(len(shown))
+    part = np.empty(len(shown), dtype=int)
+    part[order[np.lexsort(shown[order].T)]] = np.arange(len(shown)) % parts
+    return part[of]
+
+
+def patient_folds(table: ImageTable, folds: int = 5, seed: int = 0) -> np.ndarray:
+    """(N,) the fold of each row: a patient is in one fold, and without it every category has positives left.
+
+    There are as many folds as asked for, or as the rarest category has patients.
+
+    Raises:
+        DataError: a category, or the normal images, come from one patient, or every split leaves one out.
+    """
+    shown, of = _shown_by_patient(table)
+    for name, count in zip([*table.categories, "normal"], shown.sum(0), strict=True):
+        if count < 2:
+            raise DataError(f"{count} patients with {name!r}: folds leave each out in turn; give two or more")
+    rng, folds = np.random.default_rng(seed), int(min(folds, shown.sum(0).min()))
+    labels = np.column_stack([table.labels, table.labels.sum(1) == 0])
+    best, most = np.zeros(len(table), int), 1.0
+    for fold in (_dealt(shown, of, folds, rng) for _ in range(20)):
+        share = max((labels[fold == k].sum(0) / labels.sum(0)).max() for k in range(folds))
+        best, most = (fold, share) if share < most else (best, most)
+    if most == 1:
+        raise DataError("folds: each of them would hold all images of a category; give more patients")
+    return best
 
 
 def check_split(where, table: ImageTable, remedy: str = "keep each patient in one split") -> None:
