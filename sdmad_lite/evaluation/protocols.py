@@ -222,6 +222,15 @@ def over_draws(results: Sequence[Evaluation]) -> Interval:
     return _interval(results, over)
 
 
+def resampled(patients: Sequence | np.ndarray, resamples: int, random_state: int = 0) -> Iterator[np.ndarray]:
+    """Rows of as many patients as there are, drawn with replacement, each with all of its images; `resamples` times."""
+    number = np.unique(patients, return_inverse=True)[1]
+    rows_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    rng = np.random.default_rng(random_state)
+    for _ in range(resamples):
+        yield np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
+
+
 def bootstrap(
     scores: np.ndarray,
     labels: np.ndarray,
@@ -242,11 +251,8 @@ def bootstrap(
     """
     scores, labels = labels_by_name(scores, categories, "scores"), labels_by_name(labels, categories)
     result, drawn = evaluate(scores, labels, categories, thresholds), []
-    number = np.unique(patients, return_inverse=True)[1]
-    rows_of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-    rng = np.random.default_rng(random_state)
-    for _ in tqdm(range(resamples), desc="resamples", disable=not progress, leave=False):
-        rows = np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
+    draws = resampled(patients, resamples, random_state)
+    for rows in tqdm(draws, "resamples", resamples, disable=not progress, leave=False):
         with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, on all images
             drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
 
