@@ -1,4 +1,4 @@
-"""What comes after the fit: scoring an archive, resumed and by several processes, into a table that others read."""
+"""What comes after the fit: `scoring` an archive into a table, `decisions`, and who pays: `subgroups`."""
 
 from .scoring import ArchiveSummary, ScoringConfig, about, listed, score_archive, score_table, scores
 

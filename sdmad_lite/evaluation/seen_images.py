@@ -34,6 +34,29 @@ def write_seen(folder: Path, table: ImageTable) -> None:
     (folder / FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
+def _read(path: Path) -> tuple[set[str], set[str], str]:
+    """Hashes of images and of patients, and the salt of these."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return set(state["images"]), set(state["patients"]), str(state["salt"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise SDMADError(f"{path}: not what 'sdmad fit' wrote ({why}); fit again, or delete the file") from None
+
+
+def seen(folder: str | Path, table: ImageTable) -> ImageTable:
+    """The rows that a detector was fitted on, found by their pixels; a DataError says that they are not all there."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        raise DataError(f"{folder} does not say what it was fitted on; fit again with 'sdmad fit'")
+    known, _, salt = _read(path)
+    found = table.rows([row for row, digest in enumerate(_hashes(table, salt)[0]) if digest in known])
+    if len(found) < len(known):
+        what = f"{len(found)} of the {len(known)} images that the detector was fitted on are among these"
+        raise DataError(f"{what}; give the data that it was fitted on")
+    return found
+
+
 def unseen(folder: str | Path, table: ImageTable, exclude_support: bool = False) -> ImageTable:
     """The table without what a detector was fitted on; what there is to say about it is a warning.
 
@@ -51,12 +74,8 @@ def unseen(folder: str | Path, table: ImageTable, exclude_support: bool = False)
             raise DataError(f"{unknown}; it cannot be left out: fit again with 'sdmad fit'")
         warn(f"{unknown}; overlap with these images is unchecked")
         return table
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        known, salt = set(state["images"]) | set(state["patients"]), str(state["salt"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise SDMADError(f"{path}: not what 'sdmad fit' wrote ({why}); fit again, or delete the file") from None
+    known_images, known_patients, salt = _read(path)
+    known = known_images | known_patients
     images, patients = (np.array([one in known for one in found], bool) for found in _hashes(table, salt))
     if exclude_support:
         keep = np.flatnonzero(~(images | patients) if len(patients) else ~images)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import read_image
+from ..deployment.subgroups import MACRO, TOO_FEW, GroupFigure
 from ..deployment.tables import csv_text
 from ..evaluation.protocols import Interval, figure_text
 from ..explain import explanation_of
@@ -51,6 +52,36 @@ def scores_by_protocol(result: Interval) -> str:
     macro = [(name, [getattr(end, name) for end in result.macro()]) for name in ("f1", "exact_match", "ranking_loss")]
     more = ", ".join(f"{name.replace('_', ' ')} {figure_text(*ends)}" for name, ends in macro)
     return f"{aligned(rows)}\n\nmultilabel, macro: {more}"
+
+
+def groups_text(rows: Sequence[GroupFigure]) -> str:
+    """Means over categories, and each category that differs or is alone; a figure that is unknown says so."""
+    lines = [["by", "group", "figure", "category", "patients without/with", "value", "less that of all", ""]]
+    alone = len({row.category for row in rows}) == 1
+    for row in rows:
+        if alone or row.category == MACRO or row.verdict in ("higher", "lower"):
+            ends = [f"{end:+.3f}" for end in (row.difference, *(row.difference_interval or ())) if end is not None]
+            less = ends[0] + f" [{', '.join(ends[1:])}]" * (len(ends) > 1) if ends else ""
+            cells = [row.by, row.group, row.figure, row.category, "/".join(map(str, row.patients))]
+            lines.append([*cells, figure_text(row.value, *(row.interval or ())), less, row.verdict])
+    return aligned(lines)
+
+
+def decisions_text(rows: Sequence[Mapping]) -> str:
+    """A row for each image and category, and an empty line; nothing where there is none."""
+    head = ["image", "category", "probability", "answer", "alarm"]
+    cells = [[r["image"], r["category"], f"{r['probability']:.3f}", r["answer"], "alarm" * r["alarm"]] for r in rows]
+    return f"{aligned([head, *cells])}\n\n" if rows else ""
+
+
+def promises_text(promises: Mapping[str, Mapping], level: float) -> str:
+    """What `level` comes to for each category, for images with it and without it."""
+    lines = [["category", "kind", "images", f"covered, for {level:g} asked (one in 20 below, above)"]]
+    for category, kinds in promises.items():
+        for kind, of in kinds.items():
+            cover = figure_text(*of["cover"]) if of["cover"] else TOO_FEW
+            lines.append([category, kind, str(of["images"]), cover])
+    return aligned(lines)
 
 
 def explained_rows(detector: SDMAD, images: Mapping[str, object], progress: bool = False) -> list[dict]:

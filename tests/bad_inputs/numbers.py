@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from sdmad_lite.data import load_data
+from sdmad_lite.data import load_data, patient_folds
+from sdmad_lite.deployment.decisions import Decisions
+from sdmad_lite.deployment.subgroups import by_group
 from sdmad_lite.evaluation.episodes import draw_episodes, load_episodes
 from sdmad_lite.evaluation.protocols import evaluate, paired
 from sdmad_lite.evaluation.sealed import SealedTest
@@ -51,7 +53,68 @@ def stored(what, content, message):
     return Case(DRAWS, what, prepare, message)
 
 
+def paying(by, least=1, rows=range(6)):
+    """`by_group` of the good table, which has no column but patient_id and split, and one that is constant."""
+    rows = list(rows)
+
+    def act(found):
+        found = found.rows(rows)
+        found.meta["sex"], found.meta["site"] = tuple("FMFMFM"[: len(rows)]), ("A",) * len(rows)
+        return by_group(np.zeros((len(rows), 2)), found, np.zeros(2), [by], least=least)
+
+    return act
+
+
+def deciding(labels, logits=SCORES, prevalence=0.5):
+    """`Decisions` of these labels, asked for probabilities."""
+    return lambda world: lambda: Decisions(CATEGORIES, logits, np.array(labels)).probabilities(SCORES, prevalence)
+
+
+PAYS, DECIDES = "Who pays", "Decisions"
+
 CASES = [
+    table(
+        "a group column that is missing",
+        paying("view"),
+        "by: the data have no column 'view' to group by; they have sex, site",
+        PAYS,
+    ),
+    table(
+        "a group column that is constant",
+        paying("site"),
+        "by: every image has site 'A'; name a column with two groups or more",
+        PAYS,
+    ),
+    table(
+        "groups that are too small",
+        paying("sex", least=10),
+        "by sex: no group has least=10 patients of a kind; give more, or lower it",
+        PAYS,
+    ),
+    Case(
+        DECIDES,
+        "one class alone",
+        deciding([[0, 1], [0, 0], [0, 1], [0, 1]]),
+        "labels: 'Effusion' needs images with it, 1, and without it, 0; add those that lack",
+    ),
+    Case(
+        DECIDES,
+        "logits that are not finite",
+        deciding(LABELS, np.where(SCORES > 0.9, np.nan, SCORES)),
+        "logits: expected finite ones of the labels' shape (4, 2)",
+    ),
+    Case(
+        DECIDES,
+        "a prevalence of nobody",
+        deciding(LABELS, prevalence=0),
+        "prevalence is 0: give a share between 0 and 1, or one for each category",
+    ),
+    table(
+        "one patient of a category to cross-fit with",
+        lambda found: patient_folds(found.part("train")),
+        "1 patients with 'Effusion': folds leave each out in turn; give two or more",
+        DECIDES,
+    ),
     scored(
         "scores of another shape",
         "scores (3, 2), labels (4, 2) and 2 categories: give both as (N, C)",
