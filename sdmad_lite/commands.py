@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
+from .after_fit import Exclude, Resamples, Seed, scored
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, claimed, is_main, new_folder, world, write_text
@@ -161,34 +162,21 @@ def predict(
 def evaluate(
     detector: Detector,
     source: Part,
-    exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False,
+    exclude_support: Exclude = False,
     drop_copies: DropCopies = False,
-    resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200,
-    seed: Annotated[int, Option(min=0, help="of the resamples")] = 0,
+    resamples: Resamples = 200,
+    seed: Seed = 0,
     out: Annotated[str | None, Option(help="JSON file to write as well")] = None,
     device: Device = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
-    from .data import without_copies
     from .evaluation.protocols import bootstrap, remarks
-    from .evaluation.seen_images import unseen
     from .show.answers import scores_by_protocol
 
-    fitted = sd.SDMAD.load(detector, device=device)
-    known = fitted.bank.categories
-    table = unseen(detector, source.table(known, usual="test"), exclude_support)
-    table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
-    if missing := [c for c in known if c not in table.categories]:
-        remark(f"not scored, the data have no column for them: {', '.join(missing)}")
-    if not table.has_patients:
-        remark("the data name no patients: intervals take every image for another one and may be too narrow")
-    if not table.labels.any() or table.labels.all():
-        raise SDMADError(
-            f"{source.data}: the images show none or all of the categories; give some with and some without"
-        )
-    columns, patients, progress = [known.index(c) for c in table.categories], list(table.patients()), not output.quiet
-    scores = fitted.predict_proba(table.images, progress=progress)[:, columns], table.labels, table.categories
-    result = bootstrap(*scores, fitted.thresholds_[columns], patients, resamples, seed, progress=progress)
+    table, scores, thresholds, copies = scored(detector, source, exclude_support, drop_copies, device)
+    patients, progress = list(table.patients()), not output.quiet
+    given = scores, table.labels, table.categories, thresholds
+    result = bootstrap(*given, patients, resamples, seed, progress=progress)
     for line in remarks(result):
         remark(line)
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}

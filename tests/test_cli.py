@@ -89,6 +89,7 @@ def parse(words):
 
 
 COMMANDS = [["run"], ["signs", "check"], ["signs", "generate"], ["fit"], ["predict"], ["evaluate"], ["embed"]]
+COMMANDS += [["decide"], ["subgroups"]]
 COMMANDS += [["data", "list"], ["data", "info"], ["data", "get"]]
 
 
@@ -132,13 +133,18 @@ READERS = ("run", "fit", "evaluate", "embed", "check")
 RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_lite/data": READERS,
     "sdmad_lite/deployment": ("predict",),
+    "sdmad_lite/deployment/subgroups.py": ("subgroups",),
     "sdmad_lite/evaluation/seen_images.py": ("evaluate",),
     "sdmad_lite/clip": ("run", "fit", "embed", "check"),
     "sdmad_lite/options.py": ("run", "fit"),
     "sdmad_datasets": READERS,
 }
 IN_PYTHON = {"tokenizer", "max_bytes"}
-NOT_SAID = {"drop_copies": {"embed", "check"}, "names": {"predict"}}  # commands that never get to such a message
+NOT_SAID = {
+    "drop_copies": {"embed", "check"},
+    "names": {"predict"},
+    "least": {"predict"},
+}  # commands that never get to such a message
 
 
 def said_in(place):
@@ -434,7 +440,7 @@ def test_data_tells_what_is_known_of_each_set(ask, tmp_path, monkeypatch):
 # The page
 
 PASTED = [shlex.split(line)[1:] for line in re.findall(r"^    (sdmad .*)$", PAGE, re.MULTILINE)]
-UNTRIED = (["run"], ["signs", "generate"], ["data", "get"])
+UNTRIED = (["run"], ["decide"], ["signs", "generate"], ["data", "get"])
 """They take minutes, a server or the network; here it is only checked that their options are right."""
 
 
@@ -466,7 +472,7 @@ def root(tmp_path_factory):
 def test_the_commands_of_the_page_run_as_they_stand(root, monkeypatch, capsys):
     """In their order, since one needs what another wrote; with fewer steps and resamples than unless told."""
     monkeypatch.chdir(root)
-    quick = {"fit": ["--steps", "2"], "evaluate": ["--resamples", "2"]}
+    quick = {"fit": ["--steps", "2"], "evaluate": ["--resamples", "2"], "subgroups": ["--least", "1"]}
     for line in PASTED:
         if line[:2] not in UNTRIED and line[:1] not in UNTRIED:
             assert main([*line, *quick.get(line[0], [])]) == 0, capsys.readouterr().err

@@ -155,7 +155,7 @@ class Decisions:
     @classmethod
     def load(cls, folder: str | Path, detector: SDMAD) -> Decisions:
         """Read what `save` wrote; a DetectorError says that it is not there, broken, or of another detector."""
-        path, how = Path(folder) / FILE, "make it from the support set: 'sdmad decide --data'"
+        path, how = Path(folder) / FILE, "it is written by 'sdmad decide --data'"
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
             arrays = np.array(state["logits"], float), np.array(state["labels"], int)

@@ -75,6 +75,20 @@ def evaluating(*more, labels=None):
     return arguments
 
 
+def deciding(*more, file=None):
+    """`sdmad decide` with a copy of the good detector, and what is beside it as decisions.json."""
+
+    def arguments(world):
+        folder = world.detector()
+        if file is not None:
+            (folder / "decisions.json").write_text(file, encoding="utf-8")
+        world.data()
+        given = [text.replace("{path}", str(world.path)) for text in more]
+        return ["decide", "--quiet", "--device=cpu", f"--detector={folder}", *given]
+
+    return arguments
+
+
 def broken_support(world):
     path = world.detector()
     (path / "support.json").write_text(json.dumps({"images": 7}), encoding="utf-8")
@@ -100,7 +114,47 @@ def embedding(*more):
 
 
 ALL_NORMAL = "image,Effusion,Nodule\n3.png,0,0\n4.png,0,0\n"
+NOT_READ = "it is written by 'sdmad decide --data'"
+
 CASES = [
+    command(
+        "decide: before it was cross-fitted",
+        deciding("{path}/data/0.png"),
+        "{path}/detector/decisions.json: cannot be read (FileNotFoundError: {reason}); " + NOT_READ,
+    ),
+    command(
+        "decide: a broken decisions.json",
+        deciding("{path}/data/0.png", file="{"),
+        "{path}/detector/decisions.json: cannot be read (JSONDecodeError: {reason}); " + NOT_READ,
+    ),
+    command(
+        "decide: of another detector",
+        deciding(
+            file='{"categories": ["Effusion", "Nodule"], "logits": [[0, 1], [1, 0]], "labels": [[1, 0], [0, 1]], '
+            '"detector": "another"}'
+        ),
+        "{path}/detector/decisions.json: is of another detector; " + NOT_READ,
+    ),
+    command(
+        "decide: one patient of a category to cross-fit with",
+        deciding("--data={path}/data"),
+        "1 patients with 'Effusion': folds leave each out in turn; give two or more",
+    ),
+    command(
+        "decide: data without the support set",
+        deciding("--data={path}/data", "--split=test"),
+        "0 of the 3 images that the detector was fitted on are among these; give the data that it was fitted on",
+    ),
+    command(
+        "subgroups: a column that is missing",
+        lambda w: ["subgroups", *evaluating("--by=sex")(w)[1:]],
+        "by: the data have no column 'sex' to group by; they have none",
+    ),
+    command(
+        "subgroups: no column at all",
+        lambda w: ["subgroups", *evaluating()(w)[1:]],
+        "{path}/data: no column sex, age, site or view to group by; name another with --by",
+    ),
     command(
         "predict: images and data",
         predicting("{path}/data/0.png", "--data={path}/data"),
