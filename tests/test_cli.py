@@ -89,7 +89,7 @@ def parse(words):
 
 
 COMMANDS = [["run"], ["signs", "check"], ["signs", "generate"], ["fit"], ["predict"], ["evaluate"], ["embed"]]
-COMMANDS += [["decide"], ["subgroups"]]
+COMMANDS += [["decide"], ["subgroups"], ["export"]]
 COMMANDS += [["data", "list"], ["data", "info"], ["data", "get"]]
 
 
@@ -476,7 +476,7 @@ def test_the_commands_of_the_page_run_as_they_stand(root, monkeypatch, capsys):
     for line in PASTED:
         if line[:2] not in UNTRIED and line[:1] not in UNTRIED:
             assert main([*line, *quick.get(line[0], [])]) == 0, capsys.readouterr().err
-    made = {"detector", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
+    made = {"detector", "export", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
     assert {path.name for path in (root / "build").iterdir()} == made | {"embeddings.npz", "frozen.parquet"}
 
 

@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 
 from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import Backbone
+from sdmad_lite.deployment.runner import ExportError
 from sdmad_lite.errors import SDMADError
 
 CATEGORIES = ("Effusion", "Nodule")
@@ -121,7 +122,7 @@ class World:
         """The message of the error that a call raises, without what differs between machines."""
         try:
             act()
-        except (SDMADError, NotFittedError, CommandError) as error:
+        except (SDMADError, NotFittedError, CommandError, ExportError) as error:
             text = str(error).replace(str(self.path), "{path}").replace(self.backbone.name, "{clip}")
             return text.replace(self.server, "{server}") if self.server else text
         raise AssertionError("no error was raised")
