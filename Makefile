@@ -43,8 +43,10 @@ cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, se
 		tests/test_detector.py tests/test_explain.py tests/test_bad_input.py
 	$(BIN)/python -m coverage report --include='$(METHOD)'
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+lab: $(INSTALLED) ## open a copy of the notebooks, without solutions, in JupyterLab: build/my_course
+	$(BIN)/python -m sdmad_course.my_course
+	$(IN_VENV) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --notebook-dir=. \
+		--LabApp.default_url=/lab/tree/build/my_course/00_quickstart.ipynb
 
 dashboard: $(INSTALLED) ## the panels on one page, for a class to look at
 	$(IN_VENV) $(BIN)/voila tools/dashboard.ipynb --strip_sources=True

@@ -105,10 +105,13 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
     folder = OUTPUTS / f"{name}_{_digest(*content, support.labels.tolist(), bank.model_dump_json(), settings)}"
     if (folder / "detector.json").is_file():
         try:
-            return SDMAD.load(folder, backbone)
+            detector = SDMAD.load(folder, backbone)
+            print("detector: loaded, as an earlier run fitted it")
+            return detector
         except SDMADError as error:  # of another backbone, an older version, or broken
             print(f"fitting again: {error}")
-    detector = SDMAD(bank, backbone=backbone, random_state=seed).fit_table(support, progress=True)
+    detector = SDMAD(bank, backbone=backbone, random_state=seed).fit_table(support)
+    print("detector: fitted now")
     with _kept_where_possible():
         detector.save(folder)
     return detector

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from textwrap import fill
 from typing import cast
 
 import numpy as np
+from matplotlib.colors import ListedColormap
 from PIL import Image, ImageFilter
 from scipy.spatial import cKDTree
 
@@ -17,9 +18,49 @@ from sdmad_lite.data import read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError
 from sdmad_lite.explain import CategoryExplanation
-from sdmad_lite.show.plots import BLUE, GREY, ORANGE, PALETTE, RED, draw_image, finish, logit_parts
+from sdmad_lite.show.plots import BLUE, GREY, HAS, NORMAL, OTHER, PALETTE, TRUTH, draw_image, finish, logit_parts
+from sdmad_phantoms import MODALITIES, draw_phantom
 
-from .panel import LARGE, SMALL, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
+from .panel import LARGE, SMALL, Controls, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
+
+# Draw a sign
+
+
+def draw_a_sign(modality: str, sign: str, patient: int) -> Drawn:
+    """The same simulated patient without and with a sign, and where the picture changed.
+
+    Raises:
+        DataError: an unknown modality or sign.
+    """
+    number_of(modality, list(MODALITIES), "modality")
+    texts = {s.text: s.id for s in MODALITIES[modality].bank.signs}
+    number_of(sign, list(texts), "sign")
+    healthy = draw_phantom(patient, signs=[], modality=modality)
+    shown = draw_phantom(patient, signs=[texts[sign]], modality=modality)
+    mask = shown.masks.get(texts[sign], np.zeros(shown.image.shape[:2], bool))
+    figure, axes = panel_axes(12, 4.2, (1, 1, 1), 0.01, 0.02)
+    draw_image(axes[0], healthy.image, f"patient {patient}, nothing drawn", LARGE)
+    draw_image(axes[1], shown.image, "with one sign", LARGE)
+    draw_image(axes[2], shown.image, fill(sign, 44), LARGE)
+    axes[2].imshow(np.ma.masked_where(~mask, mask), cmap=ListedColormap([TRUTH]), alpha=0.6)
+    owners = next(s.categories for s in MODALITIES[modality].bank.signs if s.text == sign)
+    return figure, f"<b>{html.escape(sign)}</b>, of {html.escape(', '.join(owners))}: {mask.mean():.1%} of the image"
+
+
+def draw_panel(modality: str = "chest") -> Panel:
+    """One sign drawn into a healthy image of any modality."""
+    controls = {
+        "modality": choice(list(MODALITIES), modality, width="220px"),
+        "sign": choice([s.text for s in MODALITIES[modality].bank.signs], width="480px"),
+        "patient": slider(0, 40, 0),
+    }
+
+    def new_modality(controls: Controls) -> None:
+        texts = [s.text for s in MODALITIES[controls["modality"].value].bank.signs]
+        controls["sign"].options, controls["sign"].value = texts, texts[0]
+
+    return Panel(draw_a_sign, controls, {"modality": new_modality})
+
 
 # The embedding explorer
 
@@ -82,7 +123,9 @@ def embedding_explorer(case: EmbeddingCase, colour: str, point: int, layout: str
                 axis.scatter(*points[rows].T, s=22, color=color, label=f"{value} ({rows.sum()})", linewidths=0)
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "ncols": 3}
             axis.legend(**place, fontsize=SMALL, frameon=False, columnspacing=0.8, handletextpad=0.1)
-        axis.plot(*points[point], "o", markersize=14, markerfacecolor="none", markeredgecolor=RED, markeredgewidth=2.5)
+        axis.plot(
+            *points[point], "o", markersize=14, markerfacecolor="none", markeredgecolor="black", markeredgewidth=2.5
+        )
         axis.set(xticks=(), yticks=(), title=f"{layout}, {when} stage 1\n{_alike(case, kind, name, points)}")
     truth = ", ".join(c for c, y in zip(case.categories, case.labels[point], strict=True) if y) or "normal"
     draw_image(picture, case.images[point], f"image {point}:\n{truth}", LARGE)
@@ -99,7 +142,7 @@ def _groups(case: EmbeddingCase, kind: str, name: str) -> list[tuple[str, str, n
     values = case.column(kind, name)
     if kind == "category":
         normal = case.labels.sum(1) == 0
-        return [("normal", GREY, normal), ("others", ORANGE, ~values & ~normal), (name, BLUE, values)]
+        return [("normal", NORMAL, normal), ("others", OTHER, ~values & ~normal), (name, HAS, values)]
     return [(value, color, values == value) for value, color in zip(sorted(set(values)), PALETTE, strict=False)]
 
 
@@ -121,9 +164,9 @@ def _alike(case: EmbeddingCase, kind: str, name: str, points: np.ndarray) -> str
     return f"{(near == values[:, None]).mean():.2f} of neighbours share it (chance: {chance:.2f})"
 
 
-def embedding_panel(case: EmbeddingCase) -> Panel:
+def embedding_panel(case: EmbeddingCase, image: int = 0) -> Panel:
     """The explorer with controls; the slider picks a point."""
-    point = slider(0, len(case.images) - 1, 0, "image")
+    point = slider(0, len(case.images) - 1, image, "image")
     controls = {"colour": choice(case.colours), "layout": choice(list(case.layouts)), "point": point}
     return Panel(partial(embedding_explorer, case), controls)
 
@@ -133,20 +176,20 @@ def embedding_panel(case: EmbeddingCase) -> Panel:
 
 @dataclass(frozen=True)
 class BreakCase:
-    """A fitted detector and one image to spoil."""
+    """A fitted detector and images to spoil."""
 
     detector: SDMAD
-    image: object
+    images: Sequence
+
+    def picture(self, image: int) -> Image.Image:
+        """The image of that number as it is."""
+        number_of(image, range(len(self.images)), "image")
+        return read_image(self.images[image], self.detector.bank.color, strict=False)
 
     @cached_property
-    def picture(self) -> Image.Image:
-        """The image as it is."""
-        return read_image(self.image, self.detector.bank.color, strict=False)
-
-    @cached_property
-    def before(self) -> list[CategoryExplanation]:
-        """Its explanation."""
-        return cast(list[CategoryExplanation], self.detector.explain(self.picture))
+    def before(self) -> Callable[[int], list[CategoryExplanation]]:
+        """Number of an image -> its explanation, made once."""
+        return cache(lambda image: cast(list[CategoryExplanation], self.detector.explain(self.picture(image))))
 
 
 def broken(
@@ -166,13 +209,15 @@ def broken(
     return Image.fromarray(x.clip(0, 255).astype(np.uint8))
 
 
-def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure: float, occlusion: float) -> Drawn:
+def break_it(
+    case: BreakCase, category: str, image: int, noise: float, blur: float, exposure: float, occlusion: float
+) -> Drawn:
     """The spoilt image, all probabilities before and now, and what each sign of a category adds before and now."""
     c = number_of(category, case.detector.bank.categories, "category")
-    spoilt = broken(case.picture, noise, blur, exposure, occlusion)
-    before, now = case.before, cast(list[CategoryExplanation], case.detector.explain(spoilt))
-    figure, (picture, chances, parts) = panel_axes(12, 4.6, (1.05, 0.85, 1), 0.01, 0.8)
-    draw_image(picture, spoilt)
+    spoilt = broken(case.picture(image), noise, blur, exposure, occlusion)
+    before, now = case.before(image), cast(list[CategoryExplanation], case.detector.explain(spoilt))
+    figure, (picture, chances, parts) = panel_axes(13, 4.8, (1.05, 0.85, 1), 0.01, 0.8)
+    draw_image(picture, spoilt, f"image {image}", LARGE)
     _draw_pairs(chances, [e.category for e in now], [e.probability for e in before], [e.probability for e in now])
     for i, e in enumerate(now):
         chances.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
@@ -181,9 +226,10 @@ def break_it(case: BreakCase, category: str, noise: float, blur: float, exposure
     title = f"{decisions}\n(grey: before, blue: now)"
     chances.set(xlim=(0, 1), xlabel="probability (black: threshold)", title=title)
     old, new = logit_parts(before[c]), logit_parts(now[c])
-    _draw_pairs(parts, [fill(name, 26) for name in new][:-1], list(old.values())[:-1], list(new.values())[:-1])
+    _draw_pairs(parts, [fill(name, 26) for name in new], list(old.values()), list(new.values()))
+    widest = max(2.0, *(2 * abs(part) for e in before for part in logit_parts(e).values()))
     title = f"{category}: logit {before[c].logit:+.2f}, now {now[c].logit:+.2f}"
-    parts.set(xlabel="part of the logit", title=title)
+    parts.set(xlabel="part of the logit", title=title, xlim=(-widest, widest))
     parts.locator_params(axis="x", nbins=5)
     parts.axvline(0, color="black", linewidth=0.8)
     text = f"<b>{html.escape(category)}</b>: probability {before[c].probability:.3f}, "
@@ -198,8 +244,9 @@ def _draw_pairs(axis, names: Sequence[str], before: Sequence[float], now: Sequen
     finish(axis, names, SMALL)
 
 
-def break_panel(case: BreakCase) -> Panel:
-    """One image with controls to spoil it."""
+def break_panel(case: BreakCase, image: int = 0) -> Panel:
+    """Controls to spoil an image, first that of number `image`."""
     ranges = {"noise": (0, 0.4), "blur": (0, 8), "exposure": (-2, 2), "occlusion": (0, 0.8)}
     controls = {name: slider(low, high, 0.0) for name, (low, high) in ranges.items()}
-    return Panel(partial(break_it, case), {"category": choice(case.detector.bank.categories), **controls})
+    which = {"category": choice(case.detector.bank.categories), "image": slider(0, len(case.images) - 1, image)}
+    return Panel(partial(break_it, case), which | controls)

@@ -5,11 +5,15 @@
     board_panel(case)                                                   # in a notebook, with a kernel
 
 The function is pure and works on cosines computed once, so that a move costs milliseconds; `Panel` only passes values
-on. Pictures are `Image`, texts `HTML`: `Output` and `interact` can stall a notebook that runs without a browser.
+on. Pictures and texts are `HTML`: `Output` and `interact` can stall a notebook that runs without a browser, and
+`Image` has no words for those who do not see it.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -20,18 +24,31 @@ from matplotlib.figure import Figure
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.files import NOTICE
-from sdmad_lite.show.plots import new_figure, to_png
+from sdmad_lite.show.plots import LARGE, SMALL, new_figure, to_png
 
-SMALL, LARGE = 10, 12  # letters in points, in pictures 12 inches wide
+__all__ = ["LARGE", "SMALL", "Checks", "Panel", "Picture"]
 Drawn = tuple[Figure, str]  # a figure, and the same state in words (HTML)
 Controls = Mapping[str, ipywidgets.Widget]
+
+
+class Picture(ipywidgets.HTML):
+    """A picture with its state in words: `png` bytes."""
+
+    def show(self, png: bytes, words: str) -> None:
+        """Another picture; of `words` the tags are left out."""
+        self.png, plain = png, html.escape(" ".join(re.sub("<[^>]*>", " ", words).split()))
+        self.value = f'<img class="panel-picture" alt="{plain}" src="data:image/png;base64,{_text(png)}">'
+
+
+def _text(png: bytes) -> str:
+    return base64.b64encode(png).decode()
 
 
 class Panel(ipywidgets.VBox):
     """Controls, the picture they make and a line of text.
 
     Attributes:
-        controls: name -> widget. picture: the Image. state: the HTML text.
+        controls: name -> widget. picture: the Picture. state: the HTML text. reset: a Button, to how it began.
     """
 
     def __init__(
@@ -42,13 +59,25 @@ class Panel(ipywidgets.VBox):
     ):
         """`draw` takes the values of the controls; `follow[name]` brings the others in step when that one moves."""
         self.draw, self.controls, self._follow, self._quiet = draw, dict(controls), dict(follow or {}), False
-        self.picture, self.state = ipywidgets.Image(format="png"), ipywidgets.HTML()
+        self.picture, self.state = Picture(), ipywidgets.HTML()
+        self.reset = ipywidgets.Button(description="reset", tooltip="back to how it began", layout={"width": "80px"})
+        self.reset.on_click(lambda _: self._restore())
         for name, control in self.controls.items():
             control.description = getattr(control, "description", "") or name
             control.observe(partial(self._moved, name), "value")
+        self._first = {name: control.value for name, control in self.controls.items()}
         self._redraw()
         layout = ipywidgets.Layout(flex_flow="row wrap")
-        super().__init__([ipywidgets.HBox(list(self.controls.values()), layout=layout), self.picture, self.state])
+        short = [control for control in self.controls.values() if not isinstance(control, Checks)]
+        long = [control for control in self.controls.values() if isinstance(control, Checks)]
+        rows = ipywidgets.HBox([*short, self.reset, *long], layout=layout)
+        super().__init__([rows, self.picture, self.state])
+        self.add_class("panel")
+        self.picture.add_class("panel-image")
+
+    def _restore(self) -> None:
+        for name, value in self._first.items():  # in their order: what follows another comes after it
+            self.controls[name].value = value
 
     def _moved(self, name: str, change) -> None:
         if self._quiet:  # it was not the user who moved this control
@@ -62,7 +91,8 @@ class Panel(ipywidgets.VBox):
 
     def _redraw(self) -> None:
         figure, text = self.draw(**{name: control.value for name, control in self.controls.items()})
-        self.picture.value, self.state.value = to_png(figure, quick=True), f"{text}<br><small>{NOTICE}</small>"
+        self.picture.show(to_png(figure, quick=True), text)
+        self.state.value = f"{text}<br><small>{NOTICE}</small>"
 
 
 class Checks(ipywidgets.Box):
@@ -110,7 +140,7 @@ class Checks(ipywidgets.Box):
 LOOK = {"style": {"description_width": "initial"}}  # no label is shortened
 
 
-def choice(options: Sequence, first=None, name: str = "", width: str = "300px", kind=ipywidgets.Dropdown, **look):
+def choice(options: Sequence, first=None, name: str = "", width: str = "340px", kind=ipywidgets.Dropdown, **look):
     """A list to choose from, at `first` where it has that; the Panel names it after its key where no name is given."""
     value, look = first if first in options else options[0], LOOK | {"layout": {"width": width}} | look
     return kind(options=list(options), value=value, description=name, **look)
@@ -127,6 +157,11 @@ def slider(low: float, high: float, value: float, name: str = "") -> ipywidgets.
     if isinstance(value, int):
         return ipywidgets.IntSlider(value, **how)
     return ipywidgets.FloatSlider(value, step=(high - low) / 20, readout_format=".2f", **how)
+
+
+def switch(text: str) -> ipywidgets.Checkbox:
+    """A checkbox, off at first."""
+    return ipywidgets.Checkbox(False, description=text, indent=False, layout={"width": "auto"})
 
 
 def panel_axes(width: float, height: float, ratios: Sequence[float], left: float, wspace: float) -> tuple[Figure, list]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.protocols import PROTOCOLS
-from sdmad_lite.show.plots import BLUE, GREY, ORANGE, RED, finish
+from sdmad_lite.show.plots import BLUE, GREY, HAS, NORMAL, OTHER, finish
 
 from .panel import SMALL, Drawn, Panel, check_shapes, choice, marks, number_of, panel_axes, slider
 
@@ -50,7 +51,7 @@ def protocol_board(case: BoardCase, category: str, protocol: str, threshold: flo
     has, normal = case.labels[:, c] == 1, case.labels.sum(1) == 0
     among = {"detection": has | normal, "discrimination": ~normal}.get(protocol, np.ones_like(has))
     y, p = has[among], case.scores[among, c]
-    figure, (roc, pr, bars) = panel_axes(12, 4.4, (1, 1, 0.9), 0.07, 0.55)
+    figure, (roc, pr, bars) = panel_axes(13, 4.6, (1, 1, 0.8), 0.06, 0.5)
     words = "n/a: this protocol needs positives and negatives"
     if 0 < y.sum() < len(y):
         words = _draw_curves(roc, pr, y, p, threshold)
@@ -71,8 +72,8 @@ def _draw_curves(roc, pr, y: np.ndarray, p: np.ndarray, threshold: float) -> str
     precision, recall, _ = precision_recall_curve(y, p)
     pr.plot(recall, precision, color=BLUE)
     # the threshold is one point on each
-    roc.plot(detected[~y].mean(), found, "o", color=RED, markersize=9)
-    pr.plot(found, y[detected].mean() if detected.any() else 1.0, "o", color=RED, markersize=9)
+    roc.plot(detected[~y].mean(), found, "o", color="black", markersize=9)
+    pr.plot(found, y[detected].mean() if detected.any() else 1.0, "o", color="black", markersize=9)
     roc.set(title=f"AUROC {auroc:.2f}")
     pr.set(title=f"AP {ap:.2f}, F1 here {f1:.2f}")
     return (
@@ -89,10 +90,18 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
     groups |= {f"{case.categories[d]} without it": ~has & (case.labels[:, d] == 1) for d in others}
     for i, rows in enumerate(groups.values()):
         share = detected[rows].mean() if rows.any() else 0
-        axis.barh(i, share, color=BLUE if i == 0 else ORANGE if i > 1 else GREY)
+        axis.barh(i, share, color=HAS if i == 0 else OTHER if i > 1 else NORMAL)
         axis.text(share + 0.02, i, f"{detected[rows].sum()} of {rows.sum()}", va="center", fontsize=SMALL)
     title = f"detected: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
-    finish(axis, list(groups), SMALL, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel="share detected", title=title)
+    finish(
+        axis,
+        [fill(name, 16) for name in groups],
+        SMALL,
+        xlim=(0, 1.3),
+        xticks=(0, 0.5, 1),
+        xlabel="share detected",
+        title=title,
+    )
 
 
 def board_panel(case: BoardCase) -> Panel:
@@ -173,11 +182,17 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
         curves.plot(range(len(case.shots)), means[t, i], label=f"λ = {other:g}", **line)
     for i in range(len(case.shots)):
         curves.plot([i] * draws, values[t, at, i], ".", color=BLUE, markersize=9, alpha=0.6, zorder=4)
-    ring = {"markerfacecolor": "none", "markeredgecolor": ORANGE, "markeredgewidth": 3}
+    ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
     curves.plot(k, means[t, at, k], "o", markersize=15, **ring)
     curves.legend(fontsize=SMALL, frameon=False, loc="upper left")
     curves.set_xticks(range(len(case.shots)), case.shots)
-    finish(curves, xlabel="shots per category, K", ylabel=f"AP, {score}", xlim=(-0.3, len(case.shots) - 0.7))
+    finish(
+        curves,
+        xlabel="shots per category, K",
+        ylabel=f"AP, {score}",
+        xlim=(-0.3, len(case.shots) - 0.7),
+        ylim=_limits(values),
+    )
     best = case.lambdas[int(means[t, :, k].argmax())]
     curves.set(title=f"K = {shots}, λ = {lam:g}: AP {here.mean():.2f}; best λ here: {best:g}")
     # the terms of the loss, at these shots and this λ
@@ -185,7 +200,7 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
         bars.plot(values[i, at, k], [i] * draws, ".", color=BLUE if i == t else GREY, markersize=11)
         bars.plot([means[i, at, k]] * 2, [i - 0.3, i + 0.3], color=BLUE if i == t else "black", linewidth=3)
     title = f"terms differ by {np.ptp(means[:, at, k]):.3f}, draws by {np.ptp(here):.3f}"
-    finish(bars, case.terms, SMALL, xlabel=f"AP at K = {shots}, λ = {lam:g}", title=title)
+    finish(bars, case.terms, SMALL, xlabel=f"AP at K = {shots}, λ = {lam:g}", title=title, xlim=_limits(values))
     chosen = case.categories if category == MACRO else [category]
     counts = " + ".join(str(case.positives[k][list(case.categories).index(c)]) for c in chosen)
     return figure, (
@@ -193,6 +208,11 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
         f"(draws {here.min():.3f} to {here.max():.3f}), {counts} positives of {case.images[k]} validation images. "
         f"λ = 1 silences the adapters"
     )
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """The same ends of an axis for every place in a grid."""
+    return float(values.min()) - 0.02, float(values.max()) + 0.02
 
 
 def grid_panel(case: GridCase) -> Panel:

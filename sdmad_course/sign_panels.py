@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from textwrap import fill
@@ -17,10 +17,23 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.protocols import Score, evaluate, figure_text
 from sdmad_lite.selection import equal_weights
-from sdmad_lite.show.plots import BLUE, GREY, ORANGE, RED, draw_heat, draw_parts, finish
+from sdmad_lite.show.plots import BLUE, GREY, HAS, NORMAL, OTHER, PINK, draw_heat, draw_image, draw_parts, finish
 from sdmad_lite.signs.bank import SignBank
 
-from .panel import LARGE, SMALL, Checks, Controls, Drawn, Panel, check_shapes, choice, number_of, panel_axes, slider
+from .panel import (
+    LARGE,
+    SMALL,
+    Checks,
+    Controls,
+    Drawn,
+    Panel,
+    check_shapes,
+    choice,
+    number_of,
+    panel_axes,
+    slider,
+    switch,
+)
 
 
 def weights_of_some(row: np.ndarray, on: Sequence[int]) -> np.ndarray:
@@ -39,7 +52,7 @@ def _draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[
     has, normal = labels[:, c] == 1, labels.sum(1) == 0
     groups = {"has it": has, "other anomalies": ~has & ~normal, "normal": normal}
     height = np.random.default_rng(0).uniform(-0.3, 0.3, len(values))
-    for row, (rows, color) in enumerate(zip(groups.values(), (RED, GREY, BLUE), strict=True)):
+    for row, (rows, color) in enumerate(zip(groups.values(), (HAS, OTHER, NORMAL), strict=True)):
         height[rows] += row
         axis.scatter(values[rows], height[rows], s=11, color=color, alpha=0.7, linewidths=0)
     finish(axis, [f"{name} ({rows.sum()})" for name, rows in groups.items()], SMALL, ylim=(2.5, -0.5))
@@ -51,11 +64,15 @@ def _draw_groups(axis, values: np.ndarray, labels: np.ndarray, c: int) -> tuple[
 
 @dataclass(frozen=True)
 class ExplorerCase:
-    """A fitted detector and N images with labels Y (N, C) to look at; never test images, since one chooses by them."""
+    """A fitted detector and N images with labels Y (N, C) to look at; never test images, since one chooses by them.
+
+    drawn: for each image the texts of the signs that it truly shows, where that is known, as of phantoms.
+    """
 
     detector: SDMAD
     images: Sequence
     labels: np.ndarray
+    drawn: Sequence[Collection[str]] | None = None
 
     def __post_init__(self):
         check_shapes(self, labels=(len(self.images), len(self.detector.bank.categories)))
@@ -72,13 +89,13 @@ class ExplorerCase:
 
 
 def sign_explorer(
-    case: ExplorerCase, category: str, image: int, signs: Sequence[str], kept: int, threshold: float, heat: str
+    case: ExplorerCase, category: str, image: int, signs: Sequence[str], threshold: float, heat: str, truth: bool
 ) -> Drawn:
     """One image: where a sign is seen, what each sign adds to the logit, and AP and F1 over all images.
 
     Args:
-        signs: the category's signs that are on. kept: of these only the first so many stay, in the bank's order.
-        threshold: on the probability. heat: the sign whose heat map is drawn.
+        signs: the category's signs that are on. threshold: on the probability. heat: the sign whose heat map is drawn.
+        truth: whether to say what the image shows, and mark each sign that was drawn.
 
     Raises:
         DataError: an unknown category, image or sign, or none left on.
@@ -89,49 +106,71 @@ def sign_explorer(
     own = bank.signs_of(category)
     for text in (*signs, heat):
         number_of(text, own, "sign")
-    on = [text for text in own if text in signs][:kept]
-    if not on:
+    if not signs:
         raise DataError(f"signs: keep at least one of {', '.join(own)}")
     # the logit of every image with only these signs on, and its parts for this image
-    (cosines, activations), y = case.features, case.labels[:, c]
-    weights = weights_of_some(detector.weights_[c], [bank.texts.index(t) for t in on])
+    cosines, activations = case.features
+    weights = weights_of_some(detector.weights_[c], [bank.texts.index(t) for t in signs])
     by_image = detector.image_logits(activations)[:, c]
     p = expit(detector.scale_[c] * (cosines @ weights) + detector.bias_[c] + by_image)
     parts = detector.scale_[c] * weights * cosines[image]
-    bars = {fill(t if t in on else f"{t} (off)", 26): parts[bank.texts.index(t)] for t in own}
+    bars = {_named(case, image, t, t in signs, truth): parts[bank.texts.index(t)] for t in own}
     bars["normal signs"] = parts[np.flatnonzero(detector.membership[0])].sum()
     bars |= {"image evidence": by_image[image], "bias": detector.bias_[c]}
     detected = "detected" if p[image] >= threshold else "not detected"
-    figure, (picture, middle, strip) = panel_axes(12, 4.6, (1.05, 1, 1), 0.01, 0.8)
+    figure, axes = panel_axes(14, 4.6, (1, 1, 1, 1), 0.01, 0.5)
+    for axis, (left, width) in zip(axes, ((0.005, 0.2), (0.21, 0.2), (0.575, 0.16), (0.85, 0.14)), strict=True):
+        axis.set_position((left, 0.16, width, 0.7))
+    plain, picture, middle, strip = axes
     pixels = np.asarray(read_image(case.images[image], bank.color, strict=False))
-    draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 28), LARGE)
+    shown = ", ".join(n for n, has in zip(bank.categories, case.labels[image], strict=True) if has) or "normal"
+    draw_image(plain, pixels, fill(f"image {image}: {shown if truth else 'truth hidden'}", 24), LARGE)
+    draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 24), LARGE)
     draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
-    middle.locator_params(axis="x", nbins=5)
-    # all images beside this one
+    alone = detector.scale_[c] * cosines[:, [bank.texts.index(t) for t in own]]
+    widest = 1.1 * max(np.abs(by_image).max(), np.abs(alone).max() / 2, 1.0)
+    middle.set(xlim=(-widest, widest))
+    said = f"<b>{html.escape(category)}</b>, image {image}: {len(signs)} of {len(own)} signs on, probability "
+    every = expit(detector.logits(cosines, activations)[:, c])
+    return figure, f"{said}<b>{p[image]:.3f}</b>, {detected}; {_among_all(case, strip, c, image, p, every, threshold)}"
+
+
+def _among_all(
+    case: ExplorerCase, strip, c: int, image: int, p: np.ndarray, every: np.ndarray, threshold: float
+) -> str:
+    """All images beside this one, p (N,) with some signs on, `every` (N,) with all; AP and F1 in words."""
     _, height = _draw_groups(strip, p, case.labels, c)
     strip.axvline(threshold, color="black", linewidth=2)
     strip.plot(p[image], height[image], "o", markersize=12, markerfacecolor="none", markeredgecolor="black")
-    finish(strip, xlim=(-0.02, 1.02), xlabel="probability (line: threshold)")
-    text = f"<b>{html.escape(category)}</b>, image {image}: {len(on)} of {len(own)} signs on, probability "
-    text += f"<b>{p[image]:.3f}</b>, {detected}; {y.sum()} positives of {len(y)} images: "
+    finish(strip, xlim=(-0.02, 1.02), xlabel="probability")
+    y = case.labels[:, c]
+    text = f"{y.sum()} positives of {len(y)} images: "
     if not 0 < y.sum() < len(y):
-        return figure, text + "AP n/a"
+        return f"{text}AP n/a"
     ap, f1 = average_precision_score(y, p), f1_score(y, p >= threshold, zero_division=0)
-    every = average_precision_score(y, detector.logits(cosines, activations)[:, c])
-    strip.set(title=f"AP {ap:.2f} (all signs on: {every:.2f})")
-    return figure, text + f"AP <b>{ap:.3f}</b> (all signs on: {every:.3f}), F1 <b>{f1:.3f}</b>"
+    whole = average_precision_score(y, every)
+    strip.set(title=f"AP {ap:.2f} (all: {whole:.2f})")
+    return f"{text}AP <b>{ap:.3f}</b> (all signs on: {whole:.3f}), F1 <b>{f1:.3f}</b>"
 
 
-def explorer_panel(case: ExplorerCase) -> Panel:
-    """The explorer with controls, first at an image with many anomalies."""
+def _named(case: ExplorerCase, image: int, text: str, on: bool, truth: bool) -> str:
+    """A sign's name beside its bar, in short lines."""
+    name = text if on else f"{text} (off)"
+    if truth and case.drawn is not None:
+        name += "  ✓ drawn" if text in case.drawn[image] else "  ✗ not drawn"
+    return fill(name, 30)
+
+
+def explorer_panel(case: ExplorerCase, image: int | None = None) -> Panel:
+    """The explorer with controls, first at `image` or at one with many anomalies."""
     bank = case.detector.bank
-    own, most = bank.signs_of(bank.categories[0]), max(len(bank.signs_of(c)) for c in bank.categories)
+    own, first = bank.signs_of(bank.categories[0]), int(np.argmax(np.sum(case.labels, 1))) if image is None else image
     controls = {
         "category": choice(bank.categories),
-        "image": slider(0, len(case.images) - 1, int(np.argmax(np.sum(case.labels, 1)))),
-        "kept": slider(1, most, most),
+        "image": slider(0, len(case.images) - 1, first),
         "threshold": slider(0, 1, 0.5),
-        "heat": choice(own, name="heat map", width="520px"),
+        "heat": choice(own, name="heat map", width="480px"),
+        "truth": switch("show the truth"),
         "signs": Checks({text: text for text in own}),
     }
 
@@ -177,10 +216,15 @@ class SignCase:
         return [s for s in self.ranked(category) if row[s] > 0]
 
     def labelled(self, category: str) -> dict[int, str]:
-        """Each sign of `ranked` in words."""
-        row, chosen = self.auroc[self.bank.categories.index(category)], self.chosen(category)
-        does = {s: "keeps" if s in chosen else "drops" for s in self.ranked(category)}
-        return {s: f"{self.bank.texts[s]} (support AUROC {row[s]:.2f}, stage 2 {d} it)" for s, d in does.items()}
+        """Each sign of `ranked` in words, without what stage 2 does with it."""
+        row = self.auroc[self.bank.categories.index(category)]
+        return {s: f"{self.bank.texts[s]} (support AUROC {row[s]:.2f})" for s in self.ranked(category)}
+
+    def limits(self, category: str) -> tuple[float, float]:
+        """Between which margins every choice of signs lies: a mean lies between its parts."""
+        alone = [self.cosines @ self.weights_of(category, [s]) for s in self.ranked(category)]
+        room = 0.03 * (np.max(alone) - np.min(alone))
+        return float(np.min(alone) - room), float(np.max(alone) + room)
 
     def weights_of(self, category: str, kept: Sequence[int]) -> np.ndarray:
         """(S,) equal weights of the kept signs minus equal weights of the normal signs.
@@ -203,18 +247,19 @@ def sign_scores(case: SignCase, category: str, kept: Sequence[int]) -> dict[str,
     return evaluate(case.cosines @ np.transpose(weights), labels, choices).multilabel.per_category
 
 
-def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
+def signs_kept(case: SignCase, category: str, kept: Sequence[int], verdict: bool = True) -> Drawn:
     """Margins of positive, other and normal images, and AP beside that of all signs and of stage 2.
 
     Args:
-        kept: numbers of the category's signs that stay on.
+        kept: numbers of the category's signs that stay on. verdict: whether to say what stage 2 keeps and reaches.
 
     Raises:
         DataError: no sign is kept, or one that is not the category's.
     """
     scores, own = sign_scores(case, category, kept), case.ranked(category)
     now, images = scores["now"], len(case.labels)
-    figure, (strip, bars) = panel_axes(12, 3.6, (1.7, 1), 0.16, 0.25)
+    scores = {name: score for name, score in scores.items() if verdict or name != "stage 2"}
+    figure, (strip, bars) = panel_axes(12, 3.9, (1.7, 1), 0.16, 0.25)
     # a row of dots for each group of images, and a bar at its median
     margin = case.cosines @ case.weights_of(category, kept)
     groups, _ = _draw_groups(strip, margin, case.labels, case.bank.categories.index(category))
@@ -222,24 +267,27 @@ def signs_kept(case: SignCase, category: str, kept: Sequence[int]) -> Drawn:
         if rows.any():
             strip.plot([np.median(margin[rows])] * 2, [row - 0.4, row + 0.4], color="black", linewidth=2)
     title = f"{category}: {len(kept)} of {len(own)} signs on"
-    finish(strip, xlabel="margin: mean cosine of kept signs minus normal signs", title=title)
-    # AP of three choices
-    for i, (score, color) in enumerate(zip(scores.values(), (GREY, ORANGE, BLUE), strict=True)):
+    label = "margin: mean cosine of kept signs minus normal signs"
+    finish(strip, xlabel=label, title=title, xlim=case.limits(category))
+    # AP of the choices
+    for i, (name, score) in enumerate(scores.items()):
+        color = {"now": BLUE, "stage 2": PINK}.get(name, GREY)
         bars.barh(i, score.ap or 0, color=color, height=0.62)
-        bars.text(
-            (score.ap or 0) + 0.02, i, "n/a" if score.ap is None else f"{score.ap:.2f}", va="center", fontsize=SMALL
-        )
+        bars.text((score.ap or 0) + 0.02, i, figure_text(score.ap), va="center", fontsize=SMALL)
     bars.axvline(now.positives / images, color="black", linestyle=":", linewidth=1)
     of = f"{now.positives} positives of {images}"
     best = max(scores, key=lambda name: scores[name].ap or 0)
     title = of if now.ap is None else f"best: {best} ({of})"
     finish(bars, list(scores), SMALL, xlim=(0, 1.12), xticks=(0, 0.5, 1), xlabel="AP (dotted: by chance)", title=title)
     ap = {name: figure_text(score.ap) for name, score in scores.items()}
-    return figure, (
+    text = (
         f"<b>{html.escape(category)}</b>: {len(kept)} of {len(own)} signs on, {of} validation images<br>"
-        f"AP now <b>{ap['now']}</b>, AUROC now <b>{figure_text(now.auroc)}</b>; AP with all signs {ap['all signs']}, "
-        f"AP with the {len(case.chosen(category))} signs of stage 2 {ap['stage 2']}"
+        f"AP now <b>{ap['now']}</b>, AUROC now <b>{figure_text(now.auroc)}</b>; AP with all signs {ap['all signs']}"
     )
+    if not verdict:
+        return figure, text
+    chosen = "; ".join(html.escape(case.bank.texts[s]) for s in case.chosen(category))
+    return figure, f"{text}, AP with the {len(case.chosen(category))} signs of stage 2 {ap['stage 2']} (kept: {chosen})"
 
 
 def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
@@ -248,7 +296,8 @@ def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
     count = len(case.ranked(first))
     controls = {
         "category": choice(case.bank.categories, first),
-        "number": slider(1, count, count, "number kept"),
+        "number": slider(1, count, count, "best by support AUROC"),
+        "verdict": switch("show the verdict of stage 2"),
         "signs": Checks(case.labelled(first)),
     }
 
@@ -263,4 +312,8 @@ def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
         controls["number"].value = len(controls["signs"].value)
 
     follow = {"category": new_category, "number": new_number, "signs": new_signs}
-    return Panel(lambda category, number, signs: signs_kept(case, category, signs), controls, follow)
+
+    def draw(category: str, number: int, verdict: bool, signs: Sequence[int]) -> Drawn:
+        return signs_kept(case, category, signs, verdict)
+
+    return Panel(draw, controls, follow)

@@ -1,6 +1,6 @@
 """Pictures: each function takes plain results and returns a matplotlib Figure.
 
-Colours are Okabe and Ito's, which people with any colour vision can tell apart.
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; each has one meaning everywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from itertools import cycle, zip_longest
 from textwrap import fill
 
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -20,7 +21,12 @@ from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
-PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, "#CC79A7", "#F0E442", "#000000")
+PINK, DARK = "#CC79A7", "#333333"
+PALETTE = (BLUE, ORANGE, GREEN, RED, SKY, PINK, "#F0E442", "#000000")
+HAS, OTHER, NORMAL = RED, GREY, DARK  # images with the category, with other anomalies only, without any
+FOR, AGAINST = BLUE, ORANGE  # what speaks for a category, and what speaks against it
+LOOKS, TRUTH = GREEN, SKY  # where the model looks, and where the sign was drawn
+SMALL, LARGE = 10, 12  # letters in points
 
 
 class _Picture(Figure):
@@ -31,8 +37,22 @@ class _Picture(Figure):
             text.set_parse_math(False)  # a $ in a name is a $
         super().draw(renderer)
 
-    def _repr_png_(self) -> bytes:
-        return to_png(self)
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
+        return to_png(self), {"alt": in_words(self)}
+
+
+def in_words(figure: Figure) -> str:
+    """What a picture shows, for those who do not see it: its titles, axes, rows and groups."""
+    said = [figure.get_suptitle()]
+    for axis in figure.axes:
+        rows = [label.get_text() for label in axis.get_yticklabels()] if axis.axison else []
+        rows = [row for row in rows if any(map(str.isalpha, row))]
+        legend = axis.get_legend()
+        groups = [text.get_text() for text in legend.get_texts()] if legend else []
+        across = [name for name in (axis.get_xlabel(), axis.get_ylabel()) if name and axis.axison]
+        said += [axis.get_title(), " against ".join(across), *(f"rows: {', '.join(rows)}" for _ in rows[:1])]
+        said += [f"groups: {', '.join(groups)}" for _ in groups[:1]]
+    return "; ".join(" ".join(words.split()) for words in said if words.strip()) or "picture without words"
 
 
 def to_png(figure: Figure, quick: bool = False) -> bytes:
@@ -54,7 +74,7 @@ def _new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> t
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def finish(axis, rows: Sequence[str] | None = None, size: float = 9, **labels) -> None:
+def finish(axis, rows: Sequence[str] | None = None, size: float = SMALL, **labels) -> None:
     """The last strokes: names of rows from the top down in letters of a size, what `Axes.set` takes, no idle frame."""
     if rows is not None:
         axis.set_yticks(range(len(rows)), rows, fontsize=size)
@@ -63,7 +83,7 @@ def finish(axis, rows: Sequence[str] | None = None, size: float = 9, **labels) -
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def draw_image(axis, image, title: str = "", size: float = 9) -> None:
+def draw_image(axis, image, title: str = "", size: float = LARGE) -> None:
     """A grey or colour image without axes."""
     axis.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     axis.set_title(title, fontsize=size)
@@ -71,56 +91,61 @@ def draw_image(axis, image, title: str = "", size: float = 9) -> None:
 
 
 def draw_heat(axis, image: np.ndarray, heat: np.ndarray, title: str, size: float) -> None:
-    """An image (H, W) or (H, W, 3) under a heat map (h, w)."""
+    """An image (H, W) or (H, W, 3), and on it the tenth of the patches of a map (h, w) that agree most, in green."""
     draw_image(axis, image, title, size)
+    heat = np.asarray(heat)
     extent = (0, image.shape[1], image.shape[0], 0)
-    axis.imshow(heat, cmap="inferno", alpha=0.45, extent=extent, interpolation="bilinear")
+    most = np.ma.masked_where(~(heat >= np.nanquantile(heat, 0.9)), heat)
+    axis.imshow(most, cmap=ListedColormap([LOOKS]), alpha=0.45, extent=extent, interpolation="nearest")
 
 
 def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, size: float = 2.4) -> Figure:
     """A contact sheet of grey or colour images, a title over each."""
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    figure, axes = _new_axes(columns * size, rows * (size + 0.1 + 0.16 * lines), columns, rows)
+    figure, axes = _new_axes(columns * size, rows * (size + 0.1 + 0.2 * lines), columns, rows)
     for axis in axes[len(images) :]:
         axis.axis("off")
     for axis, image, title in zip_longest(axes[: len(images)], images, titles, fillvalue=""):
-        draw_image(axis, image, title, 8)
+        draw_image(axis, image, title, SMALL)
     return figure
 
 
 def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
-    """The image, and beside it the region of each sign in colour."""
+    """The image, and beside it the region of each sign, filled in the colour of the truth."""
     figure, (first, *axes) = _new_axes(2.6 * (len(masks) + 1), 2.9, len(masks) + 1)
     draw_image(first, image, "image")
     for axis, (name, mask) in zip(axes, masks.items(), strict=True):
         draw_image(axis, image, name)
-        axis.imshow(np.ma.masked_where(~mask, mask), cmap="autumn", alpha=0.55)
+        axis.imshow(np.ma.masked_where(~mask, mask), cmap=ListedColormap([TRUTH]), alpha=0.6)
     return figure
 
 
 def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequence[str]) -> Figure:
     """M (C+1, S) as a chart of dots: which sign speaks for which category."""
     names = ["normal", *categories]
-    figure, (axis,) = _new_axes(0.42 * len(names) + 4.2, 0.21 * len(texts) + 1.6)
+    figure, (axis,) = _new_axes(0.42 * len(names) + 4.2, 0.24 * len(texts) + 1.8)
     shared = member[1:].sum(0) > 1
     for row, column in zip(*np.nonzero(member.T), strict=True):
-        axis.plot(column, row, "s", color=ORANGE if shared[row] else BLUE, markersize=7)
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(texts)), texts, fontsize=7)
+        axis.plot(column, row, "s", color=PINK if shared[row] else BLUE, markersize=8)
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=SMALL)
+    axis.set_yticks(range(len(texts)), texts, fontsize=SMALL)
     axis.invert_yaxis()
     axis.grid(alpha=0.25)
-    axis.set_title(f"{int(shared.sum())} of {len(texts)} signs are shared (orange)", fontsize=10)
+    axis.set_title(f"{int(shared.sum())} of {len(texts)} signs are shared (pink)", fontsize=LARGE)
     return figure
 
 
-def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """A square matrix of cosines."""
-    figure, (axis,) = _new_axes(0.19 * len(names) + 4.4, 0.19 * len(names) + 3.4)
-    picture = axis.imshow(matrix, cmap="cividis", vmin=min(0, float(matrix.min())), vmax=1)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axis.set_yticks(range(len(names)), names, fontsize=6)
-    axis.set_title(title, fontsize=10)
+def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str, blocks: Sequence[int] = ()) -> Figure:
+    """A square matrix of cosines, always on the scale from -0.5 to 1; `blocks`: sizes of groups, with lines between."""
+    figure, (axis,) = _new_axes(0.3 * len(names) + 4.6, 0.3 * len(names) + 1.4)
+    picture = axis.imshow(matrix, cmap="cividis", vmin=-0.5, vmax=1)
+    axis.set_xticks(range(len(names)), range(1, len(names) + 1), fontsize=SMALL)
+    axis.set_yticks(range(len(names)), [f"{name}  {i}" for i, name in enumerate(names, 1)], fontsize=SMALL)
+    for end in np.cumsum(blocks)[:-1] - 0.5:
+        axis.axhline(end, color="white", linewidth=2)
+        axis.axvline(end, color="white", linewidth=2)
+    axis.set_title(title, fontsize=LARGE)
     figure.colorbar(picture, ax=axis, label="cosine", shrink=0.7)
     return figure
 
@@ -159,10 +184,12 @@ def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[
     for axis in axes:
         axis.axis("off")
     for axis, category, has in zip(axes, categories, labels.T == 1, strict=False):
-        for group, size, color in ((~has & ~normal, 5, "#dddddd"), (normal, 5, "#555555"), (has, 9, RED)):
+        for group, size, color in ((~has & ~normal, 7, "#cccccc"), (normal, 7, NORMAL), (has, 12, HAS)):
             axis.scatter(*points[group].T, s=size, color=color)
-        axis.set_title(f"{category} ({int(has.sum())})", fontsize=9, color=RED)
-    figure.suptitle(title or "each point an image: red has the category, dark is normal", fontsize=10)
+        axis.set_title(f"{category} ({int(has.sum())})", fontsize=LARGE, color=HAS)
+    figure.suptitle(
+        title or "each point an image: red has the category, dark is normal, light is any other", fontsize=LARGE
+    )
     return figure
 
 
@@ -179,16 +206,16 @@ def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
-    """Signs of one category by weight; dropped ones are grey with their reason."""
+    """Signs of one category by weight; a dropped one has no bar but its reason."""
     figure, (axis,) = _new_axes(9, 0.42 * len(rows) + 1.1)
     for i, row in enumerate(rows):
-        axis.barh(i, row.weight, color=BLUE if row.kept else GREY)
+        axis.barh(i, row.weight, color=FOR)
         if not row.kept:
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axis.text(0.005, i, row.reason.split(";")[0], va="center", fontsize=7, color="#444444", bbox=box)
-    axis.axvline(1 / len(rows), color=ORANGE, linestyle="--", linewidth=1)
+            axis.text(0.005, i, row.reason.split(";")[0], va="center", fontsize=SMALL, color=DARK, bbox=box)
+    axis.axvline(1 / len(rows), color="black", linestyle="--", linewidth=1)
     title = f"{category}: {sum(row.kept for row in rows)} of {len(rows)} signs kept"
-    finish(axis, [row.text for row in rows], 8, xlabel="weight (dashed: all signs equal)", title=title)
+    finish(axis, [row.text for row in rows], xlabel="weight (dashed: all signs equal)", title=title)
     return figure
 
 
@@ -196,12 +223,12 @@ def plot_probabilities(explanations: Sequence[CategoryExplanation], truth: Seque
     """Probability of each category against its threshold, true ones in bold; on `axis` or a figure of its own."""
     axis = axis or new_figure(5.2, 0.32 * len(explanations) + 1.0).subplots()
     for i, e in enumerate(explanations):
-        axis.barh(i, e.probability, color=BLUE if e.detected else "#cccccc")
-        axis.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color=RED, linewidth=2)
-    finish(axis, [e.category for e in explanations], xlim=(0, 1), xlabel="probability (red: threshold)")
+        axis.barh(i, e.probability, color=FOR if e.detected else "#cccccc")
+        axis.plot([e.threshold] * 2, [i - 0.4, i + 0.4], color="black", linewidth=2)
+    finish(axis, [e.category for e in explanations], xlim=(0, 1), xlabel="probability (black: threshold)")
     for label, e in zip(axis.get_yticklabels(), explanations, strict=True):
         label.set_fontweight("bold" if e.category in truth else "normal")
-    axis.set_title("detected in blue; truly present in bold" if len(truth) else "detected in blue", fontsize=10)
+    axis.set_title("detected in blue; truly present in bold" if len(truth) else "detected in blue", fontsize=LARGE)
     return axis.figure
 
 
@@ -214,32 +241,45 @@ def logit_parts(explanation: CategoryExplanation) -> dict[str, float]:
 
 
 def draw_parts(axis, parts: Mapping[str, float], size: float, **labels) -> None:
-    """A bar for each part of a logit, by its name; blue adds, red takes away. `size` and `labels` as in `finish`."""
-    axis.barh(range(len(parts)), list(parts.values()), color=[BLUE if part >= 0 else RED for part in parts.values()])
+    """A bar for each part of a logit, by its name; blue adds, orange takes away. `size` and `labels` as in `finish`."""
+    axis.barh(range(len(parts)), list(parts.values()), color=[FOR if part >= 0 else AGAINST for part in parts.values()])
     axis.axvline(0, color="black", linewidth=0.8)
     finish(axis, list(parts), size, **labels)
 
 
-def plot_explanation(explanation: CategoryExplanation, axis=None) -> Figure:
-    """What each sign adds to the logit, and the image evidence; bars sum to it. On `axis` or a figure of its own."""
-    parts, dropped = logit_parts(explanation), {s.text for s in explanation.signs if not s.weight}
-    axis = axis or new_figure(8, 0.36 * len(parts) + 1.1).subplots()
-    parts = {f"{name} (dropped)" if name in dropped else name: part for name, part in parts.items()}
-    draw_parts(axis, parts, 8, xlabel="contribution to the logit")
+def plot_explanation(explanation: CategoryExplanation, axis=None, drawn: Sequence[str] | None = None) -> Figure:
+    """What each sign adds to the logit, and the image evidence; bars sum to it. On `axis` or a figure of its own.
+
+    drawn: texts of the signs that the image truly shows, where that is known; each is marked beside its name.
+    """
+    dropped = {s.text for s in explanation.signs if not s.weight}
+    own = {s.text for s in explanation.signs if not s.normal}
+    parts = {}
+    for name, part in logit_parts(explanation).items():
+        truth = _mark(name in drawn) if drawn is not None and name in own else ""
+        parts[f"{name}{' (dropped)' * (name in dropped)}{truth}"] = part
+    axis = axis or new_figure(9, 0.4 * len(parts) + 1.1).subplots()
+    draw_parts(axis, parts, SMALL, xlabel="contribution to the logit")
     verdict = "detected" if explanation.detected else "not detected"
-    axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=10)
+    axis.set_title(f"{explanation.category}: logit {explanation.logit:+.2f}, {verdict}", fontsize=LARGE)
     return axis.figure
+
+
+def _mark(drawn: bool) -> str:
+    """Behind a sign's name: whether it is in the image."""
+    return "  ✓ drawn" if drawn else "  ✗ not drawn"
 
 
 def plot_sign_maps(
     image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
 ) -> Figure:
-    """Heat maps (h, w) over the image; the true region, where known, as a line."""
-    figure, axes = _new_axes(2.7 * len(maps) + 0.2, 3.0, len(maps))
+    """The image, and for each map (h, w) the tenth that agrees most, in green; the true region, where known, a line."""
+    figure, (plain, *axes) = _new_axes(2.7 * (len(maps) + 1), 3.3, len(maps) + 1)
+    draw_image(plain, image, "image", SMALL)
     for axis, (name, heat) in zip(axes, maps.items(), strict=True):
-        draw_heat(axis, image, heat, fill(name, 36), 8)
+        draw_heat(axis, image, heat, fill(name, 26), SMALL)
         if masks and name in masks:
-            axis.contour(masks[name], levels=[0.5], colors=[SKY], linewidths=1.2)
+            axis.contour(masks[name], levels=[0.5], colors=[TRUTH], linewidths=2)
     return figure
 
 
@@ -251,8 +291,8 @@ def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, tit
         color = BLUE if name.startswith("SD-MAD") else GREY
         axis.plot([low, high], [i, i], color=color, linewidth=2.5)
         axis.plot(mean, i, "o", color=color, markersize=7)
-        axis.text(mean, i - 0.22, f"{mean:.3f}", ha="center", fontsize=8)
-    axis.set_title(title, fontsize=10)
+        axis.text(mean, i - 0.22, f"{mean:.3f}", ha="center", fontsize=SMALL)
+    axis.set_title(title, fontsize=LARGE)
     xlabel = f"{label}, mean and 95 % interval over support draws"
     finish(axis, [name for name, _ in ordered], xlabel=xlabel, ylim=(len(ordered) - 0.4, -0.7))
     return figure
@@ -277,7 +317,7 @@ def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") ->
     rows = [f"{name} ({score.positives} positives)" for name, score in named.items()]
     of = "95 % interval over support draws" if drawn else "one support draw"
     finish(axis, rows, xlabel=f"{figure_name.upper()} ({of})")
-    figure.legend(fontsize=8, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(fontsize=SMALL, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -294,5 +334,5 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     roc.plot([0, 1], [0, 1], ":", color="black", linewidth=1)
     finish(roc, xlabel="false positive rate", ylabel="true positive rate", title="ROC")
     finish(pr, xlabel="recall", ylabel="precision", title="precision and recall", ylim=(0, 1.03))
-    figure.legend(*pr.get_legend_handles_labels(), fontsize=7, loc="outside right center", frameon=False)
+    figure.legend(*pr.get_legend_handles_labels(), fontsize=SMALL, loc="outside right center", frameon=False)
     return figure

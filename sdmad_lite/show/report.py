@@ -57,6 +57,7 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
     write_json(folder / "signs.json", signs)
     first.save(folder / "detector")
     environment = jinja2.Environment(loader=jinja2.PackageLoader("sdmad_lite.show"), autoescape=True, trim_blocks=True)
+    environment.filters["in_words"] = plots.in_words
     environment.filters["png"] = lambda figure: base64.b64encode(plots.to_png(figure)).decode()
     page = environment.get_template("report.html").render(
         **known,

@@ -61,7 +61,7 @@ def page(address):
 )
 def test_a_slider_moves_and_the_picture_changes(page, tab):
     page.locator(".lm-TabBar-tab", has_text=tab).first.click()
-    picture = page.locator("img.widget-image:visible").first
+    picture = page.locator("img.panel-picture:visible").first
     picture.wait_for(timeout=30_000)
     before = picture.get_attribute("src")
     handle = page.locator(".noUi-handle:visible").last
@@ -70,7 +70,7 @@ def test_a_slider_moves_and_the_picture_changes(page, tab):
         "ArrowLeft" if handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax") else "ArrowRight"
     )
     page.wait_for_function(
-        "before => [...document.querySelectorAll('img.widget-image')].every(image => image.src !== before)",
+        "before => [...document.querySelectorAll('img.panel-picture')].every(image => image.src !== before)",
         arg=before,
         timeout=30_000,
     )

@@ -64,7 +64,7 @@ def broken_case(tiny_clip_name, bank, phantom_table):
     tiny_clip = load_clip(tiny_clip_name, device="cpu")
     support = phantom_table.rows(draw_support(phantom_table, 3, 0))
     detector = SDMAD(bank, backbone=tiny_clip, alignment=AlignmentConfig(steps=4)).fit_table(support)
-    return BreakCase(detector, phantom_table.images[0])
+    return BreakCase(detector, phantom_table.images[:2])
 
 
 def positions(control):
@@ -73,6 +73,8 @@ def positions(control):
         return [(option,) for option in control.options] + [control.options]
     if hasattr(control, "options"):
         return list(control.options)
+    if isinstance(control.value, bool):
+        return [True, False]
     return np.unique(np.linspace(control.min, control.max, 7).astype(type(control.value))).tolist()
 
 
@@ -98,7 +100,7 @@ def test_every_value_of_every_control_draws(make, name, request):
         seen = set()
         for value in [*positions(control), control.value]:
             control.value = value
-            picture = bytes(panel.picture.value)
+            picture = panel.picture.png
             assert picture.startswith(b"\x89PNG")
             seen.add(picture)
         assert len(seen) > 1  # a control that changes nothing is no control
@@ -130,7 +132,7 @@ def test_what_does_not_fit_together_is_named(name, field, change, request):
 
 def explore(case, **values):
     own = case.detector.bank.signs_of(CATEGORIES[1])
-    whole = {"category": CATEGORIES[1], "image": 3, "signs": own, "kept": 99, "threshold": 0.5, "heat": own[0]}
+    whole = {"category": CATEGORIES[1], "image": 3, "signs": own, "threshold": 0.5, "heat": own[0], "truth": True}
     return sign_explorer(case, **whole | values)
 
 
@@ -138,7 +140,7 @@ def test_with_all_signs_on_the_explorer_is_the_detector(explorer):
     e = explorer.detector.explain(explorer.images[3])[1]
     figure, text = explore(explorer)
     assert f"probability <b>{e.probability:.3f}</b>" in text
-    bars = [bar.get_width() for bar in figure.axes[1].patches]
+    bars = [bar.get_width() for bar in figure.axes[2].patches]
     assert sum(bars) == pytest.approx(e.logit, abs=1e-5)
     own = [s.contribution for s in e.signs if not s.normal]
     np.testing.assert_allclose(bars[: len(own)], own, atol=1e-6)
@@ -152,16 +154,30 @@ def test_signs_that_are_off_add_nothing_and_the_others_weigh_one(explorer):
     own = explorer.detector.bank.signs_of(CATEGORIES[1])
     figure, text = explore(explorer, signs=own[1:])
     assert f"{len(own) - 1} of {len(own)} signs on" in text
-    assert figure.axes[1].patches[0].get_width() == 0
+    assert figure.axes[2].patches[0].get_width() == 0
     row = explorer.detector.weights_[1]
     weights = weights_of_some(row, [explorer.detector.bank.texts.index(text) for text in own[1:]])
     assert weights[weights > 0].sum() == pytest.approx(1)
     np.testing.assert_array_equal(weights[row < 0], row[row < 0])  # the normal signs stay
-    assert f"1 of {len(own)} signs on" in explore(explorer, kept=1)[1]
-    image = figure.axes[0].images[1].get_array()
-    np.testing.assert_array_equal(
-        image, explorer.detector.sign_maps(explorer.images[3])[explorer.detector.bank.texts.index(own[0])]
-    )
+    seen = figure.axes[1].images[1].get_array()
+    heat = explorer.detector.sign_maps(explorer.images[3])[explorer.detector.bank.texts.index(own[0])]
+    np.testing.assert_array_equal(seen.data, heat)
+    assert seen[~seen.mask].min() >= np.quantile(heat, 0.9)  # the tenth that agrees most, and no more
+
+
+def test_the_explorer_keeps_the_truth_to_itself_until_asked(explorer, phantom_table):
+    own = explorer.detector.bank.signs_of(CATEGORIES[1])
+    case = replace(explorer, drawn=[{own[0]}] * len(explorer.images))
+
+    def rows(truth):
+        figure, _ = explore(case, truth=truth)
+        names = [" ".join(label.get_text().split()) for label in figure.axes[2].get_yticklabels()]
+        return names, figure.axes[0].get_title()
+
+    names, title = rows(truth=False)
+    assert names[:2] == own[:2] and "truth hidden" in title
+    names, title = rows(truth=True)
+    assert names[:2] == [f"{own[0]} ✓ drawn", f"{own[1]} ✗ not drawn"] and "hidden" not in title
 
 
 def test_the_last_sign_cannot_be_switched_off(explorer):
@@ -338,11 +354,19 @@ def test_each_way_to_break_by_hand():
 
 def test_nothing_broken_nothing_changed(broken_case):
     panel = break_panel(broken_case)
-    e = broken_case.before[0]
+    e = broken_case.before(0)[0]
     assert (
         f"probability {e.probability:.3f}, now <b>{e.probability:.3f}</b>; decisions that turned: none"
         in panel.state.value
     )
     panel.controls["exposure"].value = -2
-    spoilt = broken(broken_case.picture, 0, 0, -2, 0)
+    spoilt = broken(broken_case.picture(0), 0, 0, -2, 0)
     assert f"now <b>{broken_case.detector.predict_proba([spoilt])[0, 0]:.3f}</b>" in panel.state.value
+    changed = panel.picture.png
+    panel.reset.click()
+    assert panel.controls["exposure"].value == 0 and panel.picture.png != changed
+
+
+def test_a_panel_says_in_words_what_its_picture_shows(board):
+    panel = board_panel(board)
+    assert 'alt="Effusion, detection: ' in panel.picture.value and "<b>" not in panel.picture.value

@@ -55,7 +55,9 @@ def case():
 
 @pytest.fixture
 def panel(case):
-    return signs_kept_panel(case)
+    panel = signs_kept_panel(case)
+    panel.controls["verdict"].value = True
+    return panel
 
 
 def by_hand(case, category, texts):
@@ -77,7 +79,7 @@ def boxes(panel):
 
 
 def picture(panel):
-    return bytes(panel.picture.value)
+    return panel.picture.png
 
 
 def check_state(panel, case):
@@ -181,7 +183,7 @@ def test_panel_is_made_of_what_runs_without_a_browser(panel):
         widget = queue.pop()
         names.add(type(widget).__name__)
         queue.extend(getattr(widget, "children", ()))
-    assert "Image" in names and "HTML" in names and "Output" not in names
+    assert "Picture" in names and "HTML" in names and "Output" not in names
     assert panel.controls["number"].continuous_update is False
 
 
@@ -211,6 +213,19 @@ def test_figure_shows_the_default_state_of_the_panel(panel, case):
     assert [bar.get_width() for bar in bars.patches] == [score.ap for score in scores.values()]
     normal = (case.labels.sum(1) == 0).sum()
     assert [t.get_text() for t in strip.get_yticklabels()][2] == f"normal ({normal})"
+
+
+def test_the_verdict_is_hidden_until_asked_for(panel):
+    shown = picture(panel)
+    assert "of stage 2" in panel.state.value
+    panel.reset.click()
+    assert "stage 2" not in panel.state.value and not any("keeps" in box.description for box in boxes(panel))
+    assert picture(panel) != shown
+
+
+def test_the_axis_stays_where_it_is_whatever_is_switched(case):
+    ends = {signs_kept(case, "Effusion", kept)[0].axes[0].get_xlim() for kept in ([0], [1, 2], [0, 1, 2, 3, 4])}
+    assert len(ends) == 1
 
 
 def test_ranking_follows_support_auroc_and_chosen_follows_the_weights(case):

@@ -1,0 +1,89 @@
+"""Checks of exercises: what is right passes, what is typed to be rid of them does not."""
+
+import re
+
+import numpy as np
+import pytest
+
+from sdmad_course import exercises, rules  # noqa: F401 - rules register themselves
+from sdmad_course.exercises import EXERCISES, TRIVIAL, NotYet, check, passes
+from sdmad_lite.errors import SDMADError
+from sdmad_phantoms import CHEST
+
+TINY = {"signs": [{"text": "meniscus at the lung base", "categories": ["Effusion"]}]}
+OWN = {
+    "name": "mine",
+    "modality": "chest radiograph",
+    "categories": ["Effusion", "Edema"],
+    "signs": [
+        {"text": "white crescent at the lung base", "categories": ["Effusion"]},
+        {"text": "lost costophrenic corner", "categories": ["Effusion", "Edema"]},
+        {"text": "blurred upper vessels", "categories": ["Edema"]},
+        {"text": "bat-wing haze around the hilum", "categories": ["Edema"]},
+        {"text": "white veil over one lung", "categories": ["Effusion"]},
+    ],
+    "normal_signs": [{"text": "clear lung fields"}, {"text": "crisp vessel edges"}],
+    "provenance": {"author": "you", "kind": "person", "date": "2026-01-01", "reviewed": False},
+}
+SERIES = {"zero-shot names": [0.4, 0.4], "zero-shot signs": [0.5, 0.5], "linear probe": [0.5, 0.7]}
+WANTED = ["Pleural effusion", "Pulmonary edema", "Cardiomegaly", "Consolidation"]
+RIGHT = [
+    ("01.1", ["hidden_diaphragm", "upper_vessels"], {"bank": CHEST.bank, "wanted": WANTED}),
+    ("01.2", OWN, {"given": TINY}),
+    ("02.1", 0.75, {"cosines": np.array([0.9, 0.3, 0.5, 0.1]), "shown": np.array([1, 1, 0, 0])}),
+    ("03.1", lambda d, r: 2 * d * r + d + r, {}),
+    ("03.2", (np.log(4 / 3) / 16 + (np.log(4 / 3) / 16 + np.log(2) / 4) / 2) / 2, {}),
+    ("04.1", 6, {}),
+    ("05.1", 0.8333, {}),
+    ("05.2", ["zero-shot signs", "zero-shot names"], {"series": SERIES}),
+    (
+        "06.2",
+        "A bar is faithful: it is a part of the score. It is not always correct; set how often it names a drawn "
+        "sign against chance, before you tell anybody what it shows.",
+        {},
+    ),
+    ("07.1", 0.575, {}),
+    ("07.2", 0.65, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
+    ("14.1", OWN, {"draft": {"categories": OWN["categories"], "signs": OWN["signs"][:2]}}),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "given"), RIGHT, ids=[name for name, *_ in RIGHT])
+def test_what_is_right_passes_and_nothing_trivial_does(name, answer, given, capsys):
+    check(name, answer, **given)
+    assert "correct" in capsys.readouterr().out
+    assert not any(passes(name, trivial, **given) for trivial in TRIVIAL)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "given"),
+    [
+        ("01.1", ["hidden_diaphragm", "upper_vessels", "nodule"], {"bank": CHEST.bank, "wanted": WANTED}),
+        ("01.2", OWN, {"given": OWN}),
+        ("03.1", lambda d, r: d * r, {}),
+        ("04.1", 6.0, {}),
+        ("05.2", ["zero-shot signs"], {"series": SERIES}),
+        ("06.2", "faithful correct chance", {}),
+        ("07.2", 0.75, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
+    ],
+)
+def test_what_is_nearly_right_is_told_so(name, answer, given):
+    with pytest.raises(NotYet, match=re.escape(EXERCISES[name].hint)) as error:
+        check(name, answer, **given)
+    assert error.value._render_traceback_() == [f"not yet: {EXERCISES[name].hint}"]
+
+
+def test_the_dots_of_a_stub_are_named():
+    with pytest.raises(NotYet, match="replace the dots"):
+        check("05.1", ...)
+
+
+def test_a_check_that_lets_a_trivial_answer_pass_is_found(monkeypatch):
+    monkeypatch.setitem(EXERCISES, "99.1", exercises.Exercise(lambda answer: answer is not None, "think"))
+    with pytest.raises(SDMADError, match="too weak: 0 passes it as well"):
+        check("99.1", 7)
+
+
+def test_an_unknown_exercise_is_named():
+    with pytest.raises(SDMADError, match=r"no exercise '42\.1'; there are 00\.1, "):
+        check("42.1", 1)
