@@ -11,7 +11,7 @@ METHOD := */signs/*,*/clip/*,*/alignment/*,*/selection/*,*/sdmad_lite/detector.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test cover lab dashboard samples pretrain backbone-eval benchmark explain-eval bench grid clean
+.PHONY: help install demo test cover lab dashboard book samples pretrain backbone-eval benchmark explain-eval bench grid clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ lab: $(INSTALLED) ## open a copy of the notebooks, without solutions, in Jupyter
 
 dashboard: $(INSTALLED) ## the panels on one page, for a class to look at
 	$(IN_VENV) $(BIN)/voila tools/dashboard.ipynb --strip_sources=True
+
+book: $(INSTALLED) ## run the course and write it as a website that needs no network: build/book (a quarter of an hour)
+	$(IN_VENV) $(BIN)/python tools/book.py $(ARGS)
 
 samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_phantoms.samples

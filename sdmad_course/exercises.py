@@ -16,7 +16,7 @@ import numpy as np
 
 from sdmad_lite.errors import SDMADError
 
-TRIVIAL = (None, ..., 0, 1, -1, 0.5, 1.0, "", "a", [], [0], (), {}, True, False, np.zeros(3))
+TRIVIAL: tuple = (None, ..., 0, 1, -1, 0.5, 1.0, "", "a", [], [0], (), {}, True, False, np.zeros(3))
 """What a check must refuse: the stub's dots, and what one types to be rid of it."""
 
 

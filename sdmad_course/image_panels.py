@@ -33,7 +33,7 @@ def draw_a_sign(modality: str, sign: str, patient: int) -> Drawn:
         DataError: an unknown modality or sign.
     """
     number_of(modality, list(MODALITIES), "modality")
-    texts = {s.text: s.id for s in MODALITIES[modality].bank.signs}
+    texts = {s.text: str(s.id) for s in MODALITIES[modality].bank.signs}
     number_of(sign, list(texts), "sign")
     healthy = draw_phantom(patient, signs=[], modality=modality)
     shown = draw_phantom(patient, signs=[texts[sign]], modality=modality)

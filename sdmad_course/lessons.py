@@ -58,14 +58,14 @@ def drawn_signs(bank: SignBank, table: ImageTable) -> list[frozenset[str]]:
 
 def clear_example(table: ImageTable, color: bool = False) -> int:
     """An image with most categories, and of those the one with most contrast in its middle: no score is looked at."""
-    most = np.flatnonzero(table.labels.sum(1) == table.labels.sum(1).max())
+    most = np.flatnonzero(table.labels.sum(1) == table.labels.sum(1).max()).tolist()
 
     def contrast(row: int) -> float:
         pixels = np.asarray(read_image(table.images[row], color).convert("L"), float)
         down, across = (size // 4 for size in pixels.shape)
         return float(pixels[down:-down, across:-across].std())
 
-    return int(max(most, key=contrast))
+    return max(most, key=contrast)
 
 
 @dataclass
@@ -162,11 +162,13 @@ class Lesson:
 
 
 def fresh_phantoms(count: int, seed: int, modality: str = "chest") -> ImageTable:
-    """Newly drawn images of the kept-out categories, of people in no sample set: to look at as one pleases."""
+    """Newly drawn images, of people in no sample set, to look at as one pleases.
+
+    Of `count` images those are left that show a kept-out category or nothing, as in the sample set.
+    """
     kind = modality_named(modality)
-    names = list(kind.kept_out)
-    drawn = list(sample_phantoms(count, seed=seed, categories=names, modality=modality))
-    labels = np.array([[name in phantom.categories for name in names] for phantom in drawn], dtype=int)
+    drawn = list(sample_phantoms(count, seed=seed, modality=modality))
+    labels = np.array([[name in phantom.categories for name in kind.bank.categories] for phantom in drawn], dtype=int)
     columns = {
         "patient_id": [phantom.patient.patient_id for phantom in drawn],
         "sex": [phantom.patient.sex for phantom in drawn],
@@ -174,4 +176,5 @@ def fresh_phantoms(count: int, seed: int, modality: str = "chest") -> ImageTable
         "signs": [" ".join(phantom.signs) for phantom in drawn],
     }
     meta = {name: tuple(values) for name, values in columns.items()}
-    return ImageTable(tuple(phantom.image for phantom in drawn), labels, tuple(names), meta)
+    table = ImageTable(tuple(phantom.image for phantom in drawn), labels, tuple(kind.bank.categories), meta)
+    return table.restricted(list(kind.kept_out))

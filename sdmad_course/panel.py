@@ -75,6 +75,12 @@ class Panel(ipywidgets.VBox):
         self.add_class("panel")
         self.picture.add_class("panel-image")
 
+    def _repr_mimebundle_(self, **kwargs):
+        """The panel, and for pages without a kernel how it begins."""
+        controls = ", ".join(control.description for control in self.controls.values())
+        how = f"<p><i>In a notebook this picture moves: {html.escape(controls)}.</i></p>"
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.picture.value + self.state.value + how}
+
     def _restore(self) -> None:
         for name, value in self._first.items():  # in their order: what follows another comes after it
             self.controls[name].value = value
@@ -169,7 +175,7 @@ def panel_axes(width: float, height: float, ratios: Sequence[float], left: float
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
     margins = {"left": left, "right": 0.98, "bottom": 0.16, "top": 0.88, "wspace": wspace}
-    axes = list(figure.subplots(1, len(ratios), width_ratios=ratios, gridspec_kw=margins))
+    axes = list(figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios, gridspec_kw=margins).flat)
     for axis in axes:
         axis.tick_params(labelsize=SMALL)
         axis.xaxis.label.set_size(LARGE)

@@ -91,8 +91,8 @@ def _best_set(answer, case, category) -> bool:
     if not isinstance(answer, (list, tuple)) or not answer or not set(answer) <= set(own):
         return False
     every = [kept for size in range(1, len(own) + 1) for kept in combinations(own, size)]
-    best = max(sign_scores(case, category, kept)["now"].ap for kept in every)
-    return sign_scores(case, category, list(answer))["now"].ap >= best - 1e-9
+    ap = {kept: sign_scores(case, category, kept)["now"].ap or 0 for kept in every}
+    return ap[tuple(s for s in own if s in answer)] >= max(ap.values()) - 1e-9
 
 
 @exercise("05.1", "in order: A, not A, A; take the precision at each A")

@@ -41,7 +41,7 @@ def bars_against_truth(
     for c, category in enumerate(bank.categories):
         own = bank.signs_of(category)
         columns = [bank.texts.index(text) for text in own]
-        for n in np.flatnonzero(labels[:, c]):
+        for n in np.flatnonzero(labels[:, c]).tolist():
             there = np.array([text in drawn[n] for text in own])
             if 0 < there.sum() < len(there):
                 bar = detector.scale_[c] * detector.weights_[c, columns] * cosines[n, columns]

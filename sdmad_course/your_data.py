@@ -121,9 +121,11 @@ def _save_dicom(path: Path, picture: Image.Image, patient: str) -> None:
     import pydicom
 
     grey, scan, uid = np.asarray(picture.convert("L")).astype(np.uint16), pydicom.Dataset(), pydicom.uid
-    scan.update({"PatientID": patient, "Modality": "OT", "PhotometricInterpretation": "MONOCHROME2"})
-    scan.update({"SamplesPerPixel": 1, "Rows": grey.shape[0], "Columns": grey.shape[1], "PixelRepresentation": 0})
-    scan.update({"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096})
+    values = {"PatientID": patient, "Modality": "OT", "PhotometricInterpretation": "MONOCHROME2", "SamplesPerPixel": 1}
+    values |= {"Rows": grey.shape[0], "Columns": grey.shape[1], "PixelRepresentation": 0, "BitsAllocated": 16}
+    values |= {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096}
+    for name, value in values.items():
+        setattr(scan, name, value)
     scan.SOPClassUID, scan.SOPInstanceUID = uid.SecondaryCaptureImageStorage, uid.generate_uid(entropy_srcs=[str(path)])
     scan.PixelData = (grey * 16).tobytes()
     scan.file_meta = pydicom.dataset.FileMetaDataset()
