@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
+from importlib import import_module
 from inspect import Parameter, Signature, signature
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -33,6 +34,11 @@ app = typer.Typer(
 )
 signs_app = typer.Typer(help="Sign banks: have one written by a language model, check one.", rich_markup_mode=None)
 app.add_typer(signs_app, name="signs")
+federate_app = typer.Typer(help="One detector of several hospitals, whose images stay there.", rich_markup_mode=None)
+app.add_typer(federate_app, name="federate")
+
+WRONG_USE: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
+"""The second of typer up to 0.25, which Flower asks for."""
 
 output = SimpleNamespace(json=False, quiet=False, remarks=[])
 """What --json and --quiet say, and what was remarked; set anew by each call of the program."""
@@ -40,7 +46,7 @@ output = SimpleNamespace(json=False, quiet=False, remarks=[])
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    from . import commands  # it adds them to the program
+    from . import commands, federate  # noqa: F401  # they add them to the program
 
     words = list(sys.argv[1:] if argv is None else argv)
     if hasattr(sys.stdout, "reconfigure"):  # what a terminal of cp1252 or ASCII has no letter for stands as \u80f8
@@ -48,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # --json and --quiet may stand before or after the command: bring them before it
         with stopped_cleanly():
-            run_app(commands.app, "sdmad", sorted(words, key=lambda word: word not in ("--json", "--quiet")))
+            run_app(app, "sdmad", sorted(words, key=lambda word: word not in ("--json", "--quiet")))
         return 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # `sdmad ... | head`
             return 141
         message = f"{error.filename or 'the output'}: {error.strerror}; make room, or close other programs"
-    except typer.TyperException as error:  # wrong options
+    except WRONG_USE as error:  # wrong options
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "sdmad"
         message = f"{error.format_message().rstrip('.')}; see '{where} --help'"
