@@ -90,6 +90,7 @@ def parse(words):
 
 COMMANDS = [["run"], ["signs", "check"], ["signs", "generate"], ["fit"], ["predict"], ["evaluate"], ["embed"]]
 COMMANDS += [["decide"], ["subgroups"], ["export"]]
+COMMANDS += [["federate", "serve"], ["federate", "join"]]
 COMMANDS += [["data", "list"], ["data", "info"], ["data", "get"]]
 
 

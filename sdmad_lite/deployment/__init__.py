@@ -1,4 +1,7 @@
-"""What comes after the fit: `scoring` an archive into a table, `decisions`, and who pays: `subgroups`."""
+"""What comes after the fit: `scoring` an archive into a table, `decisions`, and who pays: `subgroups`.
+
+Together with others, whose images stay with them: `federation`, and over a network `flower`.
+"""
 
 from .scoring import ArchiveSummary, ScoringConfig, about, listed, score_archive, score_table, scores
 

@@ -44,9 +44,9 @@ def serve(
         patience: seconds to wait for all sites, and for each answer. how: local_steps and checkpoint.
     Raises FederationError: a site did not come, went away, or sent what cannot be used; or nobody can listen there.
     """
-    flower, common = _flower("flwr.server"), _flower("flwr.common")
     secret = tuple(_read(Path(certificates, name)) for name in CERTIFICATES) if certificates else None
     _check(address, secret, "certificates=")
+    flower, common = _flower("flwr.server"), _flower("flwr.common")
     stopped: list[BaseException] = []
     ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -84,9 +84,9 @@ def join(site: Site, address: str = ADDRESS, *, certificate: Any = None, patienc
         patience: seconds to wait for a server that is not there yet.
     Raises FederationError: there is no server, it stopped, or it cannot use this site.
     """
-    flower, grpc = _flower("flwr.client"), needs("grpc", "federated")
     secret = _read(Path(certificate)) if certificate else None
     _check(address, secret, "certificate=")
+    flower, grpc = _flower("flwr.client"), needs("grpc", "federated")
     stopped: list[SDMADError] = []
 
     class Client(flower.NumPyClient):  # type: ignore[name-defined]
@@ -119,8 +119,9 @@ def join(site: Site, address: str = ADDRESS, *, certificate: Any = None, patienc
 
 def _flower(module: str) -> Any:
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when Flower is imported
-    logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    return needs(module, "federated")
+    found = needs(module, "federated")
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)  # which it sets when imported
+    return found
 
 
 def _asking(common: Any, clients: list[Any], patience: float) -> Ask:
@@ -172,4 +173,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FederationError(f"{path}: cannot be read ({error.strerror}); docs/scale.md says how to make it") from None
+        raise FederationError(f"{path}: cannot be read ({error.strerror}); docs/scale.md has the commands") from None

@@ -88,6 +88,7 @@ def test_a_server_and_three_sites(start, ended, houses, bank, tiny_clip_name, tm
     for name, process in running.items():
         code, out, err = ended(process, name)
         assert code == 0, err
+        assert "flwr" not in err and "Flower" not in err
     told = json.loads(out)
     assert told["images"] == 20
     assert {row["answers"] for row in told["sent"] if row["what"].startswith("adapters")} == {3}
