@@ -145,6 +145,7 @@ NOT_SAID = {
     "drop_copies": {"embed", "check"},
     "names": {"predict"},
     "least": {"predict"},
+    "categories": {"evaluate", "embed", "check"},
 }  # commands that never get to such a message
 
 

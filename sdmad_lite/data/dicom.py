@@ -143,9 +143,11 @@ def _check_header(path: Path, header) -> None:
     frames, samples = int(header.get("NumberOfFrames") or 1), int(header.get("SamplesPerPixel") or 1)
     rows, columns, kind = (header.get(name) for name in ("Rows", "Columns", "PhotometricInterpretation"))
     names = [name for form in ("", "Float", "DoubleFloat") if (name := f"{form}PixelData") in header]
-    nothing = f"holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
-    if rows is None or columns is None or not names:
-        problem = nothing
+    lost = f"declares {rows} x {columns} pixels, but none are found in it; export it again"
+    if rows is None or columns is None:
+        problem = f"holds no image ({header.get('Modality') or 'unknown modality'}); remove it from the set"
+    elif not names:
+        problem = lost
     elif frames > 1:
         problem = f"has {frames} frames; export the frame or slice to use as a file of its own"
     elif not 0 < rows * columns <= MAX_PIXELS:
@@ -153,7 +155,7 @@ def _check_header(path: Path, header) -> None:
     elif kind not in KINDS.get(samples, ()):
         problem = f"photometric interpretation {kind!r} with {samples} samples is not read; convert it"
     elif not header[names[0]].value:
-        problem = nothing
+        problem = lost
     elif header[names[0]].is_undefined_length and not header.file_meta.TransferSyntaxUID.is_compressed:
         problem = "the DICOM header names no transfer syntax; export the file again"
     else:

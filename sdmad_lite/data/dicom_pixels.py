@@ -202,8 +202,12 @@ def color(stored: np.ndarray, header) -> np.ndarray:
         if f"{names[0]}Data" in header:
             highest = max(_mend(header, name, stored, header) for name in names)
             bits = next(bits for bits in (8, 12, 16) if highest < 2**bits)
-        elif (bits := header[f"{names[0]}Descriptor"].value[2]) != 16:  # pydicom indexes it by so many bits
-            raise ValueError("a segmented palette of other than 16 bits is not read")
+        else:
+            count, first, bits = map(int, header[f"{names[0]}Descriptor"].value)
+            if bits == 8 and 0 < count <= 256 and header.original_encoding[1]:
+                stored = np.clip(stored, first, first + count - 1)  # which pydicom indexes by 8 bits
+            elif bits != 16:
+                raise ValueError("a segmented palette of this depth or byte order is not read")
         stored = needs("pydicom.pixels", "dicom").apply_color_lut(stored, header)[..., :3]
     return np.ascontiguousarray(stored if bits <= 8 else stored >> (bits - 8), dtype=np.uint8)
 

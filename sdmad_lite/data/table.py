@@ -250,8 +250,10 @@ def draw_support(table: ImageTable, shots: int, seed: int) -> np.ndarray:
         if count < shots:
             if name == "normal" and not count:
                 raise DataError("no normal image (a row of zeros); add some, for scores are measured against them")
-            what = f"{count} patients with {name!r} to draw from"
-            raise DataError(f"{what}, but {shots} shots are asked for; lower the shots")
+            remedy = "lower the shots" + ", or name the other categories with categories=" * (name != "normal")
+            if not count:
+                raise DataError(f"no image shows {name!r}; add some, or name the other categories with categories=")
+            raise DataError(f"{name!r} has {count} patients to draw from, but {shots} shots are asked for; {remedy}")
     order = np.random.default_rng(seed).permutation(len(table))
     chosen: list[int] = []
     for c in np.argsort(available, kind="stable"):  # the rarest first

@@ -247,7 +247,10 @@ CASES = [
     command(
         "fit: too many shots",
         fitting(shots=40),
-        ("1 patients with 'Effusion' to draw from, but 40 shots are asked for; lower the shots"),
+        (
+            "'Effusion' has 1 patients to draw from, but 40 shots are asked for; lower the shots, or name the other "
+            "categories with --categories"
+        ),
     ),
     command(
         "fit: a negative seed",

@@ -184,7 +184,9 @@ CASES = [
         "{path}/scan.dcm: holds no image (SR); remove it from the set",
     ),
     scan(
-        "a header without pixels", dicom(PixelData=None), "{path}/scan.dcm: holds no image (DX); remove it from the set"
+        "a header without pixels",
+        dicom(PixelData=None),
+        "{path}/scan.dcm: declares 32 x 32 pixels, but none are found in it; export it again",
     ),
     scan(
         "too few pixels",

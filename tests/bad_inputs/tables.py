@@ -406,7 +406,10 @@ CASES = [
     draw(
         "more shots than patients",
         lambda table: draw_support(table, 3, 0),
-        ("2 patients with 'Effusion' to draw from, but 3 shots are asked for; lower the shots"),
+        (
+            "'Effusion' has 2 patients to draw from, but 3 shots are asked for; lower the shots, or name the other "
+            "categories with categories="
+        ),
     ),
     draw(
         "no normal image",

@@ -378,6 +378,8 @@ def palette(order="<H", bits=16, shift=8, first=0, segmented="") -> Dataset:
         {"first": -5},
         {"order": ">H"},
         {"segmented": "Segmented"},
+        {"segmented": "Segmented", "order": "<B", "shift": 0, "bits": 8},
+        {"segmented": "Segmented", "order": "<B", "shift": 0, "bits": 8, "first": 300},
         {"order": ">H", "segmented": "Segmented"},
     ],
 )
@@ -422,7 +424,11 @@ def patched(name, value):
 
 REFUSED = {
     "two frames": (patched("NumberOfFrames", 2), "has 2 frames; export the frame"),
-    "no pixels": (patched("PixelData", None), r"holds no image \(DX\)"),
+    "no pixels": (patched("PixelData", None), "declares 64 x 64 pixels, but none are found in it; export it again"),
+    "a segmented palette in swapped bytes": (
+        lambda: palette(">B", 8, 0, segmented="Segmented"),
+        "a segmented palette of this depth or byte order",
+    ),
     "a report": (lambda: dicom(Modality="SR"), r"holds no image \(SR\)"),
     "no rows": (patched("Rows", 0), "declares 0 x 64 pixels"),
     "huge": (lambda: dicom(RAMP, Rows=65535, Columns=65535), "declares 65535 x 65535 pixels; at most 100,000,000"),

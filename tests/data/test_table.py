@@ -243,10 +243,11 @@ def test_over_many_seeds_every_image_of_a_kind_is_drawn():
     ("labels", "patients", "shots", "named"),
     [
         ([[1], [1]], [1, 2], 1, r"no normal image \(a row of zeros\)"),
-        ([[1], [1], [0], [0], [0]], [1, 2, 3, 4, 5], 3, "2 patients with 'A' .* 3 shots"),
-        ([[1], [1], [1], [0], [0], [0]], [1, 1, 1, 2, 3, 4], 2, "1 patients with 'A' .* 2 shots"),
-        ([[1], [1], [0]], [1, 2, 3], 2, "1 patients with 'normal' .* 2 shots"),
+        ([[1], [1], [0], [0], [0]], [1, 2, 3, 4, 5], 3, "'A' has 2 patients .* 3 shots .*categories="),
+        ([[1], [1], [1], [0], [0], [0]], [1, 1, 1, 2, 3, 4], 2, "'A' has 1 patients .* 2 shots"),
+        ([[1], [1], [0]], [1, 2, 3], 2, "'normal' has 1 patients .* 2 shots"),
         ([[1], [0]], [1, 2], 0, "shots is 0"),
+        ([[0], [0]], [1, 2], 1, "no image shows 'A'; add some"),
         # one patient has both: who gives A cannot give the normal image
         ([[1], [0]], [1, 1], 1, "only 0 of 1 shots of 'normal' .* not yet used"),
     ],
