@@ -20,7 +20,7 @@ from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError, OutputError, SDMADError, warn
-from sdmad_lite.files import write_text
+from sdmad_lite.files import user_cache, write_text
 from sdmad_lite.selection import EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import SignBank, load_bank
 
@@ -33,15 +33,13 @@ ROOT = ROOT if (ROOT / "data_samples").is_dir() else Path.cwd()
 
 def _outputs() -> Path:
     """`build/course` of the repository; where that cannot be written, a folder of this user, and a remark."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    own = Path(tempfile.gettempdir(), f"sdmad_course_{os.getpid()}")
-    folders = ROOT / "build" / "course", Path(cache, "sdmad_course"), own
-    for folder in filter(Path.is_absolute, folders):
+    folders = [ROOT / "build" / "course", Path(tempfile.gettempdir(), f"sdmad_course_{os.getpid()}")]
+    folders[1:1] = [cache / "sdmad_course"] if (cache := user_cache()) else []
+    for folder in folders:
         if os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK):
             break
     if folder != folders[0]:
         warn(f"{folders[0]} cannot be written: the course leaves its files in {folder}")
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(folder / "numba"))  # else UMAP is not imported without a home
     return folder
 
 

@@ -71,6 +71,13 @@ def _runs(process: int) -> bool:
     return True
 
 
+def user_cache() -> Path | None:
+    """The user's folder of caches; None where there is no home, or one that cannot be written."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    there = next((path for path in (cache, *cache.parents) if path.exists()), cache)
+    return cache if cache.is_absolute() and os.access(there, os.W_OK) else None
+
+
 @contextmanager
 def _written(path: Path) -> Iterator[None]:
     """A full disk, a lost right, a closed connection: inside the block all of it is one error that names the place."""

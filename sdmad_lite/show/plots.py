@@ -5,7 +5,10 @@ Colours are Okabe and Ito's, which people with any colour vision can tell apart;
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from io import BytesIO
 from itertools import cycle, zip_longest
 from textwrap import fill
@@ -19,6 +22,7 @@ from ..detector import SelectedSign
 from ..errors import DataError, warn
 from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
+from ..files import user_cache
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
 PINK, DARK = "#CC79A7", "#333333"
@@ -150,6 +154,12 @@ def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str, blocks
     return figure
 
 
+@cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    """A folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="sdmad_")
+
+
 def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
     """Embeddings (N, D) to points in the plane (N, 2), by "umap" (seconds) or "pca" (at once).
 
@@ -164,6 +174,8 @@ def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.n
     if x.ndim != 2 or not x.size or not np.isfinite(x).all():
         raise DataError(f"embeddings: give finite numbers (N, D), not {x.dtype} of shape {x.shape}")
     if method == "umap" and (different := len(np.unique(x, axis=0))) >= 4:
+        if user_cache() is None:  # what numba compiles needs a place, or UMAP is not imported
+            os.environ.setdefault("NUMBA_CACHE_DIR", _scratch().name)
         from umap import UMAP
 
         return UMAP(n_neighbors=min(15, len(x) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..errors import GenerationError
+from ..files import user_cache
 from .answers import PROMPTS, BadAnswer, entries, entry
 from .bank import PLAIN, Sign, SignBank, parse_bank, problems, structure
 from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
@@ -100,8 +101,7 @@ def generate_signs(
     from .chat import Chat  # late: openai is an extra
 
     asked = _settings(categories, api_key, base_url, {"modality": modality, "model": model, **settings})
-    kept = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    home = Path(tempfile.gettempdir() if kept.startswith("~") else kept) / "sdmad_lite" / "answers"  # or nobody's home
+    home = (user_cache() or Path(tempfile.gettempdir())) / "sdmad_lite" / "answers"
     chat = Chat(asked, home if cache == "default" else Path(cache) if cache else None)
     named, said, dropped = asked.categories, dict[str | None, list[Sign]](), list[str]()
     with chat.client, tqdm([*named, None], desc="signs", disable=not progress, leave=False) as subjects:

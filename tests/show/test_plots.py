@@ -1,6 +1,8 @@
 """Pictures of what is at the edge: very few points, names that look like formulas."""
 
+import os
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,15 @@ def test_few_points_are_drawn_and_it_is_said_where_umap_cannot(method, points, a
     with said if method == "umap" and (alike or points < 4) else nullcontext():
         flat = plots.project(embeddings, method)
     assert flat.shape == (points, 2) and np.isfinite(flat).all()
+
+
+def test_without_a_home_what_umap_compiles_is_kept_elsewhere(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    plots.project(np.random.default_rng(0).normal(size=(5, 8)))
+    assert Path(os.environ["NUMBA_CACHE_DIR"]).is_dir()
 
 
 def test_the_distances_of_three_points_stay():
