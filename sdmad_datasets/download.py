@@ -17,6 +17,8 @@ from sdmad_lite.errors import DataError, DownloadError, SDMADError, needs
 from sdmad_lite.files import new_folder
 
 MAX_BYTES = 128 << 30
+LOCAL = re.compile(r"https?://(localhost|127\.[\d.]+|\[::1\])(?![\w.-])", re.IGNORECASE)  # never through a proxy
+PROXIES, CERTIFICATES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 class _Bar(tqdm):
@@ -66,7 +68,8 @@ def fetch(
 
     def download(address: str, file: str, _) -> None:
         with _Bar(desc=path.name, unit="B", unit_scale=True, disable=not progress).watch(url, file, size) as bar:
-            get = pooch.HTTPDownloader(bar, chunk_size=1 << 20, timeout=60, hooks={"response": check})
+            more = {"proxies": dict.fromkeys(("http", "https", "all"))} if LOCAL.match(url) else {}
+            get = pooch.HTTPDownloader(bar, chunk_size=1 << 20, timeout=60, hooks={"response": check}, **more)
             get(address, file, None)
         if not os.path.getsize(file):
             raise DownloadError(f"{url}: sends an empty file; check the address")
@@ -88,9 +91,13 @@ def fetch(
     except DownloadError:
         raise
     except requests.RequestException as error:
-        problem = f"{url}: cannot be fetched ({error}); check the address and the network"
+        named = [name for name in os.environ if name.upper() in PROXIES and not LOCAL.match(url)]
+        through = f", or the proxy of {', '.join(named)}" if named else ""
+        problem = f"{url}: cannot be fetched ({error}); check the address and the network{through}"
     except OSError as error:
         problem = f"{path}: cannot be written ({error}); free some space or choose another place"
+        if "certificate" in str(error):  # requests looks for its file
+            problem = f"{url}: {error}; correct or unset {', '.join(n for n in CERTIFICATES if n in os.environ)}"
     except ValueError as error:  # another checksum, or no address
         problem = f"{url}: {error}; check the address and the checksum"
     finally:

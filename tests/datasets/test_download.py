@@ -165,6 +165,25 @@ def test_nobody_there_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HTTPS_PROXY", "socks://127.0.0.1:9", r"SOCKS .*or the proxy of HTTPS_PROXY"),
+        ("https_proxy", "http://u:secret@127.0.0.1:9", "or the proxy of https_proxy"),
+        ("ALL_PROXY", "http://[::1", "or the proxy of ALL_PROXY"),
+        ("REQUESTS_CA_BUNDLE", "/none.pem", r"set.zip: .*/none.pem; correct or unset REQUESTS_CA_BUNDLE"),
+    ],
+)
+def test_an_odd_proxy_is_named_and_a_server_of_this_machine_needs_none(
+    server, tmp_path, monkeypatch, name, value, said
+):
+    monkeypatch.setenv(name, value)
+    assert get(server, tmp_path / "set.zip").read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match=said) as caught:
+        fetch("https://example.invalid/set.zip", tmp_path / "other.zip", progress=False, retries=0)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "no address", "http://", "http://[1", ""])
 def test_only_web_addresses_are_fetched(tmp_path, url):
     with pytest.raises(DownloadError, match="check the address"):
