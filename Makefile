@@ -1,7 +1,8 @@
 # `make demo` and `make test` work on a fresh clone: they need make and Python 3.11 or newer, nothing else.
-# Another interpreter: make demo PYTHON=python3.12
+# Another interpreter: make demo PYTHON=python3.12. More cores and 2 GB of memory for each: make test JOBS=4
 
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/installed
 # Jupyter starts the kernel of the Python that runs it; the path is for commands that a notebook calls by name.
@@ -35,8 +36,9 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	find notebooks -name .ipynb_checkpoints -prune -o -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
-	MPLBACKEND=Agg $(BIN)/python -m pytest tests
-	$(IN_VENV) $(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+	$(IN_VENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		--nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
 
 cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
 	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/running tests/selection tests/evaluation \
