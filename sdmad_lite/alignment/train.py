@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class AlignmentConfig(Settings):
     steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
     lr: Positive = 2e-2  # peak learning rate of Adam
     batch_size: AtLeastOne = 32  # support images in a step
+    sign_batch: AtLeastOne = 128  # signs in a step; of a larger bank so many are drawn anew in each, see `draw_signs`
     augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
@@ -166,6 +168,16 @@ def cache_activations(
     return cache, torch.stack(pooled)
 
 
+def draw_signs(membership: np.ndarray, most: int, seed: Sequence[int]) -> Tensor:
+    """Numbers of `most` signs, at least one of each row of M (C+1, S), drawn by the seed; of fewer all."""
+    rows, count = membership.shape
+    if count <= most:
+        return torch.arange(count)
+    order = np.random.default_rng(seed).permutation(count)
+    first = order[membership[:, order].argmax(1)]  # of each row the one that was drawn first
+    return torch.tensor(list(dict.fromkeys([*first, *order]))[: max(rows, most)])
+
+
 def training_step(
     training: Training,
     activations: Tensor,
@@ -180,7 +192,7 @@ def training_step(
     Args:
         activations: (n, ...) of a batch below the first adapter. labels: Y (n, C).
         embed: activations to u (n, D). embed_signs: gives v (S, D); both through the adapters.
-        frozen: v (S, D) before training. membership: M (C+1, S).
+        frozen: v (S, D) before training. membership: M (C+1, S). All of the signs of this step.
     """
     config = training.config
     activations, labels = training.blend(activations, labels)
@@ -205,7 +217,8 @@ def align(
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
 
-    Images are read once, the signs encoded once in a step. Several processes share the encoding, see `running`.
+    Images are read once, the signs encoded once in a step, of a large bank some of them (`draw_signs`). Several
+    processes share the encoding, see `running`.
 
     Args:
         images: N support images. labels: Y (N, C) in {0, 1}. seed: of augmentations and batches.
@@ -237,7 +250,8 @@ def align_stepwise(
     """
     run, device = run or RunConfig(), backbone.device
     tokens, pixels = backbone.tokenize(bank.texts), backbone.prepare(images, bank.color)
-    membership = torch.from_numpy(bank.membership()).to(device)
+    member = bank.membership()
+    membership = torch.from_numpy(member).to(device)
     target = torch.as_tensor(labels, dtype=torch.float32, device=device)
     training = Training(adapters, target, config, seed)
     processes = training.processes
@@ -258,14 +272,15 @@ def align_stepwise(
         steps = range(training.step + 1, config.steps + 1)
         for step in tqdm(steps, "stage 1", config.steps, leave=False, disable=hidden, initial=training.step):
             augmentation, row = (sent(number, cache.device) for number in training.batch())
+            signs = sent(draw_signs(member, config.sign_batch, (seed, step)), device)
             training_step(
                 training,
                 sent(cache[augmentation, row], device),
                 target[sent(row, device)],
                 lambda batch: encode(embed, batch),
-                lambda: encode(lambda part: backbone.text_features(part, length), tokens),
-                frozen,
-                membership,
+                partial(encode, partial(backbone.text_features, length=length), tokens[signs]),
+                frozen[signs],
+                membership[:, signs],
             )
             # the last one stays until the detector is saved
             if checkpoint and processes.main and (step == config.steps or checkpoint.due(step)):
