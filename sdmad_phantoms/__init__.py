@@ -139,6 +139,7 @@ def sample_phantoms(
     size: int = 128,
     modality: str = "chest",
     effects: Collection[str] = ATTRIBUTES,
+    machine: str | None = None,
 ) -> Iterator[Phantom]:
     """n phantoms of simulated patients; image i depends on (seed, i) alone, so any part can be drawn again.
 
@@ -151,13 +152,15 @@ def sample_phantoms(
         modality: chest, brain or fundus.
         effects: which attributes leave their trace in the image; the same seed with another choice gives
             the same patients with the same signs.
+        machine: that renders every image, one of the modality's `machines`, "dark" and "noisy", which are far from
+            its sites; the same seed with another machine gives the same patients with the same signs.
 
     Raises:
-        DataError: an unknown modality, category or attribute.
+        DataError: an unknown modality, category, attribute or machine.
     """
     kind = modality_named(modality)
     for i in range(n):
         number = i // images_per_patient
-        patient = kind.sample_patient(np.random.default_rng([seed, 1, number]), f"P{number:05d}", effects)
+        patient = kind.sample_patient(np.random.default_rng([seed, 1, number]), f"P{number:05d}", effects, machine)
         rng = np.random.default_rng([seed, 2, i])
         yield draw_phantom(rng, kind.sample_categories(rng, categories), None, patient, size, modality)

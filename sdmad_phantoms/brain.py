@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .brain_anatomy import SIDES, SITES, Anatomy, expose, frame, render
+from .brain_anatomy import MACHINES, SIDES, SITES, Anatomy, expose, frame, render
 from .brain_signs import OVERLAY_SIGNS, SHAPE_SIGNS
 from .canvas import Canvas
 from .modality import Drawing, Modality, Patient, reshaped
@@ -37,7 +37,7 @@ def draw(
             i, before = signs.index(sign), scene.image.copy()
             lay_over(scene, sides[i], strength[i], rng)
             masks[sign] = np.abs(scene.image - before) > 0.04
-    return expose(scene.image, SITES[patient.scanner], rng), masks
+    return expose(scene.image, (SITES | MACHINES)[patient.scanner], rng), masks
 
 
 DURAL = frozenset({"dural_mass", "fluid_cleft", "dural_tail", "bright_crescent", "layered_blood"})
@@ -79,6 +79,7 @@ BRAIN = Modality(
     },
     sides=tuple(SIDES),
     sites=tuple(SITES),
+    machines=tuple(MACHINES),
     sample_anatomy=Anatomy.sample,
     draw=draw,
     same_side=True,

@@ -298,6 +298,10 @@ SITES = {
     "B": Site(0.80, 0.98, 0.025, 0.15, (0.05, 0.10, -0.08)),
     "C": Site(1.22, 1.12, 0.026, 0.03, (-0.06, -0.05, 0.12)),
 }
+MACHINES = {
+    "dark": Site(1.9, 0.75, 0.022, 0.06, (0.0, 0.0, 0.0)),
+    "noisy": Site(1.0, 1.0, 0.110, 0.15, (0.0, 0.0, 0.0)),
+}
 
 
 def expose(grey: np.ndarray, site: Site, rng: np.random.Generator) -> np.ndarray:

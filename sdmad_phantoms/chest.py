@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .canvas import Canvas
-from .chest_anatomy import SITES, Anatomy, Renderer, expose
+from .chest_anatomy import MACHINES, SITES, Anatomy, Renderer, expose
 from .chest_signs import OVERLAY_SIGNS, SHAPE_SIGNS
 from .modality import Drawing, Modality, Patient, reshaped
 
@@ -38,7 +38,7 @@ def draw(
             before = scene.image
             OVERLAY_SIGNS[sign](scene, sides[i], strength[i], rng)
             masks[sign] = renderer.change(before, scene.image)
-    return expose(renderer.finished(scene), scene, SITES[patient.scanner], rng), masks
+    return expose(renderer.finished(scene), scene, (SITES | MACHINES)[patient.scanner], rng), masks
 
 
 CHEST = Modality(
@@ -84,6 +84,7 @@ CHEST = Modality(
     },
     sides=("right", "left"),
     sites=tuple(SITES),
+    machines=tuple(MACHINES),
     sample_anatomy=Anatomy.sample,
     draw=draw,
 )

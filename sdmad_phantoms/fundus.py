@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .canvas import Canvas
-from .fundus_anatomy import SITES, Anatomy, compose, draw_disc, draw_field, draw_ground, draw_vessels, expose
+from .fundus_anatomy import MACHINES, SITES, Anatomy, compose, draw_disc, draw_field, draw_ground, draw_vessels, expose
 from .fundus_signs import DISC_SIGNS, GROUND_SIGNS, TOP_SIGNS, VESSEL_SIGNS, Painting
 from .modality import Drawing, Modality, Patient, reshaped
 
@@ -40,7 +40,11 @@ def draw(
                 kind[sign](painting, sides[i], strength[i], rng)
                 yield sign, before
 
-    site, canvas, anatomy = SITES[patient.scanner], Canvas(rng, size, pose=1.4, warp=0.0), anatomy_without(None)
+    site, canvas, anatomy = (
+        (SITES | MACHINES)[patient.scanner],
+        Canvas(rng, size, pose=1.4, warp=0.0),
+        anatomy_without(None),
+    )
     field, masks = draw_field(size, site, rng), {}
     disc, vessels = draw_disc(canvas, anatomy), draw_vessels(canvas, anatomy)
     window, share, colour = disc
@@ -120,6 +124,7 @@ FUNDUS = Modality(
     },
     sides=("upper", "lower"),
     sites=tuple(SITES),
+    machines=tuple(MACHINES),
     sample_anatomy=Anatomy.sample,
     draw=draw,
 )

@@ -66,6 +66,7 @@ class Modality:
     associations). exclusive: groups of signs of which one image shows at most one, because one would hide
     or undo the other. normal_unless: a normal sign is true of an image that shows none of these.
     sides: the two places that a sided sign can take. sites: scanners or cameras.
+    machines: two that are far from those of the sites, one much darker and one much noisier.
     sample_anatomy: (rng, age, sex) -> hashable anatomy; it consumes the same random numbers for every
     age and sex. draw: (rng, patient, signs, sides, strength, size) -> the image, (H, W) or (H, W, 3)
     uint8, and for each sign the (H, W) bool region that it changed. same_side: whether the signs of one
@@ -79,6 +80,7 @@ class Modality:
     normal_unless: Mapping[str, frozenset[str]]
     sides: tuple[str, str]
     sites: tuple[str, ...]
+    machines: tuple[str, ...]
     sample_anatomy: Callable[[np.random.Generator, float, str], Hashable]
     draw: Callable[..., Drawing]
     same_side: bool = False
@@ -99,7 +101,11 @@ class Modality:
         return [sign for sign in self.bank.signs if set(sign.categories) & set(self.seen)]
 
     def sample_patient(
-        self, rng: np.random.Generator, patient_id: str, effects: Collection[str] = ATTRIBUTES
+        self,
+        rng: np.random.Generator,
+        patient_id: str,
+        effects: Collection[str] = ATTRIBUTES,
+        machine: str | None = None,
     ) -> Patient:
         """A new person. The record is the same whichever effects are on; only the looks differ.
 
@@ -107,18 +113,23 @@ class Modality:
             rng: the source of chance.
             patient_id: the person's name.
             effects: which of ATTRIBUTES leave their trace in the image.
+            machine: one of `machines` or `sites` that renders whatever the person's site; it becomes the site.
 
         Raises:
-            DataError: an unknown attribute.
+            DataError: an unknown attribute or machine.
         """
         if isinstance(effects, str):
             raise DataError(f"effects: give a list, such as [{effects!r}]")
         if unknown := set(effects) - set(ATTRIBUTES):
             raise DataError(f"effects: unknown attribute {sorted(unknown)[0]!r}; there are {', '.join(ATTRIBUTES)}")
+        if machine is not None and machine not in (*self.machines, *self.sites):
+            there = ", ".join((*self.machines, *self.sites))
+            raise DataError(f"machine: the {self.name} phantom has no {machine!r}; there are {there}")
         age, sex, site = int(rng.integers(20, 90)), str(rng.choice(["F", "M"])), str(rng.choice(self.sites))
         shown_age, shown_sex = age if "age" in effects else NEUTRAL_AGE, sex if "sex" in effects else NEUTRAL_SEX
         anatomy = self.sample_anatomy(rng, shown_age, shown_sex)
-        return Patient(patient_id, age, sex, site, site if "site" in effects else self.sites[0], anatomy, self.name)
+        scanner = machine or (site if "site" in effects else self.sites[0])
+        return Patient(patient_id, age, sex, machine or site, scanner, anatomy, self.name)
 
     def sample_categories(
         self, rng: np.random.Generator, allowed: Sequence[str] | None = None, normal: float = 0.25

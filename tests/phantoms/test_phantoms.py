@@ -172,6 +172,7 @@ BRAIN_PATIENT = MODALITIES["brain"].sample_patient(np.random.default_rng(0), "P0
         (lambda out: draw_phantom(0, patient=BRAIN_PATIENT), "P0 is of modality 'brain', the phantom is 'chest'"),
         (lambda out: next(sample_phantoms(1, 0, effects="age")), r"give a list, such as \['age'\]"),
         (lambda out: next(sample_phantoms(1, 0, effects=["age", "weight"])), "unknown attribute 'weight'; there are"),
+        (lambda out: next(sample_phantoms(1, 0, machine="bright")), "no .bright.; there are dark, noisy, A, B, C"),
         (lambda out: write_samples(out, images=0), "at least one is needed"),
         (lambda out: modality_named("knee"), "unknown modality 'knee': there are chest, brain, fundus"),
         (lambda out: draw_phantom(0, modality="knee"), "unknown modality 'knee'"),
@@ -221,6 +222,18 @@ def test_an_attribute_leaves_its_trace_in_the_image_only_where_its_effect_is_on(
             a, b = (draw_phantom(seed, patient=patient, size=64, modality=kind.name) for patient in patients)
             assert distance(a, b).mean() > 1.5 if traces else np.array_equal(a.image, b.image)
             assert traces or a.patient.anatomy == b.patient.anatomy
+
+
+def test_a_far_machine_renders_the_same_patients_with_the_same_signs(kind):
+    home, *far = (list(sample_phantoms(12, 5, size=32, modality=kind.name, machine=m)) for m in (None, *kind.machines))
+    for machine, phantoms in zip(("dark", "noisy"), far, strict=True):
+        assert {(p.patient.site, p.patient.scanner) for p in phantoms} == {(machine, machine)}
+        for a, b in zip(home, phantoms, strict=True):
+            assert (a.categories, a.signs, a.patient.anatomy) == (b.categories, b.signs, b.patient.anatomy)
+    light, dark, noisy = (np.stack([p.image for p in phantoms]).astype(float) for phantoms in (home, *far))
+    assert dark.mean() < 0.7 * light.mean()
+    grain = [np.median(np.abs(np.diff(images, axis=1))) for images in (light, noisy)]
+    assert grain[1] > 1.5 * grain[0]
 
 
 # True to the pixels
