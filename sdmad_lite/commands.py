@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
+from . import case_commands  # noqa: F401  # adds its own
 from .after_fit import Exclude, Resamples, Seed, scored
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError

@@ -9,7 +9,7 @@ For teaching and research; not for clinical use.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,27 +195,41 @@ class SDMAD:
             yield self.backbone
 
     @torch.inference_mode()
-    def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
+    def embeddings_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`embeddings` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:
             u = self.backbone.image_features(pixels).float().cpu()
-        with torch.autocast("cpu", enabled=False):  # cosines are exact, whatever the encoder runs in
-            cosines = u @ self.sign_embeddings_.T
-        return cosines.double().numpy(), recorded[0].cpu().double().numpy()
+        return u.numpy(), recorded[0].cpu().numpy()
 
-    @noting()
+    @torch.inference_mode()
+    def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
+        u, h = self.embeddings_of_pixels(pixels)
+        with torch.autocast("cpu", enabled=False):  # cosines are exact, whatever the encoder runs in
+            cosines = torch.from_numpy(u) @ self.sign_embeddings_.T
+        return cosines.double().numpy(), h.astype(np.float64)
+
     def features(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) with the signs after stage 1, and activations h (N, d).
 
         h is what `pool_tokens` makes of the activations below the first adapter, for the image evidence.
         """
+        return self._of_pixels(self.features_of_pixels, images, progress)
+
+    def embeddings(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Unit embeddings u (N, D) after stage 1 and activations h (N, d), as float32; z of `features` is u v'."""
+        return self._of_pixels(self.embeddings_of_pixels, images, progress)
+
+    @noting()
+    def _of_pixels(self, function: Callable, images, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Two arrays that a function makes of the pixels of images, batch by batch."""
         self.check_fitted()
         images, size = as_images(images)[0], 64
         starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False)
         with self.installed() as clip:
             pixels = (clip.prepare(images[i : i + size], self.bank.color, strict=i == 0) for i in starts)
-            cosines, activations = zip(*map(self.features_of_pixels, pixels), strict=True)
-        return np.concatenate(cosines), np.concatenate(activations)
+            first, second = zip(*map(function, pixels), strict=True)
+        return np.concatenate(first), np.concatenate(second)
 
     def cosines(self, images, *, progress: bool = False) -> np.ndarray:
         """z: (N, S) cosines of images and signs after stage 1."""

@@ -46,6 +46,10 @@ class FederationError(SDMADError):
     """A site that learns with others went away, or sent what cannot be used."""
 
 
+class CaseError(SDMADError):
+    """A memory of cases cannot be read, or does not take an entry."""
+
+
 class OutputError(SDMADError):
     """A result cannot be written."""
 

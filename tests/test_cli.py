@@ -91,6 +91,7 @@ def parse(words):
 COMMANDS = [["run"], ["signs", "check"], ["signs", "generate"], ["fit"], ["predict"], ["evaluate"], ["embed"]]
 COMMANDS += [["decide"], ["subgroups"], ["export"]]
 COMMANDS += [["federate", "serve"], ["federate", "join"]]
+COMMANDS += [["memory", word] for word in ("add", "score", "log", "rollback")] + [["sites"]]
 COMMANDS += [["data", "list"], ["data", "info"], ["data", "get"]]
 
 
@@ -135,6 +136,7 @@ RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_lite/data": READERS,
     "sdmad_lite/deployment": ("predict",),
     "sdmad_lite/deployment/subgroups.py": ("subgroups",),
+    "sdmad_lite/deployment/memory.py": ("add",),
     "sdmad_lite/evaluation/seen_images.py": ("evaluate",),
     "sdmad_lite/clip": ("run", "fit", "embed", "check"),
     "sdmad_lite/options.py": ("run", "fit"),
@@ -147,6 +149,7 @@ NOT_SAID = {
     "least": {"predict"},
     "runtime": {"predict"},
     "categories": {"evaluate", "embed", "check"},
+    "self_made": {"predict"},
 }  # commands that never get to such a message
 
 
@@ -162,7 +165,7 @@ def said_in(place):
 @pytest.mark.parametrize("place", RECOMMENDED)
 def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(place):
     group = typer.main.get_command(app)
-    commands = group.commands | group.commands["signs"].commands
+    commands = group.commands | group.commands["signs"].commands | group.commands["memory"].commands
     every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
     for text in said_in(place):
         for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", text)) - IN_PYTHON:
@@ -450,7 +453,7 @@ UNTRIED = (["run"], ["decide"], ["signs", "generate"], ["data", "get"])
 
 def test_the_page_shows_every_command():
     assert {" ".join(command) for command in COMMANDS} == {
-        " ".join(line[: 2 if line[0] in ("signs", "data") else 1]) for line in PASTED
+        " ".join(line[: 2 if line[0] in ("signs", "data", "memory") else 1]) for line in PASTED
     }
     for line in PASTED:
         parse(line)
@@ -477,11 +480,13 @@ def test_the_commands_of_the_page_run_as_they_stand(root, monkeypatch, capsys):
     """In their order, since one needs what another wrote; with fewer steps and resamples than unless told."""
     monkeypatch.chdir(root)
     quick = {"fit": ["--steps", "2"], "evaluate": ["--resamples", "2"], "subgroups": ["--least", "1"]}
+    quick |= {"sites": ["--resamples", "2"]}
     for line in PASTED:
         if line[:2] not in UNTRIED and line[:1] not in UNTRIED:
             assert main([*line, *quick.get(line[0], [])]) == 0, capsys.readouterr().err
     made = {"detector", "export", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
-    assert {path.name for path in (root / "build").iterdir()} == made | {"embeddings.npz", "frozen.parquet"}
+    made |= {"embeddings.npz", "frozen.parquet", "cases.db", "cases.db-journal"}
+    assert {path.name for path in (root / "build").iterdir()} == made
 
 
 def test_a_detector_of_some_categories_is_scored_on_data_that_have_more(world, ask, capsys):

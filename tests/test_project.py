@@ -178,7 +178,7 @@ ROWS = [
     ["evaluation"],
     ["deployment"],
     ["show"],
-    ["cli", "options", "after_fit", "federate", "commands"],
+    ["cli", "options", "after_fit", "case_commands", "federate", "commands"],
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 

@@ -15,8 +15,9 @@ from .sign_selector import (
     equal_weights,
     margins,
     support_auroc,
+    weights_of_spread,
 )
 
 __all__ = ["TRAINING_FREE", "Calibration", "EvidenceConfig", "ImageEvidence", "Moments", "SelectionConfig"]
 __all__ += ["SignSelector", "best_f1_thresholds", "discriminant_weights", "equal_weights", "logistic", "logistic_sums"]
-__all__ += ["margins", "normal_f1_thresholds", "support_auroc"]
+__all__ += ["margins", "normal_f1_thresholds", "support_auroc", "weights_of_spread"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data import read_image
+from ..deployment.sites import REMEDIES
 from ..deployment.subgroups import MACRO, TOO_FEW, GroupFigure
 from ..deployment.tables import csv_text
 from ..evaluation.protocols import Interval, figure_text
@@ -19,6 +20,7 @@ from ..files import NOTICE, new_folder, write_text
 from .plots import plot_sign_maps, to_png
 
 if TYPE_CHECKING:
+    from ..deployment.sites import SiteFigure
     from ..detector import SDMAD
 
 MAPPED = 3  # signs in one picture of heat maps: those that speak most for the category
@@ -82,6 +84,16 @@ def promises_text(promises: Mapping[str, Mapping], level: float) -> str:
             cover = figure_text(*of["cover"]) if of["cover"] else TOO_FEW
             lines.append([category, kind, str(of["images"]), cover])
     return aligned(lines)
+
+
+def remedies_text(rows: Sequence[SiteFigure]) -> str:
+    """What each remedy does to each figure at each site, and what it is."""
+    lines = [["remedy", "at", "figure", "before", "after", "difference", "verdict"]]
+    for row in rows:
+        change = f"{row.after - row.before:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]"
+        figures = f"{row.before:.3f}", f"{row.after:.3f}", change
+        lines.append([row.remedy, row.site, row.figure, *figures, row.verdict])
+    return "\n".join([aligned(lines), *(f"{name}: {what}" for name, what in REMEDIES.items())])
 
 
 def explained_rows(detector: SDMAD, images: Mapping[str, object], progress: bool = False) -> list[dict]:

@@ -1,0 +1,153 @@
+"""Commands of a detector at work: a memory of confirmed cases, and another hospital. `commands.py` has the others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+import sdmad_lite as sd
+
+from .cli import answer, app, command, output
+from .errors import SDMADError
+from .files import NOTICE
+from .options import Detector, Device, Part, Source
+
+if TYPE_CHECKING:
+    from .deployment.memory import Memory
+
+memory_app = typer.Typer(
+    help="A memory of confirmed cases: a detector learns while it works, without training.", rich_markup_mode=None
+)
+app.add_typer(memory_app, name="memory")
+
+File = Annotated[str, Option("--memory", help="SQLite file of the cases; 'add' makes it where there is none")]
+Who = Annotated[str, Option(help="the person who answers for this entry")]
+
+
+def opened(memory: str, detector: str, device: str | None, new: bool = False) -> Memory:
+    """The memory in a file, of the detector in a folder."""
+    from .deployment.memory import Memory
+
+    if not (new or Path(memory).exists()):
+        raise SDMADError(f"{memory}: no such memory; 'sdmad memory add' makes one")
+    return Memory(memory, sd.SDMAD.load(detector, device=device))
+
+
+@command(
+    memory_app,
+    "add",
+    "sdmad memory add --memory build/cases.db --detector build/detector --data data_samples/chest --split test \\\n"
+    "      --who 'Dr A. Reader'",
+)
+def add(
+    memory: File,
+    detector: Detector,
+    source: Part,
+    who: Who,
+    finding: Annotated[str | None, Option(help="all images show this, which the detector did not know")] = None,
+    sign: Annotated[list[str] | None, Option(help="of the --finding: what is visible; repeat it for more")] = None,
+    self_made: Annotated[bool, Option("--self-made", help="its own decisions, unconfirmed; scores may fall")] = False,
+    device: Device = None,
+) -> None:
+    """Add confirmed cases to the memory, or a new finding by three images or more and a few signs."""
+    if bool(finding) != bool(sign) or (finding and self_made):
+        raise SDMADError("--finding: goes with one --sign or more, and without --self-made")
+    cases = opened(memory, detector, device, new=True)
+    table = source.table(() if finding or self_made else cases.detector().bank.categories)
+    if finding:
+        numbers = cases.add_finding(finding, sign or [], table.images, who=who)
+    else:
+        numbers = cases.add(table.images, None if self_made else table.labels, who=who, self_made=self_made)
+    told = {"memory": str(Path(memory).resolve()), "entries": numbers, "cases": len(cases.cases()[0]), "notice": NOTICE}
+    answer(told, f"entries {numbers[0]} to {numbers[-1]}, {told['cases']} cases: {told['memory']}\n{NOTICE}")
+
+
+@command(
+    memory_app,
+    "score",
+    "sdmad memory score --memory build/cases.db --detector build/detector data_samples/chest/images/0000.png",
+)
+def score(
+    memory: File,
+    detector: Detector,
+    images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
+    out: Annotated[str | None, Option(help="folder of the detector that has learnt, for all other commands")] = None,
+    device: Device = None,
+) -> None:
+    """Score images with what the cases have taught, or write the detector that has learnt."""
+    from .deployment.scoring import listed
+    from .show.answers import explained_rows, explained_table
+
+    if bool(images) == bool(out):
+        raise SDMADError("memory score: give images, or --out for the detector; one of the two")
+    learnt = opened(memory, detector, device).detector()
+    if out:
+        told = {"detector": str(learnt.save(out).resolve()), "notice": NOTICE}
+        return answer(told, f"{NOTICE}\ndetector: {told['detector']}")
+    folders = {name: [path for _, path in listed(name)] for name in images or () if Path(name).is_dir()}
+    paths = [path for name in images or () for path in folders.get(name, [name])]
+    found = explained_rows(learnt, dict(listed(paths)), not output.quiet)
+    answer({"predictions": found, "notice": NOTICE}, f"{explained_table(found)}\n{NOTICE}")
+
+
+@command(memory_app, "log", "sdmad memory log --memory build/cases.db --detector build/detector")
+def log(memory: File, detector: Detector, device: Device = None) -> None:
+    """List the entries, those that were rolled back too, and say whether the cases drift; exit code 1 if they do."""
+    from .show.answers import aligned
+
+    cases = opened(memory, detector, device)
+    standing, (evidence, alarm) = set(cases.file.standing), cases.drift()
+    told = [asdict(entry) | {"stands": entry.id in standing} for entry in cases.file.log]
+    rows = [["entry", "at", "who", "kind", "about", ""]]
+    for entry in cases.file.log:
+        about = ", ".join(entry.about) or "normal" if entry.image else str(entry.about)
+        off = "" if entry.id in standing or entry.kind == "rollback" else "rolled back"
+        rows.append([str(entry.id), entry.at, entry.who, entry.kind, about, off])
+    text = f"drift: cases come otherwise since before entry {alarm.id}" if alarm else "drift: none"
+    found = {"entries": told, "drift": alarm and alarm.id, "evidence": evidence.tolist()}
+    answer(found, f"{aligned(rows)}\n{text}", int(alarm is not None))
+
+
+@command(
+    memory_app,
+    "rollback",
+    "sdmad memory rollback --memory build/cases.db --detector build/detector --to 0 --who 'Dr A. Reader'",
+)
+def rollback(
+    memory: File,
+    detector: Detector,
+    who: Who,
+    to: Annotated[int, Option(min=0, help="entry after which all is as it was then; 0 for the start")],
+    device: Device = None,
+) -> None:
+    """Be as after an earlier entry. Nothing is removed, and a rollback can be taken back in the same way."""
+    cases = opened(memory, detector, device)
+    cases.rollback(to, who=who)
+    told = {"memory": str(Path(memory).resolve()), "cases": len(cases.cases()[0])}
+    answer(told, f"{told['cases']} cases stand: {told['memory']}")
+
+
+@command(
+    app, "sites", "sdmad sites --detector build/detector --data data_samples/chest --site data_samples/chest --shots 4"
+)
+def sites(
+    detector: Detector,
+    source: Source,
+    site: Annotated[str, Option(help="data of the other hospital; --data are those of home, both read alike")],
+    shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
+    resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
+    seed: Annotated[int, Option(min=0, help="of the halves, shots and resamples")] = 0,
+    device: Device = None,
+) -> None:
+    """Another hospital: three remedies side by side, before and after, at both sites."""
+    from .deployment.sites import compare_sites
+    from .show.answers import remedies_text
+
+    fitted = sd.SDMAD.load(detector, device=device)
+    home, away = (replace(source, data=data).table(fitted.bank.categories) for data in (source.data, site))
+    rows = compare_sites(fitted, home, away, shots=shots, resamples=resamples, random_state=seed)
+    answer({"figures": [asdict(row) for row in rows], "notice": NOTICE}, f"{remedies_text(rows)}\n{NOTICE}")

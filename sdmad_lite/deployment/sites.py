@@ -1,0 +1,145 @@
+"""Another hospital: what its machine costs a detector, and three remedies side by side. [ours]
+
+    rows = compare_sites(detector, home_table, site_table, shots=4)
+    print(sites_text(rows))
+
+Half of the patients of each site are there to adapt with, the others to judge by. `exposed`, `centred` and `learnt` are
+the remedies, to be used where a row says that they help.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import f1_score, roc_auc_score
+
+from ..data import ImageTable, as_images, draw_support, read_image, split_train_test
+from ..detector import SDMAD
+from ..errors import DataError, SDMADError
+from ..evaluation.protocols import resampled
+from .learning import learnt, moments_of
+
+REMEDIES = {
+    "exposure": "grey values of the site brought to those of home; unlabelled images",
+    "normals": "thresholds moved by normal images of the site; no ranking changes",
+    "shots": "a few labelled cases of both sites, learnt in closed form",
+}
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # of labels Y, logits and thresholds (as logits)
+
+
+def _over(labels: np.ndarray, *rest: np.ndarray):
+    """The columns of categories that some images show and some do not."""
+    return zip(*(a.T[(0 < labels.sum(0)) & (labels.sum(0) < len(labels))] for a in (labels, *rest)), strict=True)
+
+
+FIGURES: dict[str, Score] = {
+    "AUROC": lambda y, s, t: np.mean([roc_auc_score(*column) for column in _over(y, s)]),
+    "F1": lambda y, s, t: np.mean([f1_score(a, b, zero_division=0) for a, b in _over(y, s >= t)]),
+    "false alarms": lambda y, s, t: (s >= t)[y.sum(1) == 0].any(1).mean(),  # share of the normal images
+}
+"""Means over categories, of which only the last is better where it is lower."""
+
+
+@dataclass(frozen=True)
+class SiteFigure:
+    """One figure at one site, before and after a remedy, on the same images."""
+
+    remedy: str
+    site: str  # "home" or "site"
+    figure: str
+    before: float
+    after: float
+    interval: tuple[float, float]  # 95 % of the difference, over patients
+    verdict: str  # helps, harms, or no difference shown
+
+
+def exposure_curve(images: Sequence, like: Sequence, color: bool = False) -> np.ndarray:
+    """(256, 1), or (256, 3) for colours: which value to put for each, so that values come as often as in `like`."""
+
+    def often(images: Sequence) -> np.ndarray:
+        pixels = [np.asarray(read_image(image, color)).reshape(-1, 3 if color else 1).T for image in images]
+        counts = np.mean([[np.bincount(plane, minlength=256) / plane.size for plane in one] for one in pixels], axis=0)
+        return counts.cumsum(1) - counts / 2
+
+    planes = [np.interp(here, there, range(256)) for here, there in zip(often(images), often(like), strict=True)]
+    return np.stack(planes, 1).round().astype(np.uint8)
+
+
+def exposed(images, curve: np.ndarray) -> list[np.ndarray]:
+    """Images with the values of a curve put for theirs, (H, W) or (H, W, 3) uint8."""
+    planes, values = np.arange(curve.shape[1]), as_images(images)[0]
+    read = [np.asarray(read_image(image, len(planes) == 3)) for image in values]
+    return [curve[one.reshape(*one.shape[:2], -1), planes].reshape(one.shape) for one in read]
+
+
+def centred(detector: SDMAD, normals, home_normals) -> SDMAD:
+    """A copy of a detector for a site: the mean logits of its normal images become those of home's."""
+    new = copy.copy(detector)
+    at_home, here = (detector.decision_function(images).mean(0) for images in (home_normals, normals))
+    new.bias_ = detector.bias_ + at_home - here
+    return new
+
+
+def compare_sites(
+    detector: SDMAD,
+    home: ImageTable,
+    site: ImageTable,
+    *,
+    shots: int = 4,
+    resamples: int = 200,
+    random_state: int = 0,
+) -> list[SiteFigure]:
+    """Try the three remedies at a site, and those that change the detector at home too.
+
+    Args:
+        home, site: labelled images, split as their column `split` says, or halved by patients.
+        shots: K labelled images of each category, and of normal ones, from either site.
+
+    Raises:
+        DataError: no normal image at a site, or fewer patients of a category than shots.
+    """
+    if resamples < 1:
+        raise SDMADError(f"resamples is {resamples}: it must be at least 1, for a remedy is judged by its interval")
+    tables, v, rows = {"home": home, "site": site}, detector.sign_embeddings_.double().numpy(), list[SiteFigure]()
+    parts = {}
+    for name, table in tables.items():
+        parts[name] = split_train_test(table.by_name(detector.bank.categories), random_state)
+        if not all((part.labels.sum(1) == 0).any() for part in parts[name]):
+            raise DataError(f"{name}: no normal image in one half of its patients; add some, of several patients")
+    few = {name: train.rows(draw_support(train, shots, random_state)) for name, (train, _) in parts.items()}
+    normals = {
+        name: [train.images[i] for i in np.flatnonzero(train.labels.sum(1) == 0)] for name, (train, _) in parts.items()
+    }
+    cases = np.vstack([np.hstack(detector.embeddings(table.images)) for table in few.values()]).astype(np.float64)
+    shown = np.vstack([table.labels for table in few.values()])
+    # what each remedy makes of the images that judge it
+    test = {name: part for name, (_, part) in parts.items()}
+    x = {name: tuple(e.astype(np.float64) for e in detector.embeddings(part.images)) for name, part in test.items()}
+    before = {name: detector.logits(u @ v.T, h) for name, (u, h) in x.items()}
+    curve = exposure_curve(parts["site"][0].images, parts["home"][0].images, detector.bank.color)
+    taught, moved = learnt(detector, moments_of(cases, shown)), centred(detector, normals["site"], normals["home"])
+    after = {
+        ("exposure", "site"): detector.decision_function(exposed(test["site"].images, curve)),
+        ("normals", "site"): before["site"] + moved.bias_ - detector.bias_,
+        **{("shots", name): taught.logits(u @ v.T, h) for name, (u, h) in x.items()},
+    }
+    for (remedy, name), logits in after.items():
+        found = before[name], logits, test[name], detector.thresholds_, resamples, random_state
+        rows += [SiteFigure(remedy, name, *figure) for figure in _figures(*found)]
+    return rows
+
+
+def _figures(before, after, table: ImageTable, thresholds, resamples: int, seed: int) -> list[tuple]:
+    """Name, before, after, interval and verdict of each figure, from logits (N, C) on the same images."""
+    cuts, found = np.log(thresholds) - np.log1p(-thresholds), []
+    drawn = [np.arange(len(table)), *resampled(table.patients(), resamples, seed)]
+    for name, score in FIGURES.items():
+        values = [[score(table.labels[r], s[r], cuts) for s in (before, after)] for r in drawn]
+        (old, new), *others = values
+        low, high = np.nanpercentile(np.diff(others)[:, 0], [2.5, 97.5])
+        better, worse = (high < 0, low > 0) if name == "false alarms" else (low > 0, high < 0)
+        found.append((name, old, new, (low, high), "helps" if better else "harms" if worse else "no difference shown"))
+    return found
