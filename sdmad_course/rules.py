@@ -14,6 +14,7 @@ from sdmad_lite.detector import SDMAD
 from sdmad_lite.signs import check_bank, parse_bank
 
 from .exercises import close, exercise
+from .shortcut import with_marks
 from .sign_panels import sign_scores
 
 
@@ -141,3 +142,13 @@ def _repaired(answer, draft) -> bool:
 def _patients_named(answer) -> bool:
     table = load_data(answer)
     return table.has_patients and len(np.unique(table.patients())) < len(table)
+
+
+@exercise("08.1", "with the mark and without it an image has to come out the same, and the sick still to be found")
+def _mark_is_gone(answer, case) -> bool:
+    rows, nobody = np.arange(40), np.zeros(len(case.test), bool)
+    clean = [[np.asarray(answer(x)) for x in with_marks(case.test, m).images[:40]] for m in (nobody, ~nobody)]
+    logits = [case.detector.decision_function(images)[:, case.column] for images in clean]
+    found = [roc_auc_score(case.sick[rows], one) for one in (*logits, case.scores(nobody)[rows])]
+    left, before = np.abs(logits[0] - logits[1]), np.abs(case.scores(nobody) - case.scores(~nobody))
+    return bool(left.max() < 0.1 * before.mean() and min(found[:2]) > found[2] - 0.1)
