@@ -97,7 +97,7 @@ def write_forms(table: ImageTable, rows: Sequence[int], folder: Path, color: boo
     shutil.rmtree(folder, ignore_errors=True)
     alone = [i for i in rows if table.labels[i].sum() <= 1]
     number = {i: 1 + int(table.labels[i].argmax()) if table.labels[i].any() else 0 for i in rows}
-    names, pictures = ["normal", *table.categories], {i: read_image(table.images[i], color) for i in rows}
+    names, pictures = ["normal", *table.categories], {i: read_image(table.images[i], color, strict=False) for i in rows}
     for i in alone:
         (folder / "classes" / names[number[i]]).mkdir(parents=True, exist_ok=True)
         pictures[i].save(folder / "classes" / names[number[i]] / f"{i}.png")
