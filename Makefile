@@ -51,7 +51,7 @@ lab: $(INSTALLED) ## open a copy of the notebooks, without solutions, in Jupyter
 		--LabApp.default_url=/lab/tree/build/my_course/00_quickstart.ipynb
 
 dashboard: $(INSTALLED) ## the panels on one page, for a class to look at
-	$(IN_VENV) $(BIN)/voila tools/dashboard.ipynb --strip_sources=True
+	$(IN_VENV) $(BIN)/voila tools/dashboard.ipynb --config=tools/voila.json
 
 book: $(INSTALLED) ## run the course and write it as a website that needs no network: build/book (a quarter of an hour)
 	$(IN_VENV) $(BIN)/python tools/book.py $(ARGS)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import redirect_stdout
+from io import StringIO
 from urllib.parse import parse_qs
 
 import ipywidgets
@@ -75,7 +77,8 @@ def dashboard(modality: str = "chest", shots: int = 16, seed: int = 0) -> ipywid
 
     def show(change=None) -> None:
         state.value = "<i>one moment: fitting and embedding</i>" if change else ""
-        panels = panels_of(modality if change is None else change["new"], shots, seed)
+        with redirect_stdout(StringIO()):  # which detector was loaded is no part of the page
+            panels = panels_of(modality if change is None else change["new"], shots, seed)
         asked = {name: ipywidgets.HTML(f'<p class="panel-question">{QUESTIONS[name]}</p>') for name in panels}
         tabs.children = [ipywidgets.VBox([asked[name], panel]) for name, panel in panels.items()]
         tabs.titles, state.value = list(panels), ""

@@ -228,7 +228,7 @@ def break_it(
     old, new = logit_parts(before[c]), logit_parts(now[c])
     _draw_pairs(parts, [fill(name, 26) for name in new], list(old.values()), list(new.values()))
     widest = max(2.0, *(2 * abs(part) for e in before for part in logit_parts(e).values()))
-    title = f"{category}: logit {before[c].logit:+.2f}, now {now[c].logit:+.2f}"
+    title = f"{category}: {before[c].logit:+.2f}, now {now[c].logit:+.2f}"
     parts.set(xlabel="part of the logit", title=title, xlim=(-widest, widest))
     parts.locator_params(axis="x", nbins=5)
     parts.axvline(0, color="black", linewidth=0.8)
@@ -244,9 +244,12 @@ def _draw_pairs(axis, names: Sequence[str], before: Sequence[float], now: Sequen
     finish(axis, names, SMALL)
 
 
-def break_panel(case: BreakCase, image: int = 0) -> Panel:
-    """Controls to spoil an image, first that of number `image`."""
+def break_panel(case: BreakCase, image: int = 0, category: str | None = None) -> Panel:
+    """Controls to spoil an image, first that of number `image`, and the parts of a category."""
     ranges = {"noise": (0, 0.4), "blur": (0, 8), "exposure": (-2, 2), "occlusion": (0, 0.8)}
     controls = {name: slider(low, high, 0.0) for name, (low, high) in ranges.items()}
-    which = {"category": choice(case.detector.bank.categories), "image": slider(0, len(case.images) - 1, image)}
+    which = {
+        "category": choice(case.detector.bank.categories, category),
+        "image": slider(0, len(case.images) - 1, image),
+    }
     return Panel(partial(break_it, case), which | controls)

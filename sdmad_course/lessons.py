@@ -158,7 +158,8 @@ class Lesson:
 
     def break_panel(self) -> Panel:
         """Break it."""
-        return break_panel(BreakCase(self.detector, self.validation.images), self.example)
+        category = self.bank.categories[int(np.argmax(self.validation.labels[self.example]))]
+        return break_panel(BreakCase(self.detector, self.validation.images), self.example, category)
 
 
 def fresh_phantoms(count: int, seed: int, modality: str = "chest") -> ImageTable:

@@ -164,12 +164,14 @@ def _named(case: ExplorerCase, image: int, text: str, on: bool, truth: bool) -> 
 def explorer_panel(case: ExplorerCase, image: int | None = None) -> Panel:
     """The explorer with controls, first at `image` or at one with many anomalies."""
     bank = case.detector.bank
-    own, first = bank.signs_of(bank.categories[0]), int(np.argmax(np.sum(case.labels, 1))) if image is None else image
+    first = int(np.argmax(np.sum(case.labels, 1))) if image is None else image
+    category = bank.categories[int(np.argmax(case.labels[first]))]  # one that the image has
+    own = bank.signs_of(category)
     controls = {
-        "category": choice(bank.categories),
+        "category": choice(bank.categories, category),
         "image": slider(0, len(case.images) - 1, first),
         "threshold": slider(0, 1, 0.5),
-        "heat": choice(own, name="heat map", width="480px"),
+        "heat": choice(own, name="heat map", width="560px"),
         "truth": switch("show the truth"),
         "signs": Checks({text: text for text in own}),
     }

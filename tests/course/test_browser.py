@@ -23,7 +23,8 @@ def address(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = (tmp_path_factory.mktemp("voila") / "log").open("w+")
-    command = [sys.executable, "-m", "voila", "tools/dashboard.ipynb", "--no-browser", f"--port={port}"]
+    command = [sys.executable, "-m", "voila", "tools/dashboard.ipynb", "--config=tools/voila.json", "--no-browser"]
+    command.append(f"--port={port}")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
@@ -44,22 +45,30 @@ def address(tmp_path_factory):
         log.close()
 
 
-@pytest.fixture(scope="module")
-def page(address):
+TABS = ("Signs of an image", "Signs kept", "Shots and strength", "Protocols", "Embeddings", "Break it")
+UNNAMED = """() => [...document.querySelectorAll('.noUi-handle, select, input, button')]
+    .filter(control => control.offsetParent)
+    .filter(control => !(control.getAttribute('aria-label') || control.closest('label') || control.textContent.trim()))
+    .map(control => control.outerHTML)"""
+
+
+@pytest.fixture(scope="module", params=[(1280, 720), (1600, 1000)], ids=["1280x720", "1600x1000"])
+def page(address, request):
     sync_api = pytest.importorskip("playwright.sync_api")
+    width, height = request.param
     with sync_api.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.asked = []
+        page.on("requestfinished", lambda sent: page.asked.append(sent.url))
         page.goto(address, timeout=240_000)
         page.locator("text=signs on, probability").first.wait_for(timeout=240_000)
         yield page
         browser.close()
 
 
-@pytest.mark.parametrize(
-    "tab", ["Signs of an image", "Signs kept", "Shots and strength", "Protocols", "Embeddings", "Break it"]
-)
-def test_a_slider_moves_and_the_picture_changes(page, tab):
+@pytest.mark.parametrize("tab", TABS)
+def test_a_slider_moves_and_nothing_is_cut(page, tab):
     page.locator(".lm-TabBar-tab", has_text=tab).first.click()
     picture = page.locator("img.panel-picture:visible").first
     picture.wait_for(timeout=30_000)
@@ -75,8 +84,20 @@ def test_a_slider_moves_and_the_picture_changes(page, tab):
         timeout=30_000,
     )
     assert page.locator("text=not for clinical use").count() >= 1
+    # picture and state line lie in the window; the picture has words, each control a name
+    state = page.locator(".panel:visible > .widget-html:last-child").first
+    for place in (page.locator("img.panel-picture:visible").first, state):
+        box = place.bounding_box()
+        assert box["y"] + box["height"] <= page.viewport_size["height"]
+        assert box["x"] + box["width"] <= page.viewport_size["width"]
+    assert len(page.locator("img.panel-picture:visible").first.get_attribute("alt")) > 40
+    page.wait_for_timeout(600)  # names are given twice a second
+    assert page.evaluate(UNNAMED) == []
     folder = os.environ.get("SDMAD_SCREENSHOTS")
     if folder:
-        page.screenshot(
-            path=f"{folder}/{tab.replace(' ', '_').lower()}.png", clip={"x": 0, "y": 0, "width": 1600, "height": 840}
-        )
+        width = page.viewport_size["width"]
+        page.screenshot(path=f"{folder}/{tab.replace(' ', '_').lower()}_{width}.png")
+
+
+def test_nothing_is_asked_of_another_host(page, address):
+    assert [url for url in page.asked if not url.startswith((address, "data:", "blob:"))] == []
