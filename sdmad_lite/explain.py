@@ -4,7 +4,8 @@
         e.logit, e.signs[0].text, e.signs[0].contribution
     detector.sign_maps("image.png")  # (S, h, w), where each sign is seen
 
-An explanation is no story told afterwards, it is the score: contributions, image evidence and bias sum to the logit.
+An explanation is faithful: contributions, image evidence and bias sum to the logit. Whether a sign that it names
+is in the image is another question; notebook 06 asks it of phantoms.
 """
 
 from __future__ import annotations

@@ -126,6 +126,24 @@ def test_relative_links_lead_somewhere(files):
     assert [(name, target) for name, target in links if not (ROOT / name).parent.joinpath(target).exists()] == []
 
 
+def anchors(text: str) -> set[str]:
+    """Of the headings of a page, as GitHub and myst make them."""
+    titles = re.findall(r"^#+ +(.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", t)).strip().lower().replace(" ", "-")
+        for t in titles
+    }
+
+
+def test_links_into_a_page_lead_to_a_heading(files):
+    for name, text in files.items():
+        for target, anchor in (
+            re.findall(r"\]\(([^)\s#:]*\.md|)#([\w-]+)\)", text) if name.endswith((".md", ".ipynb")) else []
+        ):
+            page = (ROOT / name).parent / target if target else ROOT / name
+            assert anchor in anchors(page.read_text(encoding="utf-8")), (name, target, anchor)
+
+
 def test_texts_name_only_targets_and_scripts_that_exist(files):
     targets = set(re.findall(r"^([a-z-]+):", files["Makefile"], re.MULTILINE))
     for name, text in files.items():
