@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from ..detector import SDMAD
 
 RUNNER, PAGE = "score.py", "index.html"
-LIMIT = 5_000_000
-"""Bytes of a folder, without onnxruntime-web, above which a remark is made."""
+LIMIT = 5_000_000  # bytes of a folder, without onnxruntime-web, above which a remark is made
 OUTPUTS = ("embedding", "activations", "patches")
 LINEAR = {"MatMul", "Gemm", "Transpose"}  # what takes the weights of a linear layer in an exported graph
 
@@ -88,7 +87,9 @@ def export_detector(detector: SDMAD, out: str | Path, runtime: str | Path | None
         needs(module, "export")
     with new_folder(out, runner.ABOUT) as folder:
         tower = Tower(detector).eval()
-        write_tower(tower, folder / runner.TOWER)
+        program = as_onnx(tower)
+        smaller(program.model)
+        program.save(folder / runner.TOWER)
         (folder / runner.ABOUT).write_text(json.dumps(state(detector, tower), ensure_ascii=False), encoding="utf-8")
         shutil.copy(str(runner.__file__), folder / RUNNER)
         shutil.copy(Path(__file__).with_name("page.html"), folder / PAGE)
@@ -109,8 +110,8 @@ def write_sums(folder: Path) -> None:
     (folder / runner.SUMS).write_text("".join(sums), encoding="utf-8")
 
 
-def write_tower(tower: Tower, file: Path) -> None:
-    """The tower as an ONNX graph with linear weights in 8 bits, for any number of images at once."""
+def as_onnx(tower: Tower) -> Any:
+    """The tower as a program of torch.onnx, for any number of images at once."""
     options: dict[str, Any] = {"input_names": ["pixels"], "output_names": tower.outputs, "verbose": False}
     options["dynamic_shapes"] = {"pixels": {0: torch.export.Dim("images")}}
     try:
@@ -120,10 +121,9 @@ def write_tower(tower: Tower, file: Path) -> None:
     except Exception as error:  # the exporter has many kinds of its own
         why = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise BackboneError(f"{tower.name}: cannot be written as ONNX ({why}); choose a plain ViT") from None
-    smaller(program.model)
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # the source of each step, by the paths of this machine
-    program.save(file)
+    return program
 
 
 def smaller(model: Any) -> None:
