@@ -131,6 +131,15 @@ def _one_step_for_all(answer, on_test) -> bool:
     return close(answer, on_test.mean(0).max(), 1e-9)
 
 
+@exercise("12.1", "a step for each row: its largest weight by the largest whole number, and a least step for zeros")
+def _packed(answer, weights) -> bool:
+    given = np.concatenate([weights, 0 * weights[:1], 100 * weights[:1]])
+    numbers, steps = answer(given)
+    close_by = np.abs(steps * numbers - given) <= 0.5001 * steps
+    full = np.abs(numbers.astype(int)).max(1)[np.abs(given).max(1) > 0] == 127
+    return bool(numbers.dtype == np.int8 and (steps > 0).all() and close_by.all() and full.all())
+
+
 @exercise("14.1", "no error and no warning is left, with the same two categories, and no sign was only taken out")
 def _repaired(answer, draft) -> bool:
     bank = parse_bank(answer)

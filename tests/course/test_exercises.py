@@ -27,6 +27,14 @@ OWN = {
 }
 SERIES = {"zero-shot names": [0.4, 0.4], "zero-shot signs": [0.5, 0.5], "linear probe": [0.5, 0.7]}
 WANTED = ["Pleural effusion", "Pulmonary edema", "Cardiomegaly", "Consolidation"]
+WEIGHTS = np.array([[3.0, -1.0], [0.02, 0.5]])
+
+
+def packed(weights, axis=1):
+    steps = np.maximum(np.abs(weights).max(axis, keepdims=True), 1e-12) / 127
+    return np.rint(weights / steps).astype(np.int8), steps
+
+
 RIGHT = [
     ("01.1", ["hidden_diaphragm", "upper_vessels"], {"bank": CHEST.bank, "wanted": WANTED}),
     ("01.2", OWN, {"given": TINY}),
@@ -44,6 +52,7 @@ RIGHT = [
     ),
     ("07.1", 0.575, {}),
     ("07.2", 0.65, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
+    ("12.1", packed, {"weights": WEIGHTS}),
     ("14.1", OWN, {"draft": {"categories": OWN["categories"], "signs": OWN["signs"][:2]}}),
 ]
 
@@ -64,6 +73,7 @@ def test_what_is_right_passes_and_nothing_trivial_does(name, answer, given, caps
         ("04.1", 6.0, {}),
         ("05.2", ["zero-shot signs"], {"series": SERIES}),
         ("06.2", "faithful correct chance", {}),
+        ("12.1", lambda weights: packed(weights, None), {"weights": WEIGHTS}),
         ("07.2", 0.75, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
     ],
 )
