@@ -170,7 +170,7 @@ def forms(detector: SDMAD, place: Path) -> dict[str, Path]:
                 value.const_value = ir.tensor(np.rint(weights / scale).astype(np.float32) * scale)
         smaller(model)
 
-    written("convolutions rounded to 8 bits too", convolutions_too)
+    written("convolutions rounded to 8 bits too (kept in 16)", convolutions_too)
     folded = place / "folded.onnx"  # weights as constants, as the quantiser wants them
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -1,4 +1,4 @@
-"""What comes after the fit: `scoring` an archive into a table, `decisions`, and who pays: `subgroups`.
+"""What comes after the fit: `scoring` an archive into a table, `decisions`, who pays: `subgroups`, `export`.
 
 Another hospital: `sites`; a `memory` of confirmed cases, from which it learns while it works.
 Together with others, whose images stay with them: `federation`, and over a network `flower`.
