@@ -161,3 +161,8 @@ def _mark_is_gone(answer, case) -> bool:
     found = [roc_auc_score(case.sick[rows], one) for one in (*logits, case.scores(nobody)[rows])]
     left, before = np.abs(logits[0] - logits[1]), np.abs(case.scores(nobody) - case.scores(~nobody))
     return bool(left.max() < 0.1 * before.mean() and min(found[:2]) > found[2] - 0.1)
+
+
+@exercise("05.3", "the smallest n for which 0.9 to the power of n is 0.1 or less")
+def _positives_for_recall(answer) -> bool:
+    return isinstance(answer, (int, np.integer)) and answer == 22

@@ -44,6 +44,7 @@ RIGHT = [
     ("04.1", 6, {}),
     ("05.1", 0.8333, {}),
     ("05.2", ["zero-shot signs", "zero-shot names"], {"series": SERIES}),
+    ("05.3", 22, {}),
     (
         "06.2",
         "A bar is faithful: it is a part of the score. It is not always correct; set how often it names a drawn "
