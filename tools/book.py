@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -35,9 +36,9 @@ def executed(path: Path, again: bool) -> nbformat.NotebookNode:
         notebook = nbformat.read(kept, 4)
         if notebook.metadata.get("of") == mark:
             return notebook
-    print(f"running {path.name}", flush=True)
-    notebook = nbformat.read(path, 4)
+    notebook, start = nbformat.read(path, 4), time.monotonic()
     NotebookClient(notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    print(f"{path.name}: ran {time.monotonic() - start:.0f} s", flush=True)
     notebook.metadata["of"] = mark
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, kept)
