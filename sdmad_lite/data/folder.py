@@ -51,7 +51,8 @@ def load_folder(
     none = find_normal(path, names, normal, categories)
     own, further = _findings(path, rows, [name for name in names if name != none], categories, others)
     if not own:
-        raise DataError(f"{path}: no category column; expected some of {', '.join(categories or [])}")
+        expected = f"some of {', '.join(categories)}" if categories else "one of 0 and 1 for each category"
+        raise DataError(f"{path}: no category column; expected {expected}")
     ends = [none] if none else []
     labels = _labels(path, rows, own, further, ends)
     table = table_of_classes(path, images, [*own, *further, *ends], labels, none, categories, further, meta)
@@ -136,6 +137,9 @@ def _findings(
             raise DataError(f"{path}: column {name!r} holds 0 and 1 but is no category; {way}")
         else:
             passed.append(name)
+    parts = [name for name in passed if {plain(cells[name]) for _, cells in rows} <= {*PARTS}]
+    if parts and "split" not in rows[0][1]:
+        warn(f"{path}: column {parts[0]!r} seems to hold a split and is not obeyed; call it split if it shall be")
     if passed:
         warn(f"{path}: passed over, no findings: the columns {', '.join(passed)}")
     return (own, further) if categories else (further, [])
