@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -228,6 +229,78 @@ def test_a_damaged_table(table, content, categories):
         assert found.labels.shape == (len(found), len(found.categories)) and np.isin(found.labels, (0, 1)).all()
         for image in found.images:
             assert Path(image).resolve().is_relative_to(table.resolve())
+
+
+def respelled(name: str, upper: list[bool], gaps: list[str], form: str) -> str:
+    """As people and programs write a name: other case, blanks, dashes, Unicode form, letters of no width."""
+    spelled = "".join(c.upper() if up else c.lower() for c, up in zip(name, upper, strict=False))
+    return unicodedata.normalize(form, "".join(c if c != " " else gaps[0] for c in spelled) + gaps[1])
+
+
+cased = st.lists(st.booleans(), min_size=20, max_size=20)
+gaps = st.tuples(
+    st.sampled_from([" ", "_", "-", "", "\u00a0", "\u2010", "\u2013", "  ", " \u200b"]),
+    st.sampled_from(["", " ", "\u200b"]),
+)
+spellings = st.tuples(cased, gaps, st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
+NAMES = ("Épanchement pleural", "Lung nodule")
+
+
+@budget(60)
+@given(st.tuples(spellings, spellings), st.booleans())
+def test_a_category_is_known_in_any_spelling(place, spelled, folders):
+    """As the name of a column, or of a class folder in one part of the split and in the other."""
+    here = place / "names"
+    said = [respelled(NAMES[i % 2], *spelled[i // 2]).strip("\u00a0 ") or "x" for i in range(4)]
+    wanted = [(1, 0), (0, 1), (1, 0), (0, 1)]
+    if folders:
+        for i, name in enumerate(said):
+            (here / f"part{i // 2}".replace("part0", "train").replace("part1", "test") / name).mkdir(parents=True)
+            Image.fromarray(GREY + i).save(here / ("train", "test")[i // 2] / name / "a.png")
+    else:
+        here.mkdir()
+        for i in range(4):
+            Image.fromarray(GREY + i).save(here / f"{i}.png")
+        rows = [f"{i}.png,{b},{a}" for i, (a, b) in enumerate(wanted)]
+        (here / "labels.csv").write_text("\n".join([f"image,{said[1]},{said[0]}", *rows]), encoding="utf-8")
+    with watched(here), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two spellings of one class
+        found = load_data(here, NAMES, normal="" if folders else None)
+    shutil.rmtree(here)
+    assert found.categories == NAMES and sorted(map(tuple, found.labels.tolist())) == sorted(wanted)
+
+
+ONES, ZEROS = ["1", "1.0", "TRUE", "yes", "Ja", "\uff11"], ["0", "0.0", "False", "no", "n", "0e0"]
+
+
+@budget(80)
+@given(
+    st.permutations(["image", *CATEGORIES, "patient_id", "split"]),
+    st.sampled_from(",;|\t"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.lists(st.sampled_from([*zip(ONES, ZEROS, strict=True)]), min_size=12, max_size=12),
+    st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()),
+)
+def test_a_table_is_the_same_in_any_form(table, order, mark, code, end, words, more):
+    """Columns in any order, with any mark between them, as Excel, pandas and Windows leave a table."""
+    index, tail, told, quoted = more
+    header, *lines = [line.split(",") for line in LABELS.splitlines()]
+    rows, words = [dict(zip(header, line, strict=True)) for line in lines], iter(words)
+    for row in rows:
+        row |= {
+            c: next(words)[row[c] == "0"].replace("\uff11", "1" if code == "cp1252" else "\uff11") for c in CATEGORIES
+        }
+    cells = [order, *([row[name] for name in order] for row in rows)]
+    text = [[str(i - 1) if i else ""] * index + row + ["", ""] * tail for i, row in enumerate(cells)]
+    form = '"{}"'.format if quoted else str
+    text = [f"sep={mark}"] * told + [mark.join(map(form, row)) for row in text] + [mark * len(text[0])] * tail
+    (table / "labels.csv").write_bytes((end.join(text) + end).encode(code))
+    with watched(table), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = load_data(table, CATEGORIES)
+    assert found.labels.tolist() == [[0, 0], [1, 0], [0, 1]] * 2
+    assert found.meta["split"] == ("train",) * 3 + ("test",) * 3 and found.meta["patient_id"][5] == "P5"
 
 
 # Images and DICOM

@@ -1,4 +1,4 @@
-"""A folder with one subfolder per class, optionally below train/, val/ and test/.
+"""A folder with one subfolder per class, optionally below train/, val/ and test/, or each with these in it.
 
 Files of the same bytes are one image, which shows each class it stands in; the same file name alone means nothing.
 """
@@ -52,7 +52,7 @@ def load_classes(
             other = min(shown[first] - {none})
             raise DataError(f"{first}: is in {none} and, byte for byte, in {other}; remove one of them")
     paths = sorted(shown)
-    meta = {"split": tuple(splits[path] for path in paths)} if any(splits.values()) else {}
+    meta = {"split": tuple(splits[path] for path in paths)} if all(splits.values()) else {}
     if not ask:
         return ImageTable(tuple(paths), np.zeros((len(paths), 0), np.int64), (), meta)
     if several := [str(path) for path in paths if len(shown[path]) > 1]:
@@ -87,7 +87,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, Path]]:
             paths = list(walk_images(one, within=folder))
             if not paths:
                 raise DataError(f"{one}: holds no image ({', '.join(IMAGE_ENDINGS)}); add some or remove it")
-            yield from ((PARTS[plain(level.name)] if splits else "", one.name, path) for path in paths)
+            for path in paths:
+                yield PARTS.get(plain(level.name if splits else path.relative_to(one).parts[0]), ""), one.name, path
 
 
 def _same_bytes(folder: Path, files: Sequence[tuple[str, str, Path]]) -> list[Path]:

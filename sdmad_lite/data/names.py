@@ -30,8 +30,13 @@ ABOUT_IMAGES = frozenset(
 
 
 def plain(name: str) -> str:
-    """Without what differs between two spellings: case, Unicode form, blanks, `_` and `-` (not between two numbers)."""
-    name = unicodedata.normalize("NFKC", str(name)).strip().casefold()
+    """Without what differs between two spellings: case, Unicode form, blanks, `_` and `-` (not between two numbers).
+
+    Letters of no width count for nothing, dashes of any kind as `-`.
+    """
+    letters = unicodedata.normalize("NFKC", str(name))
+    kinds = zip(letters, map(unicodedata.category, letters), strict=True)
+    name = "".join("-" if kind == "Pd" else letter for letter, kind in kinds if kind != "Cf").strip().casefold()
     return re.sub(r"[\s_-]+", " ", re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", name))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import zipfile
+from itertools import product
 
 import numpy as np
 import pytest
@@ -142,6 +143,17 @@ def test_two_spellings_of_a_class_are_joined_and_said(tmp_path, parts, one, othe
         with pytest.warns(SDMADWarning, match="are taken for one class"):
             got = shown(load_data(tmp_path, categories))
         assert got[f"{other}/z.png"] == got[f"{one}/a.png"] and bool(got[f"{one}/a.png"]) == (one != "normal")
+
+
+def test_parts_of_a_split_may_stand_in_the_classes(tmp_path):
+    tree(
+        tmp_path,
+        {f"{name}/{part}/a.png": i for i, (name, part) in enumerate(product(("normal", "Mass"), ("Train", "test")))},
+    )
+    table = load_data(tmp_path)
+    assert sorted(zip(table.meta["split"], table.labels[:, 0].tolist(), strict=True)) == [
+        *product(("test", "train"), (0, 1))
+    ]
 
 
 def test_further_classes_are_left_out_where_they_are_known_or_named(tmp_path):

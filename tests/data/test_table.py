@@ -110,6 +110,12 @@ def test_parts_of_a_split_may_be_spelled_otherwise(tmp_path, word):
     assert load_folder(folder, KNOWN).meta["split"][0] == {"t": "train", "v": "val"}.get(word[0].lower(), "") or "test"
 
 
+def test_a_split_under_another_name_is_told(tmp_path):
+    folder = write_folder(tmp_path / "set", "image,Mass,subset", "images/a.png,1,Train", "images/b.png,0,test")
+    with pytest.warns(SDMADWarning, match="column 'subset' seems to hold a split and is not obeyed; call it split"):
+        assert "split" not in load_folder(folder, KNOWN).meta
+
+
 def test_images_without_labels_load_where_none_are_asked_for(tmp_path):
     folder = write_folder(tmp_path / "set", "image,Mass,split", "images/a.png,unknown,test")
     got = load_folder(folder, ())
