@@ -140,6 +140,7 @@ def _findings(
     parts = [name for name in passed if {plain(cells[name]) for _, cells in rows} <= {*PARTS}]
     if parts and "split" not in rows[0][1]:
         warn(f"{path}: column {parts[0]!r} seems to hold a split and is not obeyed; call it split if it shall be")
+        passed.remove(parts[0])
     if passed:
         warn(f"{path}: passed over, no findings: the columns {', '.join(passed)}")
     return (own, further) if categories else (further, [])
