@@ -42,7 +42,7 @@ class AlignmentConfig(Settings):
     steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
     lr: Positive = 2e-2  # peak learning rate of Adam
     batch_size: AtLeastOne = 32  # support images in a step
-    sign_batch: AtLeastOne = 128  # signs in a step; of a larger bank so many are drawn anew in each, see `draw_signs`
+    sign_batch: AtLeastOne = 192  # signs in a step; of a larger bank so many are drawn anew in each, see `draw_signs`
     augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
@@ -169,13 +169,14 @@ def cache_activations(
 
 
 def draw_signs(membership: np.ndarray, most: int, seed: Sequence[int]) -> Tensor:
-    """Numbers of `most` signs, at least one of each row of M (C+1, S), drawn by the seed; of fewer all."""
+    """Numbers of `most` signs, drawn by the seed from each row of M (C+1, S) in turn; of fewer signs all."""
     rows, count = membership.shape
     if count <= most:
         return torch.arange(count)
     order = np.random.default_rng(seed).permutation(count)
-    first = order[membership[:, order].argmax(1)]  # of each row the one that was drawn first
-    return torch.tensor(list(dict.fromkeys([*first, *order]))[: max(rows, most)])
+    drawn = membership[:, order]
+    turn = np.where(drawn > 0, drawn.cumsum(1), count).min(0)  # 1 for the first of a row, 2 for the second
+    return torch.from_numpy(order[turn.argsort(kind="stable")][: max(rows, most)])
 
 
 def training_step(
