@@ -30,7 +30,7 @@ from ..data import as_images, read_images
 from ..errors import BackboneError, BankError, note, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
-from .towers import Blocks, encode_text, find_blocks, patch_embeddings, text_length
+from .towers import Blocks, encode_text, find_blocks, last_layer_cut, patch_embeddings, text_length
 
 EMBEDDED = Path(__file__).parent / "embedded"
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
@@ -165,7 +165,8 @@ class Backbone:
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
-        return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
+        with last_layer_cut(self.model):
+            return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
 
     def text_features(self, tokens: Tensor, length: int | None = None) -> Tensor:
         """v: unit-length embeddings (S, D) of tokens, with gradients to what trains; for `length` see `text_length`."""

@@ -99,6 +99,32 @@ def without_lower(model: Any, blocks: Blocks, start: int) -> Iterator[None]:
         setattr(parent, name, blocks)
 
 
+def _class_token(block: nn.Module, args: tuple) -> tuple:
+    """A forward pre-hook: tokens ask as the first of them alone, and all are looked at."""
+    return (args[0][:, :1], args[0], args[0], *args[3:])
+
+
+@contextmanager
+def last_layer_cut(model: Any) -> Iterator[None]:
+    """Inside the block the last layer of open_clip's own image tower computes the class token alone, where no other is
+    read. [ours] Embeddings stay as they are, but for rounding.
+    """
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+    visual = model.visual
+    plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and not visual.output_tokens
+    last = visual.transformer.resblocks[-1] if plain and visual.pool_type == "tok" else None
+    if not isinstance(last, ResidualAttentionBlock):
+        yield
+        return
+    last.ln_1_kv = last.ln_1  # with it the layer takes queries, keys and values apart
+    try:
+        with last.register_forward_pre_hook(_class_token):
+            yield
+    finally:
+        del last.ln_1_kv
+
+
 def _reads_its_end(text: Any) -> bool:
     """Whether a text tower is causal and reads the end token, so that nothing behind it matters."""
     from open_clip import CLIP  # takes seconds

@@ -234,6 +234,16 @@ def test_the_split_tower_has_the_gradients_of_the_whole_tower(tiny_clip, images)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-4, atol=1e-6)
 
 
+def test_the_last_layer_computes_the_class_token_alone(tiny_clip, images):
+    pixels, last = tiny_clip.prepare(images), vision_blocks(tiny_clip.model)[-1]
+    shapes: list[tuple] = []
+    with torch.no_grad(), last.mlp.register_forward_hook(lambda mlp, args, out: shapes.append(tuple(out.shape))):
+        u = tiny_clip.image_features(pixels)
+        whole = F.normalize(tiny_clip.model.encode_image(pixels), dim=-1)  # outside it is the model as it was
+    torch.testing.assert_close(u, whole, rtol=1e-5, atol=1e-6)
+    assert shapes == [(len(pixels), 1, 32), (len(pixels), 17, 32)] and not hasattr(last, "ln_1_kv")
+
+
 # Other towers
 
 
