@@ -131,6 +131,17 @@ def _one_step_for_all(answer, on_test) -> bool:
     return close(answer, on_test.mean(0).max(), 1e-9)
 
 
+@exercise("11.1", "add counts, sums and squares of both first; the variance is the mean square less the squared mean")
+def _variance_of_both(answer) -> bool:
+    return close(answer, 5.6 / 40 - (14 / 40) ** 2, 1e-4)
+
+
+@exercise("11.2", "what April has more than March is one row of the archive: which lies nearest to the difference?")
+def _who_joined(answer, activations, difference) -> bool:
+    nearest = np.linalg.norm(activations - difference, axis=1).argmin()
+    return isinstance(answer, (int, np.integer)) and not isinstance(answer, bool) and answer == nearest
+
+
 @exercise("12.1", "a step for each row: its largest weight by the largest whole number, and a least step for zeros")
 def _packed(answer, weights) -> bool:
     given = np.concatenate([weights, 0 * weights[:1], 100 * weights[:1]])
@@ -138,6 +149,17 @@ def _packed(answer, weights) -> bool:
     close_by = np.abs(steps * numbers - given) <= 0.5001 * steps
     full = np.abs(numbers.astype(int)).max(1)[np.abs(given).max(1) > 0] == 127
     return bool(numbers.dtype == np.int8 and (steps > 0).all() and close_by.all() and full.all())
+
+
+@exercise("13.1", "subtract the mean of the negatives from that of the positives, then take the scalar product")
+def _prototype(answer) -> bool:
+    return close(answer, 0.98, 1e-3)
+
+
+@exercise("13.2", "a text of two words or more, other than the sign, whose cosines have a higher AUROC than the sign's")
+def _reworded(answer, encode, u, has, bar, sign) -> bool:
+    other = len(answer.split()) > 1 and answer.lower() != sign.lower()
+    return other and roc_auc_score(has, u @ encode([answer]).numpy()[0]) > bar
 
 
 @exercise("14.1", "no error and no warning is left, with the same two categories, and no sign was only taken out")

@@ -25,9 +25,10 @@ from benchmark import phantom_bank, phantom_table
 from shared import difference, number, one_thread, table
 from tqdm import tqdm
 
+from sdmad_course.together import divided, joined
 from sdmad_lite import SDMAD
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.data import ImageTable, draw_support
+from sdmad_lite.data import ImageTable
 from sdmad_lite.deployment.federation import SENT, Site, fit_together
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
 from sdmad_lite.files import NOTICE
@@ -54,22 +55,6 @@ class Cell:
 @lru_cache(maxsize=3)
 def images_of(modality: str, count: int, seed: int) -> ImageTable:
     return phantom_table(count, seed, modality_named(modality))
-
-
-def divided(pool: ImageTable, shots: tuple[int, ...], draw: int) -> list[ImageTable]:
-    """The support set of each site, none with a patient of another one's."""
-    sites = []
-    for number_of, k in enumerate(shots):
-        sites.append(pool.rows(draw_support(pool, k, 1000 * number_of + draw)))
-        pool = pool.rows(np.flatnonzero(~np.isin(pool.patients(), sites[-1].patients())))
-    return sites
-
-
-def joined(tables: list[ImageTable]) -> ImageTable:
-    """The rows of all tables."""
-    meta = {name: sum((one.meta[name] for one in tables), ()) for name in tables[0].meta}
-    labels = np.concatenate([np.asarray(one.labels) for one in tables])
-    return ImageTable(sum((one.images for one in tables), ()), labels, tables[0].categories, meta)
 
 
 def measured(cell: Cell) -> dict:
