@@ -42,7 +42,7 @@ class AlignmentConfig(Settings):
     steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
     lr: Positive = 2e-2  # peak learning rate of Adam
     batch_size: AtLeastOne = 32  # support images in a step
-    sign_batch: AtLeastOne = 192  # signs in a step; of a larger bank so many are drawn anew in each, see `draw_signs`
+    sign_batch: AtLeastOne | None = None  # signs in a step, drawn anew in each, see `draw_signs`; all when left out
     augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
@@ -168,10 +168,10 @@ def cache_activations(
     return cache, torch.stack(pooled)
 
 
-def draw_signs(membership: np.ndarray, most: int, seed: Sequence[int]) -> Tensor:
+def draw_signs(membership: np.ndarray, most: int | None, seed: Sequence[int]) -> Tensor:
     """Numbers of `most` signs, drawn by the seed from each row of M (C+1, S) in turn; of fewer signs all."""
     rows, count = membership.shape
-    if count <= most:
+    if most is None or count <= most:
         return torch.arange(count)
     order = np.random.default_rng(seed).permutation(count)
     drawn = membership[:, order]
@@ -218,8 +218,8 @@ def align(
 ) -> Aligned:
     """Train the adapters, the temperature and a bias per category on the support set.
 
-    Images are read once, the signs encoded once in a step, of a large bank some of them (`draw_signs`). Several
-    processes share the encoding, see `running`.
+    Images are read once, the signs encoded once in a step (or some, see `draw_signs`). Several processes share the
+    encoding, see `running`.
 
     Args:
         images: N support images. labels: Y (N, C) in {0, 1}. seed: of augmentations and batches.
