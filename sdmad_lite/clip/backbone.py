@@ -1,6 +1,7 @@
 """CLIP to look with: any open_clip model behind one small class, and the embedded default.
 
     load_clip()                                   # ships with the package, nothing is downloaded
+    load_clip("embedded-3")                       # ships too, understands more words
     load_clip("ViT-B-32", pretrained="openai")    # any open_clip name and tag
     load_clip("ViT-B-32", pretrained="weights.safetensors")
     load_clip("local-dir:my_clip") or load_clip("hf-hub:org/name")
@@ -30,9 +31,11 @@ from ..data import as_images, read_images
 from ..errors import BackboneError, BankError, note, noting
 from . import embedded_tower as stem  # noqa: F401  registers the embedded model's image tower
 from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
-from .towers import Blocks, encode_text, find_blocks, last_layer_cut, patch_embeddings, text_length
+from .towers import Blocks, embed_with_patches, encode_text, find_blocks, last_layer_cut, text_length
 
 EMBEDDED = Path(__file__).parent / "embedded"
+SHIPPED = {"embedded": EMBEDDED, "embedded-3": EMBEDDED.with_name("embedded_3")}
+"""What comes with the package, by name: version 2, and version 3, which knows a language of findings."""
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
 """What becomes of a picture that is not square, and open_clip's name for it."""
 CUT = "not square, cut to the middle square (shape='crop')"
@@ -193,14 +196,20 @@ class Backbone:
         return self.text_features(self.tokenize(texts)).cpu()
 
     def patch_features(self, pixels: Tensor) -> Tensor:
-        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share, see `patch_embeddings`.
+        """Unit-length patch embeddings (N, h, w, D) in the space that images and texts share, see `embed_with_patches`.
 
         The embedded model was pretrained so that they are meaningful; for others this is a common heuristic.
         """
-        tokens = patch_embeddings(self.model.visual, pixels.to(self.device))
-        if tokens is None:
+        _, patches = embed_with_patches(self.model, pixels.to(self.device))
+        if patches is None:
             raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need a plain ViT")
-        return F.normalize(tokens, dim=-1)
+        return F.normalize(patches, dim=-1)
+
+    def views(self, pixels: Tensor) -> Tensor:
+        """Unit embeddings (N, 1 + P, D): u of each whole image, then of its P patches, row by row (P may be 0)."""
+        u, patches = embed_with_patches(self.model, pixels.to(self.device))
+        views = u[:, None] if patches is None else torch.cat([u[:, None], patches.flatten(1, 2)], 1)
+        return F.normalize(views, dim=-1)
 
 
 def load_clip(
@@ -216,7 +225,7 @@ def load_clip(
     answers and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
 
     Args:
-        name: "embedded", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
+        name: "embedded" or "embedded-3", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
         pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
             untrained weights. "embedded" and names with a schema bring their own: leave it out, or "random".
         device: where it runs, "cpu", "cuda:1" or the number of a GPU; an accelerator if there is one when left out.
@@ -229,14 +238,14 @@ def load_clip(
         BackboneError: unknown name or tag, missing file, weights that do not fit or hold code, or no network.
     """
     device, name, pretrained = as_device(device), str(name), pretrained and str(pretrained)
-    kind, _, place = f"local-dir:{EMBEDDED}".partition(":") if name == "embedded" else name.partition(":")
+    kind, _, place = f"local-dir:{SHIPPED[name]}".partition(":") if name in SHIPPED else name.partition(":")
     folder, trained = Path(place) if kind == "local-dir" else None, pretrained != "random"
     whole = kind in ("local-dir", "hf-hub")
     if whole and pretrained and trained:
         raise BackboneError(f"{name}: brings its own weights; leave pretrained={pretrained!r} out")
     tag = {} if whole else _checked_tag(name, pretrained)
     try:
-        source, weights = (f"local-dir:{EMBEDDED}" if name == "embedded" else name), None
+        source, weights = (f"local-dir:{folder}" if name in SHIPPED else name), None
         if kind == "hf-hub":
             source = f"local-dir:{model_folder(place, trained)}"
         elif not folder and trained:
@@ -266,7 +275,7 @@ def load_clip(
     except Exception as error:
         raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error)}") from error
     # in full, so that a saved detector finds them from another folder too
-    name = f"local-dir:{folder.absolute()}" if folder and name != "embedded" else name
+    name = f"local-dir:{folder.absolute()}" if folder and name not in SHIPPED else name
     pretrained = str(Path(weights).absolute()) if weights and not tag else pretrained
     backbone = Backbone(model, preprocess, tokenizer, name, pretrained)
     # a model that cuts pictures by itself is not to do so without a word
@@ -278,7 +287,7 @@ def _checked_tag(name: str, pretrained: str | None) -> dict:
     known = name.replace("/", "-")
     if known not in open_clip.list_models():
         raise BackboneError(
-            f"unknown model {name!r}: use 'embedded', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
+            f"unknown model {name!r}: use 'embedded', 'embedded-3', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
             "'hf-hub:ORGANISATION/NAME'"
         )
     tag = open_clip.get_pretrained_cfg(known, pretrained) if pretrained else {}

@@ -172,15 +172,16 @@ def encode_text(model: Any, tokens: Tensor, length: int | None = None) -> Tensor
     return F.normalize(out[0] if isinstance(out, tuple) else out, dim=-1)
 
 
-def patch_embeddings(visual: Any, pixels: Tensor) -> Tensor | None:
-    """Patch embeddings (N, h, w, D), of any length, in the space of images and texts; None where there are none.
+def embed_with_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Image embeddings (N, D) and those of patches (N, h, w, D), of any length, in one pass; None where there are none.
 
     Each patch token of the last layer goes alone through what makes the embedding of an image: normalisation,
     attention pooling where there is one, and projection.
     """
-    trunk: Any = getattr(visual, "trunk", None)
+    visual, trunk = model.visual, getattr(model.visual, "trunk", None)
     if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
-        tokens, embed = trunk.forward_features(pixels)[:, trunk.num_prefix_tokens :], trunk.patch_embed
+        tokens, embed = trunk.forward_features(pixels), trunk.patch_embed
+        u, tokens = visual.head(trunk.forward_head(tokens)), tokens[:, trunk.num_prefix_tokens :]
         dynamic = hasattr(embed, "dynamic_feat_size")
         grid = embed.dynamic_feat_size(pixels.shape[-2:]) if dynamic else embed.grid_size
         if getattr(trunk, "attn_pool", None) is not None:
@@ -190,11 +191,12 @@ def patch_embeddings(visual: Any, pixels: Tensor) -> Tensor | None:
         before, grid = visual.output_tokens, visual.grid_size
         visual.output_tokens = True
         try:
-            _, tokens = visual(pixels)
+            u, tokens = visual(pixels)
         finally:
             visual.output_tokens = before
         tokens = visual.ln_post(tokens) if visual.final_ln_after_pool else tokens
         tokens = tokens if visual.proj is None else tokens @ visual.proj
     else:
-        return None
-    return tokens.unflatten(1, tuple(grid)) if tokens.shape[1] == grid[0] * grid[1] else None
+        u = model.encode_image(pixels)
+        return u[0] if isinstance(u, tuple) else u, None
+    return u, tokens.unflatten(1, tuple(grid)) if tokens.shape[1] == grid[0] * grid[1] else None
