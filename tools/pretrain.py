@@ -145,11 +145,14 @@ def block_loss(logits: Tensor, truth: list[Tensor], own: float = 1.0) -> Tensor:
         weight = weight + (own - 1) * same
     pos_weight = torch.tensor(2.0, device=logits.device)
     target = torch.block_diag(*truth)
-    return F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction="sum") / weight.sum()
+    return (
+        F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction="sum")
+        / weight.sum()
+    )
 
 
 def losses(student: Student, pools: list[Pool], teacher: Teacher, step: int, batch: int) -> dict[str, Tensor]:
-    """The losses of one step on `batch` phantoms and `batch` composed findings; chance follows from SEED and the step."""
+    """The losses of a step on `batch` phantoms and `batch` composed findings; chance follows from SEED and the step."""
     device, share = pools[0].device, batch // len(pools)
     generator = torch.Generator(device).manual_seed(SEED + step)
     phantoms = [pool.phantoms(share, generator) for pool in pools]
@@ -172,7 +175,9 @@ def losses(student: Student, pools: list[Pool], teacher: Teacher, step: int, bat
         }
 
 
-def _compared(student: Student, phantoms: list, composed: list, maps: list[Tensor], embedded: tuple) -> dict[str, Tensor]:
+def _compared(
+    student: Student, phantoms: list, composed: list, maps: list[Tensor], embedded: tuple
+) -> dict[str, Tensor]:
     """The losses that compare unit embeddings of images, patches and texts with what is true."""
     (u, patches, v), k = embedded, len(phantoms)
     share = len(u) // (2 * k)

@@ -1,4 +1,4 @@
-"""The images that pretraining reads: phantoms with their signs, and composed findings; drawn once, then kept on the device."""
+"""The images that pretraining reads: phantoms with their signs, and composed findings, drawn once."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def findings_chunk(name: str, number: int, count: int, second: bool = False) -> 
         for _ in range(rng.choice([0, 1, 2, 3], p=[0.08, 0.42, 0.35, 0.15])):
             f = sample_finding(name, rng, kind.sides, wanted)
             some[f.place if f.shape == "structure" else (f.shape, f.place)] = f
-        with seen_terrain() as terrain:
+        with SeenTerrain() as terrain:
             image, masks = findings.draw_findings(name, patient, [*some.values()], rng)
         rows.append(described(language, [*some.values()], masks, terrain[0], rng) | {"images": image})
     texts = tokens_of([text for row in rows for text in row.pop("texts")]).reshape(count, 2 * PAIRS, LONGEST)
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]} | {"tokens": texts}
 
 
-class seen_terrain:  # noqa: N801
+class SeenTerrain:
     """The terrains that are made while findings are drawn."""
 
     NAMES = ("chest_terrain", "brain_terrain", "fundus_terrain")
@@ -134,7 +134,9 @@ def draw_chunk(task: tuple[Path, str, str, int, int, float]) -> bool:
     return True
 
 
-def draw_pool(work: Path, phantoms: int, composed: int, workers: int, seconds: float | None, chunk: int = CHUNK) -> None:
+def draw_pool(
+    work: Path, phantoms: int, composed: int, workers: int, seconds: float | None, chunk: int = CHUNK
+) -> None:
     """Draw both kinds for each modality, in turn, so that a stop leaves a pool of even shares."""
     until = time.time() + (seconds or 1e9)
     counts = {"phantoms": -(-phantoms // chunk), "findings": -(-composed // chunk)}
@@ -199,7 +201,7 @@ class Pool:
 
 
 def fits(said: Tensor, attributes: Tensor, places: Tensor) -> Tensor:
-    """(N, T, 3) bool: does all that text t says (T, 9) hold for a finding (N, 3, 9)? A place holds by its bit (N, 3)."""
+    """(N, T, 3) bool: does all that text t says (T, 9) hold for a finding (N, 3, 9)? Places are bits (N, 3)."""
     t, a = said.long()[None, :, None], attributes.long()[:, None]
     same = (t == 0) | (t == a)
     same[..., 2] = (t[..., 2] == 0) | ((places[:, None] >> t[..., 2]) & 1).bool()

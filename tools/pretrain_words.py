@@ -199,9 +199,7 @@ def teacher_vectors(texts: Sequence[str]) -> torch.Tensor:
     out = torch.empty(len(texts), 384)
     for start in range(0, len(order), 256):
         rows = order[start : start + 256]
-        batch = tokenizer(
-            [texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt"
-        )
+        batch = tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt")
         mask = batch["attention_mask"][..., None]
         out[rows] = F.normalize((model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1), dim=-1)
     return out

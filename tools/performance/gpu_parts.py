@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from alignment import Other, Task, epochs
 from common import drain, peak_memory, ratio, seconds, spread, take_turns
+from safetensors.torch import save_file
 from scoring import measured
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -50,7 +52,7 @@ class Bench:
         self.task = Task(2, 5, 10, size=64) if self.small else Task(16, 5, 50)
         images, signs = len(self.task.images), len(self.task.texts)
         put({"support": f"{images} images, {signs} signs, 5 categories, K = {2 if self.small else 16}"})
-        self.pools = drawn(48 if self.small else 256)
+        self.pools = drawn(48 if self.small else 256, self.device)
 
     def align(self, steps: int, after_step=None, views: int = 2, **run) -> None:
         """Stage 1 from new adapters, with the standard settings but the number of steps and of views."""
@@ -280,44 +282,44 @@ def savings(bench: Bench, put: PUT) -> None:
     put({f"{name}, times all": ratio(times, name, "all") for name in rows if name != "all"})
 
 
-def drawn(phantoms: int) -> list:
-    """Pools of pretraining with so many phantoms of each modality."""
+def drawn(images: int, device: torch.device) -> tuple[list, Any]:
+    """Pools of pretraining with so many phantoms and composed findings of each modality, and a teacher of noise."""
     sys.path.append(str(ROOT / "tools"))
     import pretrain
+    import pretrain_pool
 
     with tempfile.TemporaryDirectory() as folder:
-        pretrain.WORK, pretrain.CHUNK = Path(folder), phantoms
-        for name in pretrain.MODALITIES:
-            (pretrain.WORK / name).mkdir()
-            pretrain.draw_chunk((name, 0))
-        return [pretrain.Pool(kind) for kind in pretrain.MODALITIES.values()]
+        work = Path(folder)
+        pretrain_pool.draw_pool(work, images, images, 1, None, chunk=images)
+        pools = [pretrain_pool.Pool(work, name, device) for name in pretrain.MODALITIES]
+        tokens, vectors = torch.ones(512, 36, dtype=torch.int16), torch.randint(-99, 99, (512, 160), dtype=torch.int8)
+        save_file({"tokens": tokens, "vectors": vectors}, work / "teacher.safetensors")
+        return pools, pretrain.Teacher(work / "teacher.safetensors", device)
 
 
 def pretraining(bench: Bench, put: PUT) -> None:
     """A step of pretraining the embedded CLIP on a small pool: images a second, and where the time goes."""
-    import open_clip
     import pretrain
 
-    folder = pretrain.EMBEDDED
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "bpe.txt.gz"))
-    student = pretrain.Student().to(bench.device)
+    pools, teacher = bench.pools
+    student = pretrain.Student(160).to(bench.device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=bench.cuda or None)
     steps = count()
 
     def step(batch: int) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16):
-            parts = pretrain.losses(student, tokenizer, bench.pools, next(steps), batch, 0, 1, bench.device)
+            parts = pretrain.losses(student, pools, teacher, next(steps), batch)
             loss = sum(weight * parts[name] for name, weight in pretrain.WEIGHTS.items())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
 
-    for batch in (24,) if bench.small else (96, 384, 768):
+    for batch in (12,) if bench.small else (48, 192, 576):
         took = timed(lambda batch=batch: step(batch), 3 if bench.small else 10, 1 if bench.small else 3)
-        put({f"batch {batch}, images a second": round(batch / took, 1)})
-    for batch in (24,) if bench.small else (96, 768):
-        put({f"profile of a step of {batch}": bench.profiled(lambda batch=batch: step(batch), 12)})
+        put({f"batch {2 * batch}, images a second": round(2 * batch / took, 1)})
+    for batch in (12,) if bench.small else (48, 576):
+        put({f"profile of a step of {2 * batch}": bench.profiled(lambda batch=batch: step(batch), 12)})
 
 
 def compiling(bench: Bench, put: PUT) -> None:
