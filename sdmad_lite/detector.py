@@ -27,12 +27,12 @@ from .data import ImageTable
 from .data.images import as_images
 from .data.labels import check_index, labels_by_name
 from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
-from .explain import explanation_of, sign_maps
+from .explain import explanation_of, score_maps, sign_maps
 from .files import NOTICE, is_main, new_folder
 from .running import RunConfig, own_device, remove_checkpoint
 from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
 from .selection.calibration import best_f1_thresholds
-from .selection.sign_selector import equal_weights, margins
+from .selection.sign_selector import equal_weights, margins, sign_scores
 from .signs.bank import SignBank, load_bank
 from .signs.lint import check_model
 from .storage import CONFIGS, STATE, load_detector, write_detector
@@ -65,8 +65,9 @@ class SDMAD:
     Every argument is an attribute of the same name, `bank` and `backbone` loaded.
 
     After `fit`: adapters_; sign_embeddings_ v (S, D); weights_ W (C, S); reasons_, for each category sign number ->
-    why; scale_ and bias_ (C,); image_weights_ (C, d) and image_bias_ (C,) of the image evidence; thresholds_ (C,) in
-    [0, 1]; history_, the losses of each step. Not saved: selector_ and support_cosines_ (A, N, S), what it saw.
+    why; scale_ and bias_ (C,); reference_ (S,), z of a normal support image, from which bars are counted;
+    image_weights_ (C, d) and image_bias_ (C,) of the image evidence; thresholds_ (C,) in [0, 1]; history_, the losses
+    of each step. Not saved: selector_ and support_cosines_ (A, N, S), what it saw.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class SDMAD:
         adapters = build_adapters(self.backbone, self.adapters, self.random_state)
         aligned = align(self.backbone, adapters, images, labels, self.bank, self.alignment, self.random_state, run)
         # every augmentation of every support image beside every sign
-        cosines = (aligned.image_embeddings @ aligned.sign_embeddings.T).double().numpy()
+        cosines = aligned.cosines.double().numpy()
         # stage 2: which signs to trust
         selector = SignSelector(self.selection).fit(cosines, labels, self.membership)
         # the chosen signs are to be as sure as stage 1 was with all of them
@@ -151,6 +152,7 @@ class SDMAD:
         self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.sign_embeddings, aligned.history
         self.support_cosines_, self.selector_ = cosines, selector
         self.weights_, self.reasons_ = selector.weights_, selector.reasons_
+        self.reference_ = cosines[0][labels.sum(1) == 0].mean(0)
         self.scale_, self.bias_ = (1 - share) * calibration.scale_, (1 - share) * calibration.bias_
         self.image_weights_, self.image_bias_ = share * image.weights_, share * image.bias_
         # decisions: the threshold of best F1 on the support set, for each category
@@ -204,10 +206,12 @@ class SDMAD:
     @torch.inference_mode()
     def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
-        u, h = self.embeddings_of_pixels(pixels)
-        with torch.autocast("cpu", enabled=False):  # cosines are exact, whatever the encoder runs in
-            cosines = torch.from_numpy(u) @ self.sign_embeddings_.T
-        return cosines.double().numpy(), h.astype(np.float64)
+        local, patches = self.alignment.local, self.alignment.patches
+        with record_activations(self.backbone) as recorded:
+            views = self.backbone.views(pixels, local > 0)
+        with torch.autocast(views.device.type, enabled=False):  # cosines are exact, whatever the encoder runs in
+            cosines = sign_scores(views.float(), self.sign_embeddings_.to(views.device), local, patches)
+        return cosines.cpu().double().numpy(), recorded[0].cpu().double().numpy()
 
     def features(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) with the signs after stage 1, and activations h (N, d).
@@ -238,6 +242,15 @@ class SDMAD:
     def image_logits(self, activations: np.ndarray) -> np.ndarray:
         """The part (N, C) of the logits that the image evidence gives, from activations h (N, d)."""
         return activations @ self.image_weights_.T + self.image_bias_
+
+    def contributions(self, cosines: np.ndarray) -> np.ndarray:
+        """(N, C, S) what each sign adds to the logits that a normal image would have from its signs, from z (N, S)."""
+        return self.scale_[:, None] * self.weights_ * (cosines[:, None] - self.reference_)
+
+    @property
+    def base_(self) -> np.ndarray:
+        """(C,) the logits of a normal image by its signs; with contributions and image evidence the logit."""
+        return self.bias_ + self.scale_ * (self.weights_ @ self.reference_)
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray | None = None) -> np.ndarray:
         """Logits (N, C) from cosines z (N, S) and, where there is image evidence, activations h (N, d)."""
@@ -282,8 +295,8 @@ class SDMAD:
         return out
 
     def sign_maps(self, image) -> np.ndarray:
-        """(S, h, w) where in the image each sign is seen, see `explain.sign_maps`."""
-        return sign_maps(self.backbone, self.bank, image)
+        """(S, h, w) where in the image each sign is seen: as the score reads it where it looks at patches (`local`)."""
+        return score_maps(self, image) if self.alignment.local else sign_maps(self.backbone, self.bank, image)
 
     def _state(self) -> dict[str, str]:
         """What a reader should know of it, in words."""

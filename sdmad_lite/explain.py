@@ -34,7 +34,7 @@ class SignEvidence:
     text: str
     weight: float  # of the selection, 0 for a dropped sign; negative for a normal sign that speaks against
     cosine: float
-    contribution: float  # part of the logit: scale * weight * cosine
+    contribution: float  # part of the logit: scale * weight * (cosine - that of a normal support image)
     reason: str
     normal: bool = False  # whether it is a sign of a normal image
 
@@ -47,7 +47,7 @@ class CategoryExplanation:
     probability: float
     threshold: float
     logit: float
-    bias: float
+    bias: float  # the logit of a normal support image by its signs
     image: float  # part of the logit that the image evidence gives, 0 for a detector by signs alone
     signs: tuple[SignEvidence, ...]
 
@@ -61,7 +61,7 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
     """Explain one image from its cosines z (S,) and activations h (d,): all that the score has used, and no more."""
     (logits,), (by_image,) = detector.logits(cosines[None], activations[None]), detector.image_logits(activations[None])
     bank, membership, found = detector.bank, detector.membership, []
-    contributions = detector.scale_[:, None] * detector.weights_ * cosines  # (C, S)
+    (contributions,), base = detector.contributions(cosines[None]), detector.base_  # (C, S), (C,)
     for c, category in enumerate(bank.categories):
         signs = tuple(
             SignEvidence(
@@ -74,7 +74,7 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
             )
             for s in np.flatnonzero(membership[c + 1] + membership[0]).tolist()
         )
-        logit, threshold, bias, image = map(float, (logits[c], detector.thresholds_[c], detector.bias_[c], by_image[c]))
+        logit, threshold, bias, image = map(float, (logits[c], detector.thresholds_[c], base[c], by_image[c]))
         found.append(CategoryExplanation(category, float(expit(logit)), threshold, logit, bias, image, signs))
     return found
 
@@ -84,8 +84,8 @@ def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
 
     Of one that is not square, h and w have its proportions where it was padded or cut; what was cut off is nan.
 
-    The patches are read from the frozen model: stage 1 moves whole images, not patches [ours]. Of eight kinds of map
-    this one points best (`tools/heat_maps.py`).
+    The patches are read from the frozen model: a stage 1 that looks at whole images alone moves patches less well
+    [ours]. Of eight kinds of map this one points best there (`tools/heat_maps.py`).
 
     Raises:
         BackboneError: the image tower gives no patch embeddings.
@@ -96,6 +96,30 @@ def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
     return _over_image(
         (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1), *picture.size, backbone
     ).numpy()
+
+
+@torch.no_grad()
+def score_maps(detector: SDMAD, image, shares: bool = False) -> np.ndarray:
+    """(S, h, w) as `sign_maps`, but as the score reads the patches, through the adapters; `local` above 0.
+
+    Args:
+        shares: give instead what each patch adds to z less that of a normal image: its own share where it is one of
+            those most like the sign, and an equal part of the rest, of the square that the model saw. Summed over
+            patches, and times scale and weight, they are the contribution of the sign.
+    """
+    config, backbone = detector.alignment, detector.backbone
+    picture = read_image(image, detector.bank.color, strict=False)
+    pixels = backbone.prepare([image], detector.bank.color, strict=False)
+    h, w = backbone.patch_features(pixels).shape[1:3]
+    with detector.installed():
+        cosines = (backbone.views(pixels)[0].float().cpu() @ detector.sign_embeddings_.T).T
+    whole, patches = cosines[:, :1], cosines[:, 1:]  # (S, 1), (S, P)
+    if not shares:
+        return _over_image(patches.unflatten(1, (h, w)), *picture.size, backbone).numpy()
+    best = patches.topk(min(config.patches, h * w), dim=1)
+    looked = torch.zeros_like(patches).scatter(1, best.indices, best.values / best.values.shape[1])
+    rest = (1 - config.local) * whole - torch.from_numpy(detector.reference_)[:, None].float()
+    return (config.local * looked + rest / (h * w)).unflatten(1, (h, w)).numpy()
 
 
 def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:

@@ -35,6 +35,7 @@ RENAMED = {"views": "augmentations", "mix": "mixup"}
 NUMBERS = ("scale", "bias", "weights", "thresholds")
 """Fitted attributes in the JSON file, without the underscore."""
 TENSORS = {"text_features": "sign_embeddings_", "probe": "image_weights_", "probe_bias": "image_bias_"}
+TENSORS |= {"reference": "reference_"}
 """Name in the safetensors file, where they stand beside the adapters, and fitted attribute."""
 
 Number = Annotated[float, Field(ge=-1e9, le=1e9)]  # so that the parts of a logit sum to it
@@ -141,6 +142,7 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     with _reading(state_file):
         plain: Any = strict_json(state_file.read_text(encoding="utf-8"))
         plain["alignment"] = {RENAMED.get(name, name): value for name, value in plain["alignment"].items()}
+        plain["alignment"].setdefault("local", 0.0)  # version 0.1.0 looked at whole images alone
         state = State.model_validate_json(json.dumps(plain))
         numbers = {name: np.array(getattr(state, name), dtype=np.float64) for name in NUMBERS}
     with _reading(weights_file):
@@ -155,6 +157,7 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
     detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)
     _check_numbers(state_file, numbers, state.reasons, detector.membership)
+    tensors.setdefault("reference", torch.zeros(len(state.bank.texts)).double())  # version 0.1.0 counted bars from 0
     _check_tensors(weights_file, tensors, detector)
     fitted: dict[str, Any] = {f"{name}_": values for name, values in numbers.items()}
     fitted |= {attribute: tensors.pop(name).numpy() for name, attribute in TENSORS.items()}
@@ -182,7 +185,7 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], detector: SDMAD) -> N
     v = detector.backbone.encode_texts(detector.bank.texts[:1])
     probe = torch.empty(len(detector.bank.categories), activation_width(detector.adapters_, v.shape[1])).double()
     wanted = detector.adapters_.state_dict() | {"text_features": v.expand(len(detector.bank.texts), -1)}
-    wanted |= {"probe": probe, "probe_bias": probe[:, 0]}
+    wanted |= {"probe": probe, "probe_bias": probe[:, 0], "reference": v.new_empty(len(detector.bank.texts)).double()}
     there, asked = ({k: f"{t.dtype} {tuple(t.shape)}" for k, t in of.items()} for of in (tensors, wanted))
     for name in asked | there:
         if (found := there.get(name, "missing")) != (form := asked.get(name, "not there")):

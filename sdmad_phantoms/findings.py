@@ -59,7 +59,7 @@ class Shape:
 
 @dataclass
 class Place:
-    """inside: share (H, W) where a finding may lie. level: distance (H, W) from the structure that it is named after."""
+    """inside: share (H, W) where a finding may lie. level: distance (H, W) from the structure that names it."""
 
     inside: np.ndarray
     level: np.ndarray | None = None
@@ -163,7 +163,8 @@ def _lines(t: Terrain, f: Finding, rng) -> np.ndarray:
     for cx, cy in t.points(region, _many(f, rng), 0.12, rng):
         angle, half = _angle(f, rng), _size(f, 0.11, 0.28, rng) / 2
         step = half * np.array([np.cos(angle), np.sin(angle)])
-        paths.append(np.array([[cx, cy] - step, [cx, cy] + rng.normal(0, 0.01, 2), [cx, cy] + step]))
+        middle = np.array([cx, cy])
+        paths.append(np.array([middle - step, middle + rng.normal(0, 0.01, 2), middle + step]))
     return t.canvas.lines(paths, [width] * len(paths), blur=0.4)
 
 
@@ -331,9 +332,7 @@ def brain_terrain(scene: brain_anatomy.Scene) -> Terrain:
         "midline": Place(brain * soft(0.13 - t, 0.03)),
         "whole hemisphere": Place(brain),
         "cortex": Place(brain * soft(0.075 - scene.cortex, 0.015), np.maximum(scene.cortex, 0)),
-        "ventricle wall": Place(
-            brain * soft(0.13 + scene.ventricle, 0.02), np.maximum(-scene.ventricle, 0)
-        ),
+        "ventricle wall": Place(brain * soft(0.13 + scene.ventricle, 0.02), np.maximum(-scene.ventricle, 0)),
         "skull": Place(inside * soft(0.20 - scene.frame.depth, 0.02), np.maximum(scene.frame.depth, 0)),
         "ventricle": Place(soft(scene.ventricle, 0.01)),
     }
@@ -410,9 +409,7 @@ STRUCTURES: dict[str, dict[tuple[str, str], Change]] = {
         ("white matter", "brighter"): lambda a, side, s: replace(a, white=a.white + 0.09 + 0.03 * s),
         ("white matter", "darker"): lambda a, side, s: replace(a, white=a.white - 0.09 - 0.03 * s),
         ("grey matter", "brighter"): lambda a, side, s: replace(a, grey=a.grey + 0.12 + 0.04 * s),
-        ("hemisphere", "swollen"): lambda a, side, s: replace(
-            a, swollen=(0.9, 0.0) if side == "right" else (0.0, 0.9)
-        ),
+        ("hemisphere", "swollen"): lambda a, side, s: replace(a, swollen=(0.9, 0.0) if side == "right" else (0.0, 0.9)),
     },
     "fundus": {
         ("optic cup", "larger"): lambda a, side, s: replace(a, cup=0.70 + 0.1 * s),
@@ -567,9 +564,13 @@ def _on_chest(patient, findings, rng, size):
         if f.shape == "structure":
             before = renderer.scene(_structures("chest", patient.anatomy, findings, f)).image
             if f.place in ("vessels", "breasts", "lungs"):
-                before = chest_anatomy.Renderer(
-                    renderer.canvas, _structures("chest", patient.anatomy, findings, f), np.random.default_rng(0)
-                ).scene(_structures("chest", patient.anatomy, findings, f)).image
+                before = (
+                    chest_anatomy.Renderer(
+                        renderer.canvas, _structures("chest", patient.anatomy, findings, f), np.random.default_rng(0)
+                    )
+                    .scene(_structures("chest", patient.anatomy, findings, f))
+                    .image
+                )
             masks[i] = renderer.change(before, scene.image)
     t = chest_terrain(scene)
     for i, f in enumerate(findings):
@@ -629,7 +630,9 @@ def _on_fundus(patient, findings, rng, size):
     for i, f in enumerate(findings):
         if f.shape == "structure":
             bare = _structures("fundus", patient.anatomy, findings, f)
-            plain = F.draw_ground(canvas, bare, np.random.default_rng(seed)) if f.place in ("retina", "macula") else ground
+            plain = (
+                F.draw_ground(canvas, bare, np.random.default_rng(seed)) if f.place in ("retina", "macula") else ground
+            )
             before = F.compose(plain, F.draw_disc(canvas, bare), F.draw_vessels(canvas, bare))
             masks[i] = (np.abs(p.picture - before) * field).max(0) > VISIBLE
     for i, f in enumerate(findings):
@@ -653,8 +656,15 @@ def sentence(modality: str, said: Mapping[str, str], rng: np.random.Generator) -
 
     side = word("side")
     if said.get("shape") == "structure":
-        change, what = str(rng.choice(WORDS["change"][said["tone"]])), str(rng.choice(WORDS["structure"][said["place"]]))
-        text = f"{change} {what}" if rng.random() < 0.65 else f"{what} {rng.choice(['is', 'are', 'looks', 'appear'])} {change}"
+        change, what = (
+            str(rng.choice(WORDS["change"][said["tone"]])),
+            str(rng.choice(WORDS["structure"][said["place"]])),
+        )
+        text = (
+            f"{change} {what}"
+            if rng.random() < 0.65
+            else f"{what} {rng.choice(['is', 'are', 'looks', 'appear'])} {change}"
+        )
         return f"{text} {side}".strip()
     number = said.get("number", "")
     shape = word("shape") or str(rng.choice(["finding", "abnormality", "change", "mark", "lesion"]))

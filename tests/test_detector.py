@@ -18,6 +18,7 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, DetectorError, OutputError, SDMADError
+from sdmad_lite.explain import score_maps
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 
@@ -153,7 +154,9 @@ def test_an_explanation_lists_the_signs_of_the_category_and_the_normal_ones(fitt
         assert sum(sign.weight for sign in own) == pytest.approx(1) == -sum(sign.weight for sign in normal)
         for sign in e.signs:
             assert -1 <= sign.cosine <= 1
-            assert sign.contribution == pytest.approx(fitted.scale_[c] * sign.weight * sign.cosine)
+            assert sign.contribution == pytest.approx(
+                fitted.scale_[c] * sign.weight * (sign.cosine - fitted.reference_[bank.texts.index(sign.text)])
+            )
         assert {sign.reason.split()[0].rstrip(":;") for sign in own} == {"kept", "dropped"}
         assert all((sign.weight > 0) == sign.reason.startswith("kept") for sign in own)
 
@@ -173,6 +176,29 @@ def test_sign_maps_have_a_cosine_for_each_sign_and_patch(fitted, bank, images):
     maps = fitted.sign_maps(images[0])
     assert maps.shape == (len(bank.texts), 4, 4) and np.abs(maps).max() <= 1 + 1e-6
     assert not np.allclose(maps, fitted.sign_maps(images[1]))
+
+
+@pytest.mark.parametrize("patches", [1, 3, 99])
+def test_a_score_that_looks_at_patches_is_explained_patch_by_patch(tiny_clip, bank, support, images, tmp_path, patches):
+    alignment = AlignmentConfig(steps=4, augmentations=2, local=0.6, patches=patches)
+    detector = SDMAD(bank, backbone=tiny_clip, alignment=alignment).fit_table(support)
+    z, _ = detector.features(images[0])
+    shares = score_maps(detector, images[0], shares=True)  # (S, h, w)
+    parts = (detector.scale_[:, None] * detector.weights_ * shares.sum((1, 2))).round(9)
+    for c, e in enumerate(detector.explain(images[0])):
+        for sign in e.signs:
+            s = bank.texts.index(sign.text)
+            assert sign.cosine == pytest.approx(z[0, s], abs=1e-6)
+            assert sign.contribution == pytest.approx(parts[c, s], abs=1e-5)
+    # the map is that of the adapted model, whose brightest patches count
+    maps = detector.sign_maps(images[0])
+    with detector.installed() as clip:
+        whole = clip.encode_images(images[:1]) @ detector.sign_embeddings_.T
+    best = np.sort(maps.reshape(len(maps), -1), axis=1)[:, -min(patches, maps[0].size) :].mean(1)
+    np.testing.assert_allclose(z[0], 0.4 * whole[0].numpy() + 0.6 * best, atol=1e-5)
+    again = SDMAD.load(detector.save(tmp_path / "det"), tiny_clip)
+    np.testing.assert_array_equal(again.predict_proba(images), detector.predict_proba(images))
+    np.testing.assert_array_equal(again.reference_, detector.reference_)
 
 
 def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip, bank):

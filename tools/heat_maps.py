@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import touched
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_lite.alignment import installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import vision_blocks
+from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.files import NOTICE
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks

@@ -1,8 +1,7 @@
-"""What several scripts share: cells and tables of their pages, and which patches a region reaches into."""
+"""What several scripts share: cells and tables of their pages."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 
@@ -30,12 +29,3 @@ def table(first: str, rows: dict[str, list[str]], heads: list[str]) -> list[str]
     heads = [f"K = {head}" if head.isdigit() else head for head in heads]
     head = f"| {first} | ".replace("|  |", "| |") + " | ".join(heads) + " |"
     return [head, "|---" * (len(heads) + 1) + "|", *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())]
-
-
-def touched(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w): which patches a region (H, W) reaches into."""
-    h, w = grid
-    rows, columns = (np.arange(n) * k // n for n, k in zip(mask.shape, grid, strict=True))
-    out = np.zeros((h, w), bool)
-    np.logical_or.at(out, (rows[:, None], columns[None]), mask)
-    return out

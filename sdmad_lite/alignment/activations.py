@@ -30,15 +30,17 @@ class _Captured(Exception):
     """Stops a forward pass once the wanted activation is known."""
 
 
-def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def split_image_tower(
+    backbone: Backbone, patches: bool = False
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Split the image tower where the first adapter stands, so that what lies below is computed once.
 
     Returns two functions: `below`, from pixels (N, 3, H, W) to activations, and `embed`, from those to
-    unit embeddings u (N, D). Without image adapters `below` gives u itself.
+    `Backbone.views` (N, 1 + P, D), with P patches if these are asked for. Without image adapters `below` gives that.
     """
     start = first_adapted(backbone)
     if start is None:
-        return backbone.image_features, lambda u: u
+        return lambda pixels: backbone.views(pixels, patches), lambda views: views
     blocks = backbone.blocks["image"]
     first = blocks[start]
 
@@ -58,7 +60,7 @@ def split_image_tower(backbone: Backbone) -> tuple[Callable[[Tensor], Tensor], C
         blank = activations.new_zeros(1, 3, *backbone.model.visual.image_size)
         replaced = first.register_forward_pre_hook(lambda block, args: (activations, *args[1:]))
         with replaced, without_lower(backbone.model, blocks, start):
-            return backbone.image_features(blank)
+            return backbone.views(blank, patches)
 
     return below, embed
 

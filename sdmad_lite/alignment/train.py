@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..running import Checkpoint, Processes, RunConfig, compiled, in_batches, sent
-from ..selection.sign_selector import equal_weights, margins
-from ..settings import AtLeastOne, Count, NotNegative, Positive, Settings
-from .activations import pool_tokens, split_image_tower
+from ..selection.sign_selector import equal_weights, margins, sign_scores
+from ..settings import AtLeastOne, Count, NotNegative, Positive, Settings, Share
+from .activations import first_adapted, pool_tokens, split_image_tower
 from .adapters import installed
 from .augment import iter_augmented, mixup
 from .losses import discrepancy_loss, inter_anomaly_loss, intra_anomaly_loss
@@ -47,6 +47,8 @@ class AlignmentConfig(Settings):
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
     intra: NotNegative = 0.1  # weight of `intra_anomaly_loss`
+    local: Share = 0.0  # of the patches most like a sign in its score, see `sign_scores`; 0 looks at the whole alone
+    patches: AtLeastOne = 4  # of an image that count there
     hardness: NotNegative = 0.0  # focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most
 
 
@@ -54,13 +56,13 @@ class AlignmentConfig(Settings):
 class Aligned:
     """What stage 1 leaves behind, in A augmentations of the N support images, the first unchanged.
 
-    scale: temperature 1/tau. bias: (C,). image_embeddings: u (A, N, D). sign_embeddings: v (S, D). activations:
-    h (A, N, d), pooled below the first adapter, for the image evidence. history: the losses of each step.
+    scale: temperature 1/tau. bias: (C,). cosines: z (A, N, S). sign_embeddings: v (S, D). activations: h (A, N, d),
+    pooled below the first adapter, for the image evidence. history: the losses of each step.
     """
 
     scale: float
     bias: Tensor
-    image_embeddings: Tensor
+    cosines: Tensor
     sign_embeddings: Tensor
     activations: Tensor
     history: list[dict[str, float]]
@@ -163,8 +165,8 @@ def cache_activations(
             fits = count * rows.numel() * rows.element_size() <= limit
             cache = rows.new_empty(count, *rows.shape, device=rows.device if fits else "cpu")
         cache[number] = rows
-        # without image adapters the rows are u itself, and there are no tokens to pool
-        pooled.append((pool_tokens(rows) if rows.ndim == 3 else rows).cpu())
+        # without image adapters the rows are the views of the frozen model, of which u counts
+        pooled.append((rows[:, 0] if first_adapted(backbone) is None else pool_tokens(rows)).cpu())
     return cache, torch.stack(pooled)
 
 
@@ -192,14 +194,15 @@ def training_step(
 
     Args:
         activations: (n, ...) of a batch below the first adapter. labels: Y (n, C).
-        embed: activations to u (n, D). embed_signs: gives v (S, D); both through the adapters.
+        embed: activations to views (n, 1 + P, D). embed_signs: gives v (S, D); both through the adapters.
         frozen: v (S, D) before training. membership: M (C+1, S). All of the signs of this step.
     """
     config = training.config
     activations, labels = training.blend(activations, labels)
-    u, v = embed(activations), embed_signs()
+    views, v = embed(activations), embed_signs()
+    z = sign_scores(views, v, config.local, config.patches)
     # how much more an image looks like a category's signs than like the normal ones, as a logit
-    logits = margins(u @ v.T, equal_weights(membership)) * training.log_scale.exp() + training.bias
+    logits = margins(z, equal_weights(membership)) * training.log_scale.exp() + training.bias
     inter = inter_anomaly_loss(logits, labels, config.hardness)
     discrepancy = discrepancy_loss(v, membership)
     intra = intra_anomaly_loss(v, frozen, membership)
@@ -266,7 +269,7 @@ def align_stepwise(
             return processes.encode(lambda part: in_batches(function, part, run.at_once).float(), rows)
 
     with installed(backbone, adapters) as blocks, compiled(blocks if run.compile else ()):
-        below, embed = split_image_tower(backbone)
+        below, embed = split_image_tower(backbone, config.local > 0)
         cache, activations = cache_activations(backbone, below, pixels, training, seed, run.cache_gib * 2**30)
         yield training
         hidden = not (run.progress and processes.main)
@@ -291,12 +294,16 @@ def align_stepwise(
             yield training
         # what the trained adapters make of every augmentation and every sign
         with torch.no_grad():
-            u = [processes.encode(lambda part: in_batches(lambda x: embed(x.to(device)), part), a) for a in cache]
             v = backbone.text_features(tokens)
+
+            def scored(part: Tensor) -> Tensor:
+                return sign_scores(embed(part.to(device)), v, config.local, config.patches)
+
+            cosines = [processes.encode(lambda part: in_batches(scored, part), version).cpu() for version in cache]
     yield Aligned(
         scale=float(training.log_scale.detach().exp()),
         bias=training.bias.detach().cpu(),
-        image_embeddings=torch.stack(u).cpu(),
+        cosines=torch.stack(cosines),
         sign_embeddings=v.cpu(),
         activations=activations,
         history=[dict(zip(LOSSES, row, strict=True)) for row in training.state()["losses"].tolist()],

@@ -205,10 +205,15 @@ class Backbone:
             raise BackboneError(f"{self.name}: its image tower gives no patch embeddings; heat maps need a plain ViT")
         return F.normalize(patches, dim=-1)
 
-    def views(self, pixels: Tensor) -> Tensor:
-        """Unit embeddings (N, 1 + P, D): u of each whole image, then of its P patches, row by row (P may be 0)."""
-        u, patches = embed_with_patches(self.model, pixels.to(self.device))
-        views = u[:, None] if patches is None else torch.cat([u[:, None], patches.flatten(1, 2)], 1)
+    def views(self, pixels: Tensor, patches: bool = True) -> Tensor:
+        """Unit embeddings (N, 1 + P, D): u of each whole image, then of its P patches, row by row.
+
+        P is 0 where no `patches` are asked for, or the image tower gives none.
+        """
+        if not patches:
+            return self.image_features(pixels)[:, None]
+        u, found = embed_with_patches(self.model, pixels.to(self.device))
+        views = u[:, None] if found is None else torch.cat([u[:, None], found.flatten(1, 2)], 1)
         return F.normalize(views, dim=-1)
 
 
@@ -287,8 +292,8 @@ def _checked_tag(name: str, pretrained: str | None) -> dict:
     known = name.replace("/", "-")
     if known not in open_clip.list_models():
         raise BackboneError(
-            f"unknown model {name!r}: use 'embedded', 'embedded-3', a name of open_clip.list_models(), 'local-dir:FOLDER' or "
-            "'hf-hub:ORGANISATION/NAME'"
+            f"unknown model {name!r}: use 'embedded', 'embedded-3', a name of open_clip.list_models(), "
+            "'local-dir:FOLDER' or 'hf-hub:ORGANISATION/NAME'"
         )
     tag = open_clip.get_pretrained_cfg(known, pretrained) if pretrained else {}
     if tag or pretrained == "random" or (pretrained and Path(pretrained).is_file()):

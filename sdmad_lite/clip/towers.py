@@ -178,7 +178,8 @@ def embed_with_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor | Non
     Each patch token of the last layer goes alone through what makes the embedding of an image: normalisation,
     attention pooling where there is one, and projection.
     """
-    visual, trunk = model.visual, getattr(model.visual, "trunk", None)
+    visual: Any = model.visual
+    trunk: Any = getattr(visual, "trunk", None)
     if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
         tokens, embed = trunk.forward_features(pixels), trunk.patch_embed
         u, tokens = visual.head(trunk.forward_head(tokens)), tokens[:, trunk.num_prefix_tokens :]

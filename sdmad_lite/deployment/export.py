@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ..alignment import record_activations
-from ..clip.towers import patch_embeddings
+from ..clip.towers import embed_with_patches
 from ..errors import BackboneError, needs, warn
 from ..files import NOTICE, new_folder
 from . import runner
@@ -53,8 +53,8 @@ class Tower(nn.Module):
         self.model, self.adapters, self._detector = detector.backbone.model, detector.adapters_, [detector]
         size = self.model.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)  # (H, W)
-        shown = patch_embeddings(self.model.visual, self.example())
-        self.outputs = OUTPUTS[: 2 if shown is None else 3]
+        _, shown = embed_with_patches(self.model, self.example())
+        self.outputs, self.grid = OUTPUTS[: 2 if shown is None else 3], shown is not None and shown.shape[1:3]
         self.name = detector.backbone.name
 
     def example(self) -> Tensor:
@@ -65,8 +65,9 @@ class Tower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Of OUTPUTS those that the tower has."""
         with self._detector[0].installed() as clip, record_activations(clip) as recorded:
-            found = clip.image_features(pixels).float(), recorded[0]
-        return found if len(self.outputs) == 2 else (*found, clip.patch_features(pixels).float())
+            views = clip.views(pixels, len(self.outputs) == 3).float()
+        found = views[:, 0], recorded[0]
+        return found if len(self.outputs) == 2 else (*found, views[:, 1:].unflatten(1, self.grid))
 
 
 @torch.no_grad()
@@ -151,8 +152,10 @@ def state(detector: SDMAD, tower: Tower) -> dict[str, Any]:
     """All but the tower, as plain values that Python and a browser read."""
     clip, bank = detector.backbone, detector.bank
     pixels = clip.model.visual.preprocess_cfg | {"shape": clip.shape, "size": tower.size[::-1]}
-    maps = clip.encode_texts(bank.texts) if len(tower.outputs) == 3 else torch.empty(0)
-    numbers = ("weights", "scale", "bias", "thresholds", "image_weights", "image_bias")
+    local, patched = detector.alignment.local, len(tower.outputs) == 3
+    # a score that looks at patches shows where by its own signs, another one by those of the frozen model
+    maps = (detector.sign_embeddings_ if local else clip.encode_texts(bank.texts)) if patched else torch.empty(0)
+    numbers = ("weights", "scale", "bias", "thresholds", "image_weights", "image_bias", "reference")
     return {
         "format": 1,
         "notice": NOTICE,
@@ -164,7 +167,9 @@ def state(detector: SDMAD, tower: Tower) -> dict[str, Any]:
         "membership": detector.membership.astype(int).tolist(),
         "reasons": [{str(s): why for s, why in of.items()} for of in detector.reasons_],
         "pixels": {name: pixels[name] for name in ("size", "shape", "interpolation", "mean", "std")},
-        "maps": len(tower.outputs) == 3,
+        "maps": patched,
+        "local": local if patched else 0,
+        "patches": detector.alignment.patches,
         **{name: np.asarray(getattr(detector, f"{name}_")).tolist() for name in numbers},
         "sign_embeddings": [[float(f"{x:.6g}") for x in row] for row in detector.sign_embeddings_.tolist()],
         "map_embeddings": [[float(f"{x:.6g}") for x in row] for row in maps.tolist()],

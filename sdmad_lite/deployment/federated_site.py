@@ -111,7 +111,7 @@ class Site:
         """Stage 1 is over: all that stage 2 asks for."""
         put(self.training, state)
         aligned = next(self.stage)
-        self.z = (aligned.image_embeddings @ aligned.sign_embeddings.T).double().numpy()
+        self.z = aligned.cosines.double().numpy()
         self.h = aligned.activations.double().numpy()
         sums = {"signs": Moments.of(self.z[0], self.labels, False), "versions": Moments.of(self.z, self.labels)}
         sums |= {"image": Moments.of(self.h[0], self.labels, False), "images": Moments.of(self.h, self.labels, False)}

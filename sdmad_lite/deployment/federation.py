@@ -143,6 +143,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
     detector.sign_embeddings_, detector.selector_ = v, selector
     detector.history_ = [dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses]
     detector.weights_, detector.reasons_ = selector.weights_, selector.reasons_
+    detector.reference_ = sums["signs"].total[-1] / sums["signs"].count[-1]  # no site tells of its normal images alone
     detector.scale_, detector.bias_ = (1 - share) * calibration.scale_, (1 - share) * calibration.bias_
     detector.image_weights_, detector.image_bias_ = share * image.weights_, share * image.bias_
     # decisions: the threshold of best F1, as if logits were normal in both classes

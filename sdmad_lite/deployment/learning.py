@@ -123,6 +123,8 @@ def with_finding(detector: SDMAD, name: str, signs: Sequence[str], vectors: np.n
     known = dict(zip([*signs, *bank.texts], [*torch.from_numpy(vectors), *detector.sign_embeddings_], strict=True))
     new.sign_embeddings_ = torch.stack([known[text] for text in texts])
     vars(new).update({n: np.concatenate([had := getattr(detector, n), 0 * had[:1]]) for n in FITTED[:4]})
+    new.reference_ = np.full(len(texts), detector.reference_.mean())
+    new.reference_[places] = detector.reference_
     new.weights_ = equal_weights(new.membership)
     new.weights_[:-1] = 0
     new.weights_[:-1, places] = detector.weights_

@@ -87,8 +87,13 @@ class Exported:
 
     def features(self, images) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) of images and signs, and pooled activations h (N, d)."""
-        u, h = self.outputs(images, "embedding", "activations")
-        return u @ self._array("sign_embeddings").T, h
+        v, local = self._array("sign_embeddings").T, self.about["local"]
+        if not local:
+            u, h = self.outputs(images, "embedding", "activations")
+            return u @ v, h
+        u, h, patches = self.outputs(images, "embedding", "activations", "patches")
+        best = np.sort((patches @ v).reshape(len(u), -1, v.shape[1]), axis=1)[:, -self.about["patches"] :]
+        return (1 - local) * (u @ v) + local * best.mean(1), h
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray) -> np.ndarray:
         """Logits (N, C) from z (N, S) and h (N, d)."""
@@ -109,11 +114,12 @@ class Exported:
         `signs` are the category's own, first the one that adds most, and then the normal ones.
         """
         (z,), (h,) = self.features([image])
-        (logits,), scale, bias = self.logits(z[None], h[None]), self._array("scale"), self._array("bias")
+        (logits,), scale, reference = self.logits(z[None], h[None]), self._array("scale"), self._array("reference")
         weights, membership, found = self._array("weights"), self._array("membership"), []
+        bias = self._array("bias") + scale * (weights @ reference)  # the logit of a normal image by its signs
         by_image = self._array("image_weights") @ h + self._array("image_bias")
         for c, category in enumerate(self.categories):
-            parts = scale[c] * weights[c] * z
+            parts = scale[c] * weights[c] * (z - reference)
             order = sorted(
                 np.flatnonzero(membership[c + 1] + membership[0]), key=lambda s: (membership[0, s], -parts[s])
             )

@@ -175,10 +175,10 @@ def scores(detector: SDMAD, pixels: Tensor, explain: bool = False, bf16: bool = 
     for category, p, threshold in zip(detector.bank.categories, probability.T, detector.thresholds_, strict=True):
         columns += [(category, p), (f"{category}_detected", (p >= threshold).astype(np.int8))]
     for c, category in enumerate(detector.bank.categories if explain else ()):
-        by_sign = detector.scale_[c] * weights[c] * cosines  # (N, S)
+        by_sign = detector.contributions(cosines)[:, c]
         columns += [(f"{category} | {detector.bank.texts[s]}", by_sign[:, s]) for s in np.flatnonzero(weights[c])]
         columns += [(f"{category} | image evidence", detector.image_logits(activations)[:, c])]
-        columns += [(f"{category} | bias", np.full(len(cosines), detector.bias_[c]))]
+        columns += [(f"{category} | bias", np.full(len(cosines), detector.base_[c]))]
     names = ["image", "error", *(name for name, _ in columns)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise OutputError(f"two columns would be called {twice[0]!r}; rename that category in the bank")

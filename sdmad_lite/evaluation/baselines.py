@@ -82,10 +82,11 @@ class Support:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """T images to score, with their unit-length embeddings u (T, D) by the same frozen backbone."""
+    """T images to score, with unit-length embeddings u (T, D) and cosines z (T, S) by the same frozen backbone."""
 
     images: Sequence
     u: Tensor
+    z: np.ndarray | None = None
 
 
 Predictor = Callable[[Query], np.ndarray]

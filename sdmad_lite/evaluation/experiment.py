@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scipy.special import expit
 from tqdm import tqdm
 
@@ -107,7 +108,7 @@ def run_experiment(
     opened = sealed.open(
         {(method, i): predict for i, predictors in enumerate(fitted) for method, predict in predictors.items()},
         thresholds={(BOTH_STAGES, i): detector.thresholds_ for i, detector in enumerate(detectors)},
-        prepare=lambda images: Query(images, backbone.encode_images(images, color=bank.color, progress=progress)),
+        prepare=lambda images: _query(images, training_free[0], progress),
         grouped=[(BOTH_STAGES, i) for i in range(len(fits))],
     )
 
@@ -153,9 +154,15 @@ def _fit(
         SIGNS_ONLY: lambda query: margins(features(query)[0], detector.weights_),
         STAGE_1: lambda query: margins(features(query)[0], equal),
         IMAGE_ONLY: lambda query: detector.image_logits(features(query)[1]),
-        NO_TRAINING: lambda query: expit(frozen.logits((query.u @ frozen.sign_embeddings_.T).double().numpy())),
+        NO_TRAINING: lambda query: expit(frozen.logits(query.z)),
     }
     return detector, frozen, own | {name: fit(given) for name, fit in settings.baselines.items()}
+
+
+def _query(images, frozen: SDMAD, progress: bool) -> Query:
+    """What the frozen model makes of images, the same in every draw: without adapters, activations are embeddings."""
+    z, u = frozen.features(images, progress=progress)
+    return Query(images, torch.from_numpy(u).float(), z)
 
 
 def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:

@@ -76,6 +76,23 @@ def equal_weights(membership: Array) -> Array:
     return shares[1:] - shares[:1]
 
 
+def sign_scores(views: torch.Tensor, v: torch.Tensor, local: float, patches: int) -> torch.Tensor:
+    """z (N, S) in [-1, 1]: how much of each sign an image shows, as a whole and where it looks most like the sign.
+
+    [ours] A sign names a place, and one embedding of the whole image loses small findings:
+    z = (1 - local) z_global + local z_local, where z_local is the mean over the patches most like the sign.
+
+    Args:
+        views: (N, 1 + P, D) unit embeddings, see `Backbone.views`; without patches z is z_global. v: (S, D).
+        local: in [0, 1]. patches: how many of P count.
+    """
+    if not local or views.shape[1] == 1:
+        return views[:, 0] @ v.T
+    cosines = views @ v.T
+    best = cosines[:, 1:].topk(min(patches, views.shape[1] - 1), dim=1, sorted=False).values
+    return cosines[:, 0].lerp(best.mean(1), local)
+
+
 def margins(cosines: Array, weights: Array) -> Array:
     """g (N, C) in [-2, 2]: weighted cosine of each category's signs minus that of the normal signs, from z and W.
 

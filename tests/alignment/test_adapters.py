@@ -216,7 +216,7 @@ def test_the_split_tower_gives_what_the_whole_tower_gives(tiny_clip, images, sha
         activations = below(pixels)
         parts = torch.cat([embed(activations[:4]), embed(activations[4:])])
         whole = tiny_clip.image_features(pixels)
-    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(parts[:, 0], whole, rtol=1e-5, atol=1e-6)
     assert len(vision_blocks(tiny_clip.model)) == 3
 
 
@@ -227,7 +227,7 @@ def test_the_split_tower_has_the_gradients_of_the_whole_tower(tiny_clip, images)
         below, embed = split_image_tower(tiny_clip)
         with torch.no_grad():
             activations = below(pixels)
-        for features in (lambda: embed(activations), lambda: tiny_clip.image_features(pixels)):
+        for features in (lambda: embed(activations)[:, 0], lambda: tiny_clip.image_features(pixels)):
             adapters.zero_grad()
             features()[:, 0].sum().backward()
             grads.append(torch.cat([p.grad.flatten() for p in adapters.parameters()]).clone())
@@ -256,7 +256,7 @@ def test_a_resnet_stays_frozen_and_says_so(tmp_path):
     ):
         vision_blocks(backbone.model)
     with pytest.raises(BackboneError, match="heat maps need a plain ViT"):
-        backbone.patch_features(torch.zeros(1, 3, 64, 64))
+        backbone.patch_features(torch.zeros(1, 3, 32, 32))
 
 
 def test_a_text_tower_without_layers_is_refused_by_name(tiny_clip):

@@ -268,7 +268,7 @@ def train(backbone, patterns, seed=0, lam=0.9, **settings):
 
 def values(adapters, aligned):
     """All that a training gives; last what no training changes."""
-    tensors = [aligned.image_embeddings, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
+    tensors = [aligned.cosines, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
     return [*adapters.state_dict().values(), *tensors, aligned.activations]
 
 
@@ -278,20 +278,17 @@ def test_the_loss_falls_and_the_support_set_is_separated(tiny_clip, patterns):
     loss = [step["inter-anomaly"] for step in aligned.history]
     assert len(loss) == 120
     assert np.mean(loss[-5:]) < 0.2 < 0.69 < np.mean(loss[:5])
-    logits = (
-        margins(aligned.image_embeddings[0] @ aligned.sign_embeddings.T, equal_weights(MEMBERSHIP)) * aligned.scale
-        + aligned.bias
-    )
+    logits = margins(aligned.cosines[0], equal_weights(MEMBERSHIP)) * aligned.scale + aligned.bias
     np.testing.assert_array_equal((logits > 0).numpy(), patterns[1] == 1)
 
 
-def test_the_returned_embeddings_are_those_of_the_adapted_model(tiny_clip, patterns):
+def test_the_returned_cosines_are_those_of_the_adapted_model(tiny_clip, patterns):
     adapters, aligned = train(tiny_clip, patterns, steps=5)
     with installed(tiny_clip, adapters):
         u, v = tiny_clip.encode_images(patterns[0]), tiny_clip.encode_texts(TEXTS)
-    torch.testing.assert_close(aligned.image_embeddings[0], u, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(aligned.cosines[0], u @ v.T, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(aligned.sign_embeddings, v, rtol=1e-5, atol=1e-6)
-    assert aligned.image_embeddings.shape == (2, 12, 16)
+    assert aligned.cosines.shape == (2, 12, len(TEXTS))
 
 
 def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns):
@@ -344,7 +341,7 @@ def test_no_steps_leave_the_frozen_model(tiny_clip, patterns):
     off = AdapterConfig(vision_share=0, text_share=0)
     aligned = align(tiny_clip, build_adapters(tiny_clip, off), *patterns, BANK, AlignmentConfig(steps=0))
     assert aligned.history == []
-    assert torch.equal(aligned.image_embeddings[0], tiny_clip.encode_images(patterns[0]))
+    assert torch.equal(aligned.cosines[0], tiny_clip.encode_images(patterns[0]) @ aligned.sign_embeddings.T)
     assert torch.equal(aligned.sign_embeddings, tiny_clip.encode_texts(TEXTS))
 
 
@@ -369,7 +366,7 @@ def test_encoding_in_batches_changes_memory_only(tiny_clip, patterns, at_once):
     whole, pieces = (computed(tiny_clip, patterns, RunConfig(at_once=n)) for n in (256, at_once))
     for one, two in zip(values(*whole), values(*pieces), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=1e-4)  # Adam divides small gradients by themselves
-    torch.testing.assert_close(whole[1].image_embeddings, pieces[1].image_embeddings, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[1].cosines, pieces[1].cosines, rtol=0, atol=1e-5)
 
 
 def test_activations_too_large_for_the_device_wait_in_main_memory(tiny_clip, patterns):
@@ -379,9 +376,9 @@ def test_activations_too_large_for_the_device_wait_in_main_memory(tiny_clip, pat
 
 def test_bf16_steps_end_near_those_in_fp32(tiny_clip, patterns):
     fp32, bf16 = (computed(tiny_clip, patterns, RunConfig(precision=p))[1] for p in ("fp32", "bf16"))
-    assert bf16.image_embeddings.dtype == bf16.sign_embeddings.dtype == torch.float32
-    assert not torch.equal(fp32.image_embeddings, bf16.image_embeddings)
-    torch.testing.assert_close(fp32.image_embeddings, bf16.image_embeddings, rtol=0, atol=0.1)
+    assert bf16.cosines.dtype == bf16.sign_embeddings.dtype == torch.float32
+    assert not torch.equal(fp32.cosines, bf16.cosines)
+    torch.testing.assert_close(fp32.cosines, bf16.cosines, rtol=0, atol=0.1)
     for one, two in zip(fp32.history, bf16.history, strict=True):
         assert one["inter-anomaly"] == pytest.approx(two["inter-anomaly"], abs=0.03)
 

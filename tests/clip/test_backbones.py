@@ -42,7 +42,7 @@ def test_adapters_stand_in_the_towers_own_layers(names, kind, support):
     with installed(backbone, adapters):
         below, embed = split_image_tower(backbone)
         u_on, v_on = backbone.image_features(pixels), backbone.text_features(tokens)
-        torch.testing.assert_close(embed(below(pixels)), u_on, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(embed(below(pixels))[:, 0], u_on, atol=1e-5, rtol=1e-4)
         (u_on[:, 0].sum() + v_on[:, 0].sum()).backward()
     assert (not torch.allclose(u_on, u, atol=1e-4)) != expected.frozen_image
     assert not torch.allclose(v_on, v, atol=1e-4)
@@ -67,7 +67,7 @@ def test_a_detector_is_fitted_saved_and_loaded(names, kind, bank, support, tmp_p
     detector.save(tmp_path / "d")
     saved = load_file(tmp_path / "d" / "adapters.safetensors")
     parts = {name.split(".")[0] for name in saved}
-    assert parts == {*expected.adapted, "text_features", "probe", "probe_bias"}
+    assert parts == {*expected.adapted, "text_features", "reference", "probe", "probe_bias"}
     again = SDMAD.load(tmp_path / "d", device="cpu")
     np.testing.assert_array_equal(again.predict_proba(support.images[:3]), probabilities)
     if expected.maps:

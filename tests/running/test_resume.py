@@ -103,7 +103,7 @@ def run(clip, support, bank, folder=None, until=None, seed=0, labels=None, seen=
     labels = support.labels if labels is None else labels
     how = RunConfig(after_step=watch, checkpoint=folder, checkpoint_steps=1)
     aligned = align(clip, adapters, support.images, labels, bank, config, seed, how)
-    tensors = [aligned.image_embeddings, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
+    tensors = [aligned.cosines, aligned.sign_embeddings, aligned.bias, torch.tensor(aligned.scale)]
     return [*adapters.state_dict().values(), *tensors], aligned
 
 

@@ -41,8 +41,8 @@ def detector(seed: int = 0) -> SDMAD:
 encoded, split = [], alignment.split_image_tower
 
 
-def counting(backbone):
-    below, embed = split(backbone)
+def counting(backbone, *patches):
+    below, embed = split(backbone, *patches)
 
     def counted(rows):
         if torch.is_grad_enabled():

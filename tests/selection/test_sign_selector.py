@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
@@ -16,6 +17,7 @@ from sdmad_lite.selection import (
     margins,
     support_auroc,
 )
+from sdmad_lite.selection.sign_selector import sign_scores
 
 
 def bank_of(*sizes):
@@ -39,6 +41,17 @@ def planted(seed, images=64, good=2, noise=12, gap=1.5):
 
 
 # Support AUROC
+
+
+def test_a_sign_score_is_a_mean_of_the_whole_and_of_the_patches_most_like_the_sign():
+    """The whole at 0.2, patches at 0.9, 0.5 and -1 of one sign; of the other sign what is left of unit length."""
+    cosines = torch.tensor([0.2, 0.5, -1.0, 0.9])
+    views = torch.stack([cosines, (1 - cosines**2).sqrt()], 1)[None]
+    v = torch.eye(2)
+    assert sign_scores(views, v, 0.0, 2)[0].tolist() == pytest.approx([0.2, 0.96**0.5])
+    assert sign_scores(views, v, 0.25, 2)[0, 0].item() == pytest.approx(0.75 * 0.2 + 0.25 * 0.7)
+    assert sign_scores(views, v, 1.0, 9)[0, 0].item() == pytest.approx(0.4 / 3)  # fewer patches than asked for
+    assert sign_scores(views[:, :1], v, 0.5, 2)[0, 0].item() == pytest.approx(0.2)  # no patches
 
 
 def test_support_auroc_by_hand():

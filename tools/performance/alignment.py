@@ -135,7 +135,7 @@ class Other:
             with installed(self.backbone, adapters) as blocks, compiled(blocks if compile else ()):
                 with run.autocast(self.device):
                     embed = split_image_tower(self.backbone)[1]
-                    u = embed(activations) if kept else self.backbone.image_features(self.pixels)
+                    u = embed(activations)[:, 0] if kept else self.backbone.image_features(self.pixels)
                     v = self.backbone.text_features(self.tokens, self.length) if cut else self.plain_text()
                 optimizer.zero_grad()
                 self.loss(u, v, self.labels).backward()
