@@ -162,13 +162,14 @@ class Lesson:
         return break_panel(BreakCase(self.detector, self.validation.images), self.example, category)
 
 
-def fresh_phantoms(count: int, seed: int, modality: str = "chest") -> ImageTable:
+def fresh_phantoms(count: int, seed: int, modality: str = "chest", machine: str | None = None) -> ImageTable:
     """Newly drawn images, of people in no sample set, to look at as one pleases.
 
-    Of `count` images those are left that show a kept-out category or nothing, as in the sample set.
+    Of `count` images those are left that show a kept-out category or nothing, as in the sample set. The same seed with
+    another `machine` gives the same patients.
     """
     kind = modality_named(modality)
-    drawn = list(sample_phantoms(count, seed=seed, modality=modality))
+    drawn = list(sample_phantoms(count, seed=seed, modality=modality, machine=machine))
     labels = np.array([[name in phantom.categories for name in kind.bank.categories] for phantom in drawn], dtype=int)
     columns = {
         "patient_id": [phantom.patient.patient_id for phantom in drawn],

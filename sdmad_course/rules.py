@@ -131,6 +131,19 @@ def _one_step_for_all(answer, on_test) -> bool:
     return close(answer, on_test.mean(0).max(), 1e-9)
 
 
+@exercise("09.1", "a function of three arrays; shift the site's logits until its normal images have home's mean")
+def _centred_by_hand(answer) -> bool:
+    rng = np.random.default_rng(0)
+    site, here, home = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)), rng.normal(size=(3, 2))
+    return np.allclose(answer(site, here, home), site - here.mean(0) + home.mean(0))
+
+
+@exercise("10.1", "the old mean counts as often as it had cases, the new case once")
+def _prototype_moved(answer) -> bool:
+    x = np.random.default_rng(0).normal(size=(6, 3))
+    return np.allclose(answer(x[:5].mean(0), 5, x[5]), x.mean(0)) and np.allclose(answer(x[0], 1, x[1]), x[:2].mean(0))
+
+
 @exercise("11.1", "add counts, sums and squares of both first; the variance is the mean square less the squared mean")
 def _variance_of_both(answer) -> bool:
     return close(answer, 5.6 / 40 - (14 / 40) ** 2, 1e-4)

@@ -53,6 +53,8 @@ RIGHT = [
     ),
     ("07.1", 0.575, {}),
     ("07.2", 0.65, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
+    ("09.1", lambda site, here, home: site - here.mean(0) + home.mean(0), {}),
+    ("10.1", lambda mean, count, x: (count * mean + x) / (count + 1), {}),
     ("12.1", packed, {"weights": WEIGHTS}),
     ("14.1", OWN, {"draft": {"categories": OWN["categories"], "signs": OWN["signs"][:2]}}),
 ]
