@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.evaluation.sign_truth import points_at
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms.samples import load_masks
@@ -44,7 +45,11 @@ def bars_against_truth(
         for n in np.flatnonzero(labels[:, c]).tolist():
             there = np.array([text in drawn[n] for text in own])
             if 0 < there.sum() < len(there):
-                bar = detector.scale_[c] * detector.weights_[c, columns] * cosines[n, columns]
+                bar = (
+                    detector.scale_[c]
+                    * detector.weights_[c, columns]
+                    * (cosines[n, columns] - detector.reference_[columns])
+                )
                 gaps = bar[there][:, None] - bar[~there]
                 pairs = ((gaps > 0) + 0.5 * (gaps == 0)).mean()
                 found.append((there[bar.argmax()], there.mean(), pairs))
@@ -65,11 +70,9 @@ def maps_against_truth(backbone: Backbone, bank: SignBank, table: ImageTable, ro
     text, found = {sign.id: sign.text for sign in bank.signs}, []
     for row in rows:
         masks = {text[name]: mask for name, mask in load_masks(table, row).items() if name in text}
-        maps = sign_maps(backbone, bank, table.images[row]) if masks else np.empty(0)
-        for name, mask in masks.items():
-            heat = maps[bank.texts.index(name)]
-            patches = mask.reshape(heat.shape[0], -1, heat.shape[1], mask.shape[1] // heat.shape[1]).any((1, 3))
-            found.append((patches.flat[heat.argmax()], patches.mean()))
+        if masks:
+            maps = sign_maps(backbone, bank, table.images[row])
+            found.extend(points_at(maps, [masks.get(sign) for sign in bank.texts]))
     hit, chance = np.mean(found, axis=0) if found else (np.nan, np.nan)
     return Pointing(len(found), float(hit), float(chance))
 
