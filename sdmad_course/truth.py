@@ -67,7 +67,7 @@ class Pointing(NamedTuple):
 
 def maps_against_truth(backbone: Backbone, bank: SignBank, table: ImageTable, rows: Sequence[int]) -> Pointing:
     """The pointing game over the drawn signs of some images of a sample set."""
-    text, found = {sign.id: sign.text for sign in bank.signs}, []
+    text, found = {sign.id: sign.text for sign in bank.signs}, list[np.ndarray]()
     for row in rows:
         masks = {text[name]: mask for name, mask in load_masks(table, row).items() if name in text}
         if masks:
