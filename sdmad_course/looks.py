@@ -38,7 +38,7 @@ class Watcher:
     def scores(self, activations: torch.Tensor) -> np.ndarray:
         """Margins (N, C) with the adapters that stand in the backbone now."""
         signs = self.clip.encode_texts(self.bank.texts)
-        return margins(self._embed(activations).cpu() @ signs.T, self.weights).numpy()
+        return margins(self._embed(activations)[:, 0].cpu() @ signs.T, self.weights).numpy()
 
     def finished(self, adapters):
         """A predictor with a checkpoint's adapters, from what `prepare` gives."""

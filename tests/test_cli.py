@@ -147,6 +147,7 @@ NOT_SAID = {
     "drop_copies": {"embed", "check"},
     "names": {"predict"},
     "least": {"predict"},
+    "checkpoint": {"predict"},
     "runtime": {"predict"},
     "categories": {"evaluate", "embed", "check"},
     "self_made": {"predict"},
@@ -447,7 +448,7 @@ def test_data_tells_what_is_known_of_each_set(ask, tmp_path, monkeypatch):
 # The page
 
 PASTED = [shlex.split(line)[1:] for line in re.findall(r"^    (sdmad .*)$", PAGE, re.MULTILINE)]
-UNTRIED = (["run"], ["decide"], ["signs", "generate"], ["data", "get"])
+UNTRIED = (["run"], ["decide"], ["federate"], ["signs", "generate"], ["data", "get"])
 """They take minutes, a server or the network; here it is only checked that their options are right."""
 
 

@@ -55,6 +55,7 @@ class Tower(nn.Module):
         self.size = (size, size) if isinstance(size, int) else tuple(size)  # (H, W)
         _, shown = embed_with_patches(self.model, self.example())
         self.outputs, self.grid = OUTPUTS[: 2 if shown is None else 3], shown is not None and shown.shape[1:3]
+        self.local = len(self.outputs) == 3 and detector.alignment.local > 0
         self.name = detector.backbone.name
 
     def example(self) -> Tensor:
@@ -65,9 +66,12 @@ class Tower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Of OUTPUTS those that the tower has."""
         with self._detector[0].installed() as clip, record_activations(clip) as recorded:
-            views = clip.views(pixels, len(self.outputs) == 3).float()
+            views = clip.views(pixels, self.local).float()
         found = views[:, 0], recorded[0]
-        return found if len(self.outputs) == 2 else (*found, views[:, 1:].unflatten(1, self.grid))
+        if len(self.outputs) == 2:
+            return found
+        # a score that looks at patches shows where by them, another one by those of the frozen model
+        return *found, views[:, 1:].unflatten(1, self.grid) if self.local else clip.patch_features(pixels).float()
 
 
 @torch.no_grad()
@@ -153,7 +157,6 @@ def state(detector: SDMAD, tower: Tower) -> dict[str, Any]:
     clip, bank = detector.backbone, detector.bank
     pixels = clip.model.visual.preprocess_cfg | {"shape": clip.shape, "size": tower.size[::-1]}
     local, patched = detector.alignment.local, len(tower.outputs) == 3
-    # a score that looks at patches shows where by its own signs, another one by those of the frozen model
     maps = (detector.sign_embeddings_ if local else clip.encode_texts(bank.texts)) if patched else torch.empty(0)
     numbers = ("weights", "scale", "bias", "thresholds", "image_weights", "image_bias", "reference")
     return {

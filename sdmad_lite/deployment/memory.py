@@ -45,7 +45,8 @@ class Memory:
 
     def __init__(self, path: str | Path, detector: SDMAD, *, prior: float = 4.0, wait: float = 10.0):
         if detector.alignment.local:
-            raise CaseError("its signs look at patches, and cases are kept as whole images; fit with local=0")
+            why = "its signs look at patches, and cases are kept as whole images"
+            raise CaseError(f"{why}; use a detector that looks at the whole alone")
         self.base, self.prior, self.width = detector, prior, detector.sign_embeddings_.shape[1]
         self.file = CaseFile(path, about(detector)["detector"], wait)
         self._forget()

@@ -154,7 +154,9 @@ def _fit(
         SIGNS_ONLY: lambda query: margins(features(query)[0], detector.weights_),
         STAGE_1: lambda query: margins(features(query)[0], equal),
         IMAGE_ONLY: lambda query: detector.image_logits(features(query)[1]),
-        NO_TRAINING: lambda query: expit(frozen.logits(query.z)),
+        NO_TRAINING: lambda query: expit(
+            frozen.logits(frozen.features(query.images)[0] if query.z is None else query.z)
+        ),
     }
     return detector, frozen, own | {name: fit(given) for name, fit in settings.baselines.items()}
 

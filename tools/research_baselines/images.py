@@ -121,7 +121,7 @@ class VisualAdapter:
         augmented = list(iter_augmented(backbone, prepared, self.augmentations, support.seed))
         draw = batches(self.augmentations * len(target), self.batch, support.seed)
         with installed(backbone, adapters):
-            below, embed = split_image_tower(backbone)
+            below, embed = split_image_tower(backbone, patches=True)
             with torch.no_grad():
                 x = torch.cat([below(part) for part in torch.cat(augmented).split(64)])  # below the first adapter
 
@@ -135,7 +135,7 @@ class VisualAdapter:
         def predict(query: Query) -> np.ndarray:
             with installed(backbone, adapters):
                 prepared = (backbone.prepare(part, support.bank.color) for part in _chunks(query.images))
-                return torch.cat([logits(backbone.image_features, part).cpu() for part in prepared]).numpy()
+                return torch.cat([logits(backbone.views, part).cpu() for part in prepared]).numpy()
 
         return predict
 
