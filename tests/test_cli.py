@@ -147,7 +147,9 @@ NOT_SAID = {
     "drop_copies": {"embed", "check"},
     "names": {"predict"},
     "least": {"predict"},
-    "checkpoint": {"predict"},
+    **{
+        name: {"predict"} for name in ("checkpoint", "certificate", "certificates", "name", "address", "patience")
+    },  # of `federate`
     "runtime": {"predict"},
     "categories": {"evaluate", "embed", "check"},
     "self_made": {"predict"},
