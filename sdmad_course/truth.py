@@ -38,18 +38,14 @@ def bars_against_truth(
     detector: SDMAD, cosines: np.ndarray, labels: np.ndarray, drawn: Sequence[Collection[str]]
 ) -> Bars:
     """Count over images with cosines z (N, S), labels Y (N, C) and the texts of the signs that each shows."""
-    bank, found = detector.bank, []
+    bank, bars, found = detector.bank, detector.contributions(cosines), []
     for c, category in enumerate(bank.categories):
         own = bank.signs_of(category)
         columns = [bank.texts.index(text) for text in own]
         for n in np.flatnonzero(labels[:, c]).tolist():
             there = np.array([text in drawn[n] for text in own])
             if 0 < there.sum() < len(there):
-                bar = (
-                    detector.scale_[c]
-                    * detector.weights_[c, columns]
-                    * (cosines[n, columns] - detector.reference_[columns])
-                )
+                bar = bars[n, c, columns]
                 gaps = bar[there][:, None] - bar[~there]
                 pairs = ((gaps > 0) + 0.5 * (gaps == 0)).mean()
                 found.append((there[bar.argmax()], there.mean(), pairs))

@@ -1,5 +1,6 @@
 """Reasons against what was drawn, on numbers worked out by hand."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sdmad_course.truth import bars_against_truth, without
+from sdmad_lite.detector import SDMAD
 
 BANK = SimpleNamespace(
     categories=("A",), texts=["one", "two", "three", "clear"], signs_of=lambda category: ["one", "two", "three"]
@@ -14,6 +16,7 @@ BANK = SimpleNamespace(
 DETECTOR = SimpleNamespace(
     bank=BANK, scale_=np.array([2.0]), weights_=np.array([[0.5, 0.3, 0.2, -1.0]]), reference_=np.array([0, 0, 0.5, 0])
 )
+DETECTOR.contributions = partial(SDMAD.contributions, DETECTOR)
 
 
 def test_bars_are_counted_where_some_signs_were_drawn_and_others_not():
