@@ -17,9 +17,10 @@ from ..alignment.train import Training
 from ..data import ImageTable
 from ..detector import SDMAD
 from ..errors import FederationError, warn
-from ..selection import Moments, logistic_sums, margins
+from ..selection import margins
 from ..settings import checked
 from ..signs.bank import SignBank
+from .moments import Moments, logistic_sums
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone

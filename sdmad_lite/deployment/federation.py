@@ -30,10 +30,11 @@ from ..alignment.train import LOSSES, Training
 from ..detector import SDMAD
 from ..errors import FederationError
 from ..running import Checkpoint
-from ..selection import Calibration, ImageEvidence, Moments, SignSelector, equal_weights, normal_f1_thresholds
+from ..selection import Calibration, equal_weights
 from ..settings import AtLeastOne, checked
 from ..storage import write_detector
 from .federated_site import SENT, Arrays, Site, identity, packed, put, state_of
+from .moments import Moments, fit_image_evidence, fit_signs, normal_f1_thresholds
 
 __all__ = ["SENT", "Site", "average", "fit_together", "in_turn"]
 
@@ -127,7 +128,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
     if missing := [name for name, count in zip(bank.categories, sums["signs"].count, strict=False) if not count]:
         raise FederationError(f"no site has enough patients with {missing[0]!r}; leave it out of the bank, or ask more")
     # which signs to trust
-    selector = SignSelector(detector.selection).fit_moments(sums["signs"], sums["versions"], detector.membership)
+    selector = fit_signs(detector.selection, sums["signs"], sums["versions"], detector.membership)
     stage1 = sums["signs"].margins(equal_weights(detector.membership)) * training.log_scale.exp().item()
     stage1 += training.bias.detach().double().cpu().numpy()
     # the chosen signs are to be as sure as stage 1 was with all of them, and the image evidence as sure as they are
@@ -138,8 +139,8 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
         answers = _checked(ask("evidence", given), {"sums": np.empty((c, d + 2))}, "the image evidence")
         return np.sum([answer["sums"] for answer in answers.values()], axis=0)
 
-    image = ImageEvidence(detector.evidence)
-    image.fit_moments(sums["image"], sums["images"], calibration.transform(chosen), at)
+    wanted = calibration.transform(chosen)
+    image = fit_image_evidence(detector.evidence, sums["image"], sums["images"], wanted, at)
     detector.sign_embeddings_, detector.selector_ = v, selector
     detector.history_ = [dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses]
     detector.weights_, detector.reasons_ = selector.weights_, selector.reasons_

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from ..detector import SDMAD
-from ..selection import Calibration, Moments, equal_weights, weights_of_spread
+from ..selection import Calibration, discriminant_weights, equal_weights
 from ..signs.bank import parse_bank
+from .moments import Moments
 
 FITTED = ("scale_", "bias_", "image_weights_", "image_bias_", "weights_", "thresholds_", "reasons_")
 
@@ -95,7 +96,7 @@ def _sign_weights(detector: SDMAD, looks: Moments, i: int, c: int, fewer: int) -
     membership, config, had = detector.membership, detector.selection, detector.weights_[c]
     signs = np.flatnonzero(membership[c + 1] + membership[0])
     side = np.where(membership[0, signs] > 0, -1.0, 1.0)
-    found = weights_of_spread(looks.spread(i, signs, side), np.abs(had[signs]), fewer, config.shrink, config.pull)
+    found = discriminant_weights(looks.spread(i, signs, side), np.abs(had[signs]), fewer, config.shrink, config.pull)
     weights = np.zeros_like(had)
     weights[signs] = found * side
     size = found[side > 0].sum()

@@ -22,9 +22,9 @@ from ..data import as_images
 from ..data.labels import labels_by_name
 from ..detector import SDMAD
 from ..errors import CaseError
-from ..selection import Moments
 from .case_file import CaseFile, Entry
 from .learning import drift, learnt, moments_of, with_finding
+from .moments import Moments
 from .scoring import _content, about
 
 GRID = 1024

@@ -7,11 +7,7 @@ stage 1 were. Thresholds are those of best F1 on the support set.
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import expit
-from scipy.stats import norm
 from sklearn.metrics import precision_recall_curve
-
-from .moments import Moments
 
 
 def class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -50,22 +46,6 @@ class Calibration:
     def transform(self, margins: np.ndarray) -> np.ndarray:
         """Margins g (N, C) to logits (N, C)."""
         return self.scale_ * margins + self.bias_
-
-
-def normal_f1_thresholds(logits: Moments, prior: float = 0.0) -> np.ndarray:
-    """(C,) thresholds of best F1, from sums over logits (N, C) alone, as if they were normal in both classes.
-
-    It is looked for between the means of the classes; `prior` as in `best_f1_thresholds`.
-    """
-    thresholds = np.empty(len(logits.count) - 1)
-    for c, positives in enumerate(logits.count[:-1]):
-        mean, deviation = logits.means()[:, c, c], logits.deviations()[:, c, c] + 1e-9
-        steps = np.linspace(mean.min(), mean.max(), 201)
-        hit, alarm = norm.sf((steps - mean[:, None]) / deviation[:, None])
-        detected = positives * hit + (logits.count[-1] - positives) * alarm
-        thresholds[c] = expit(steps[np.argmax(2 * positives * hit / (positives + detected))])
-    positives = logits.count[:-1]
-    return (positives * thresholds + prior * 0.5) / (positives + prior)
 
 
 def best_f1_thresholds(scores: np.ndarray, labels: np.ndarray, prior: float = 0.0) -> np.ndarray:

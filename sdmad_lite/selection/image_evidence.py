@@ -11,17 +11,13 @@ are worth more. The mean is near the better of the two in both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from ..settings import Positive, Settings, Share
 from .calibration import Calibration, class_means
-from .moments import Moments
 
 
 @dataclass(frozen=True)
@@ -60,30 +56,6 @@ class ImageEvidence:
         logits = activations[0] @ weights.T + bias
         return self.scaled(weights, bias, class_means(logits, labels), class_means(sign_logits, labels))
 
-    def fit_moments(self, plain: Moments, versions: Moments, wanted: np.ndarray, at: Callable) -> ImageEvidence:
-        """The same from sums over images, unchanged and in all versions; wanted are class means (2, C) of the signs.
-
-        `at(weights=, centre=, spread=, balance=)` gives `logistic_sums` over all images; L-BFGS asks some dozen times.
-        """
-        (c, d), n, positives = plain.total[1:].shape, versions.count[-1], versions.count[:-1]
-        centre = versions.total[-1] / n
-        spread = np.sqrt(np.maximum(versions.square[-1] / n - centre**2, 0)) + 1e-6
-        balance, penalty = n / 2 / np.stack([positives, n - positives]), np.full(d + 1, 1 / self.config.strength)
-        penalty[-1] = 0  # none on the bias
-
-        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            weights = flat.reshape(c, d + 1)
-            sums = at(weights=weights, centre=centre, spread=spread, balance=balance)
-            gradient = sums[:, 1:] + penalty * weights
-            return (sums[:, 0].sum() + (penalty * weights**2).sum() / 2) / n, gradient.ravel() / n
-
-        best = np.zeros(c * (d + 1))
-        if self.config.share:
-            best = minimize(loss, best, jac=True, method="L-BFGS-B", options={"gtol": 1e-4}).x
-        weights, bias = best.reshape(c, d + 1)[:, :-1] / spread, best.reshape(c, d + 1)[:, -1]
-        bias = bias - weights @ centre
-        return self.scaled(weights, bias, plain.margins(weights) + bias, wanted)
-
     def scaled(self, weights: np.ndarray, bias: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> ImageEvidence:
         """Take a regression, W (C, d) and b (C,), as sure as the signs are: its class means (2, C), and theirs."""
         calibration = Calibration(fallback_scale=1.0).fit_means(found, wanted)
@@ -106,16 +78,3 @@ def logistic(x: np.ndarray, labels: np.ndarray, strength: float) -> tuple[np.nda
     models = [LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(scaled, y) for y in labels.T]
     weights = np.concatenate([model.coef_ for model in models]) / spread
     return weights, np.concatenate([model.intercept_ for model in models]) - weights @ centre
-
-
-def logistic_sums(weights: np.ndarray, scaled: np.ndarray, labels: np.ndarray, balance: np.ndarray) -> np.ndarray:
-    """(C, d + 2): the loss of that regression and its gradient, summed over images; those of several sites add up.
-
-    Args:
-        weights: (C, d + 1), the bias last. scaled: (N, d) standardised. labels: (N, C). balance: (2, C) what a
-            positive and a negative of each category weigh.
-    """
-    wide = np.column_stack([scaled, np.ones(len(scaled))])
-    logits, share = wide @ weights.T, np.where(labels == 1, *balance[:, None])
-    loss = (share * np.logaddexp(0, np.where(labels == 1, -logits, logits))).sum(0)
-    return np.column_stack([loss, (share * (expit(logits) - labels)).T @ wide])

@@ -24,7 +24,6 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from ..settings import AtLeastOne, NotNegative, Settings, Share
-from .moments import Moments, Spread
 
 if TYPE_CHECKING:
     import torch
@@ -102,9 +101,23 @@ def margins(cosines: Array, weights: Array) -> Array:
     return cosines @ weights.T
 
 
-def discriminant_weights(
-    x: np.ndarray, y: np.ndarray, equal: np.ndarray, positives: int, shrink: float, pull: float
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Spread:
+    """What tells positives from negatives in signs as columns, each expected to be higher on positives."""
+
+    difference: np.ndarray  # (s,) of the class means
+    covariance: np.ndarray  # (s, s) within the classes
+    variance: float  # mean over the columns, of all images together
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray) -> Spread:
+        """From x (N, s) and y (N,) in {0, 1}, both there."""
+        positive, negative = x[y == 1], x[y == 0]
+        inside = np.concatenate([positive - positive.mean(0), negative - negative.mean(0)])
+        return cls(positive.mean(0) - negative.mean(0), inside.T @ inside / len(inside), x.var(0).mean())
+
+
+def discriminant_weights(found: Spread, equal: np.ndarray, positives: int, shrink: float, pull: float) -> np.ndarray:
     """w (s,), 0 or more, under which positives and negatives lie furthest apart, for their spread.
 
     Minimises `w A w / 2 - b w` over w >= 0, with A = S + p v I and b = d + p v e. S (s, s) is the covariance within
@@ -113,15 +126,10 @@ def discriminant_weights(
     where no sign is higher on positives and nothing pulls.
 
     Args:
-        x: (N, s) signs as columns, each expected to be higher on positives (so normal signs come negated).
-        y: (N,) in {0, 1}, both there. equal: (s,) non-negative weights to pull to.
-        positives: images that y counts, for several augmentations of an image are no more evidence than one.
+        found: the classes in s signs, each expected to be higher on positives (so normal signs come negated).
+        equal: (s,) non-negative weights to pull to.
+        positives: images that show the category, for several augmentations of an image are no more evidence than one.
     """
-    return weights_of_spread(Spread.of(x, y), equal, positives, shrink, pull)
-
-
-def weights_of_spread(found: Spread, equal: np.ndarray, positives: int, shrink: float, pull: float) -> np.ndarray:
-    """The same from what is known of the classes, wherever their images are."""
     difference, covariance = found.difference, found.covariance
     sphere = np.eye(len(covariance))
     floor = 1e-3 * found.variance + 1e-12  # so that the equation can be solved from a single image too
@@ -148,28 +156,23 @@ class SignSelector:
         """Choose signs; cosines are z (N, S), or (A, N, S) in A augmentations of the images, the first unchanged."""
         cosines = np.array(cosines, dtype=np.float64, ndmin=3)
         labels, membership = np.asarray(labels), np.asarray(membership, dtype=np.float64)
-        self.auroc_ = support_auroc(cosines[0], labels, membership)
 
         def spread(c: int, signs: np.ndarray, side: np.ndarray) -> Spread:
             return Spread.of((cosines[:, :, signs] * side).reshape(-1, len(side)), np.tile(labels[:, c], len(cosines)))
 
-        return self._choose(membership, labels.sum(0), len(labels), spread)
+        auroc = support_auroc(cosines[0], labels, membership)
+        return self.choose(auroc, labels.sum(0), len(labels), membership, spread)
 
-    def fit_moments(self, plain: Moments, augmented: Moments, membership: np.ndarray) -> SignSelector:
-        """The same from sums over images, of the unchanged ones and of all augmentations; AUROCs are estimated."""
-        membership = np.asarray(membership, dtype=np.float64)
-        raw, positives = plain.auroc(), plain.count[:-1, None]
-        self.auroc_ = np.where(membership[1:] > 0, toward_half(raw, positives), np.nan)
-        return self._choose(membership, plain.count[:-1], plain.count[-1], augmented.spread)
-
-    def _choose(
-        self, membership: np.ndarray, positives: np.ndarray, count: int, spread: Callable[..., Spread]
+    def choose(
+        self, auroc: np.ndarray, positives: np.ndarray, images: int, membership: np.ndarray, spread: Callable
     ) -> SignSelector:
-        """Weigh the signs of each category, drop light ones, and say why.
+        """`fit` from what is known of the support set: weigh the signs of each category, drop light ones, say why.
 
         Args:
-            positives: (C,) images of each category among `count`. spread: gives that of a category's signs.
+            auroc: (C, S). positives: (C,) images of each category, of so many `images`.
+            spread: from a category's number, (s,) numbers of signs and (s,) their sides, 1 or -1, to their Spread.
         """
+        self.auroc_ = auroc
         self.weights_, self.reasons_ = np.zeros((len(membership) - 1, membership.shape[1])), []
         for c, equal in enumerate(equal_weights(membership)):
             own, normal = (np.flatnonzero(membership[row]) for row in (c + 1, 0))
@@ -177,13 +180,13 @@ class SignSelector:
             side = np.sign(equal[signs])
             # normal signs come negated: every column is expected to be higher on positives
             found = partial(spread, c, signs, side)
-            w, note = self._weigh(found, equal[signs], int(positives[c]), count, self.auroc_[c, own])
+            w, note = self._weigh(found, equal[signs], int(positives[c]), images, auroc[c, own])
             # a sign that weighs next to nothing beside its like is dropped; the heaviest one always stays
             for part in (slice(None, len(own)), slice(len(own), None)):
                 size = np.abs(w[part])
                 w[part] = np.where((size < self.config.drop_below * size.mean()) & (size < size.max()), 0, w[part])
             self.weights_[c, signs] = w / w[: len(own)].sum()
-            why = [_reason(weight, self.auroc_[c, s], note) for s, weight in zip(signs, w, strict=True)]
+            why = [_reason(weight, auroc[c, s], note) for s, weight in zip(signs, w, strict=True)]
             self.reasons_.append(dict(zip(signs.tolist(), why, strict=True)))
         return self
 
@@ -201,7 +204,7 @@ class SignSelector:
         if fewer < config.least_positives:
             what = "positive" if positives == fewer else "negative"
             return equal, f"all signs are kept: {fewer} {what}{'s' * (fewer != 1)} to judge by, too few"
-        weights = weights_of_spread(spread(), np.abs(equal), positives, config.shrink, config.pull)
+        weights = discriminant_weights(spread(), np.abs(equal), positives, config.shrink, config.pull)
         if not weights[:count].any():
             return equal, "all signs are kept: none is higher on the positives"
         return weights * np.sign(equal), "weighed together on the support set"

@@ -11,6 +11,7 @@ from sdmad_lite.selection import (
     TRAINING_FREE,
     SelectionConfig,
     SignSelector,
+    Spread,
     best_f1_thresholds,
     discriminant_weights,
     equal_weights,
@@ -107,9 +108,9 @@ def test_discriminant_weights_by_hand():
     x = np.array([[a + 2, b - 1] for a in (-1, 1) for b in (-1, 1)] + [[a, b] for a in (-1, 1) for b in (-1, 1)])
     y, equal = np.repeat([1, 0], 4), np.array([0.5, 0.5])
     extra = 1e-3 * (2 + 1.25) / 2
-    free = discriminant_weights(x, y, equal, positives=2, shrink=0.0, pull=0.0)
+    free = discriminant_weights(Spread.of(x, y), equal, positives=2, shrink=0.0, pull=0.0)
     np.testing.assert_allclose(free, [2 / (1 + extra), 0], atol=1e-9)
-    pulled = discriminant_weights(x, y, equal, positives=2, shrink=0.0, pull=6.0)
+    pulled = discriminant_weights(Spread.of(x, y), equal, positives=2, shrink=0.0, pull=6.0)
     strength, e = 1.5 * (1 + extra), 0.5 / (0.5 * (1 + extra)) * 0.5
     np.testing.assert_allclose(pulled, np.maximum([2 + strength * e, -1 + strength * e], 0) / (1 + extra + strength))
 
@@ -119,7 +120,7 @@ def test_no_other_non_negative_weights_are_better(seed):
     """The objective is written here once more, and small steps in every allowed direction do not lower it."""
     z, labels, _ = planted(seed, images=24, noise=5)
     x, y, equal = z[:, :-1], labels[:, 0], np.full(7, 1 / 7)
-    w = discriminant_weights(x, y, equal, positives=12, shrink=0.3, pull=24.0)
+    w = discriminant_weights(Spread.of(x, y), equal, positives=12, shrink=0.3, pull=24.0)
     within = np.mean([(x[i] - x[y == y[i]].mean(0))[:, None] * (x[i] - x[y == y[i]].mean(0)) for i in range(24)], 0)
     extra = 1e-3 * x.var(0).mean() + 1e-12
     variance = np.trace(within) / 7 + extra
@@ -140,7 +141,7 @@ def test_a_stronger_pull_and_fewer_shots_end_nearer_to_equal_weights():
     z, labels, _ = planted(2, good=1, noise=4)
 
     def distance(positives, pull):
-        w = discriminant_weights(z[:, :-1], labels[:, 0], np.full(5, 0.2), positives, 0.2, pull)
+        w = discriminant_weights(Spread.of(z[:, :-1], labels[:, 0]), np.full(5, 0.2), positives, 0.2, pull)
         return np.abs(w / w.sum() - 0.2).sum()
 
     far = [distance(32, pull) for pull in (0.1, 100, 1e4, 1e8)]
@@ -152,8 +153,8 @@ def test_signs_that_move_together_share_their_weight():
     """A copy of a sign is no further evidence: both halves together weigh what the one sign weighed."""
     z, labels, _ = planted(3, images=400, good=2, noise=1)
     x, y = z[:, :2], labels[:, 0]
-    alone = discriminant_weights(x, y, np.full(2, 0.5), 200, 0.0, 0.0)
-    twice = discriminant_weights(x[:, [0, 0, 1]], y, np.full(3, 1 / 3), 200, 0.0, 0.0)
+    alone = discriminant_weights(Spread.of(x, y), np.full(2, 0.5), 200, 0.0, 0.0)
+    twice = discriminant_weights(Spread.of(x[:, [0, 0, 1]], y), np.full(3, 1 / 3), 200, 0.0, 0.0)
     assert twice[:2].sum() / twice[2] == pytest.approx(alone[0] / alone[1], rel=0.02)
 
 

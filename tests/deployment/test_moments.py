@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sdmad_lite.selection import (
-    EvidenceConfig,
-    ImageEvidence,
-    Moments,
-    SelectionConfig,
-    SignSelector,
-    logistic_sums,
-    normal_f1_thresholds,
-)
+from sdmad_lite.deployment.moments import Moments, fit_image_evidence, fit_signs, logistic_sums, normal_f1_thresholds
+from sdmad_lite.selection import EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
 from sdmad_lite.selection.calibration import class_means
 
 X = np.array([[1.0, 0], [3, 2], [0, 4], [2, 2]])
@@ -60,7 +53,7 @@ def test_signs_are_weighed_as_from_the_images(support, rule):
     z, _, labels, membership = support
     there = SignSelector(SelectionConfig(rule=rule)).fit(z, labels, membership)
     moments = Moments.of(z[0], labels, products=False), Moments.of(z, labels)
-    here = SignSelector(SelectionConfig(rule=rule)).fit_moments(*moments, membership)
+    here = fit_signs(SelectionConfig(rule=rule), *moments, membership)
     np.testing.assert_allclose(here.weights_, there.weights_, atol=1e-9)
     np.testing.assert_allclose(here.auroc_, there.auroc_, atol=0.05)
     assert [set(one) for one in here.reasons_] == [set(one) for one in there.reasons_]
@@ -78,7 +71,7 @@ def test_image_evidence_is_fitted_as_from_the_images(support, share):
         return sum(logistic_sums(weights, (rows[part] - centre) / spread, every[part], balance) for part in halves)
 
     moments = Moments.of(h[0], labels, products=False), Moments.of(h, labels, products=False)
-    here = ImageEvidence(EvidenceConfig(share)).fit_moments(*moments, class_means(signs, labels), at)
+    here = fit_image_evidence(EvidenceConfig(share), *moments, class_means(signs, labels), at)
     np.testing.assert_allclose(here.weights_, there.weights_, atol=0.01)
     np.testing.assert_allclose(here.bias_, there.bias_, atol=0.02)
 
