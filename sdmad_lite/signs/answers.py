@@ -20,9 +20,11 @@ from .bank import once
 from .rules import key, short
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
-ENDS, BEGINS = (re.compile("|".join(marks), re.DOTALL | re.IGNORECASE) for marks in PROMPTS["reasoning"].values())
+ENDS, BEGINS, STOPS = (re.compile("|".join(marks), re.S | re.I | re.M) for marks in PROMPTS["marks"].values())
 COMMENTS = re.compile(r"(?<!:)//[^\n]*|/\*.*?\*/|^\s*#[^\n]*", re.MULTILINE | re.DOTALL)
+SIGN = {"text", "sign"}  # what a sign's text stands under
 JSON = re.compile(r"""[{\[]\s*["'“{\[/#]|\{\s*\w+\s*:""")  # how a value begins that is meant as JSON
+CUT = ("length", "max_tokens", "model_length")  # how servers say that an answer was too long
 MAX_CHARACTERS = 50_000  # of an answer after the reasoning
 
 
@@ -30,30 +32,41 @@ class BadAnswer(ValueError):
     """What is wrong with an answer, in words that the model can act on."""
 
 
-def _at(*path: str | int) -> Any:
-    return Field(None, validation_alias=AliasPath("choices", 0, *path))  # type: ignore[arg-type]
+def _at(*paths: str) -> Any:
+    places = (
+        AliasPath("choices", 0, *(int(step) if step.isdigit() else step for step in path.split("."))) for path in paths
+    )
+    return Field(None, validation_alias=AliasChoices(*places))
 
 
 class Response(BaseModel):
     """What is read of a response of the protocol; servers leave out much of it, or fill it with null."""
 
-    error: Any = Field(None, validation_alias=AliasChoices("error", "detail", "message"))
+    error: Any = None
     choice_error: Any = _at("error")
+    told: Any = Field(None, validation_alias=AliasChoices("detail", "message", "msg", "errors", "base_resp"))
     finish: Any = _at("finish_reason")
-    refusal: Any = _at("message", "refusal")
-    content: Any = _at("message", "content")
-    tool: Any = _at("message", "tool_calls", 0, "function", "arguments")
-    reasoning: Any = _at("message", "reasoning_content")
-    usage: dict[str, Any] | None = None
+    refusal: Any = _at("message.refusal")
+    content: Any = _at("message.content", "text")
+    tool: Any = _at("message.tool_calls.0.function.arguments", "message.function_call.arguments")
+    reasoning: Any = _at("message.reasoning_content", "message.reasoning")
+    usage: Any = None
+
+    def problem(self) -> str | None:
+        """An error under the status of a good answer, in the words of the server."""
+        broken = self.finish == "error" and (self.content or "the model stopped with an error")
+        error = self.error or self.choice_error or broken or (None if self.content or self.tool else self.told)
+        return str((error.get("message") if isinstance(error, dict) else None) or error) if error else None
 
     def text(self) -> str:
         """What the model says. Raises BadAnswer: nothing, or not all of it."""
-        if self.finish == "length":
+        if str(self.finish).lower() in CUT:
             raise BadAnswer("it was cut off because it was too long; write fewer and shorter signs")
         if self.refusal or self.finish == "content_filter":
             raise BadAnswer(f"the model declined ({short(self.refusal or 'a filter held the answer back', 400)})")
         parts = self.content if isinstance(self.content, list) else []
-        said = "".join(str(part["text"]) for part in parts if isinstance(part, dict) and part.get("type") == "text")
+        parts = [part for part in parts if isinstance(part, dict) and part.get("type") not in ("reasoning", "thinking")]
+        said = "".join(str(part.get("text", "")) for part in parts)
         said = said or self.content or self.tool or ""
         return _spoken(said if isinstance(said, str) else json.dumps(said), str(self.reasoning or ""))
 
@@ -63,6 +76,7 @@ def _spoken(said: str, thought: str = "") -> str:
     *aloud, said = ENDS.split(said)
     thought = "".join(aloud[-1:]) or thought
     said = said if said.strip() else thought if thought.lstrip().startswith("{") else ""
+    said = STOPS.split(said)[0]  # the model may go on with a question of its own
     if not said or BEGINS.search(said):
         raise BadAnswer("it holds reasoning and no answer" if said or thought else "it is empty")
     if len(said) > MAX_CHARACTERS:
@@ -75,7 +89,7 @@ def entries(answer: object, category: str | None, categories: Iterable[str]) -> 
     known = {key(name) for name in categories}
     if not isinstance(answer, str):
         return _listed(answer, category, known)
-    found, problem, broken, end = None, "it holds no JSON object", False, 0
+    found, problem, broken, end, alone = None, "it holds no JSON object", False, 0, list[object]()
     for start, stop in _brackets(text := _spoken(answer)):
         if start < end or not JSON.match(text, start):
             continue
@@ -87,14 +101,16 @@ def entries(answer: object, category: str | None, categories: Iterable[str]) -> 
             continue
         # no answer of its own: a bare list inside broken JSON, or beside an object
         listed = _listed(value, category, known)
-        if found and listed and not any(key(str(entry(item)[0])) for item in listed):
+        if found and listed is not None and not any(key(str(entry(item)[0])) for item in listed):
             continue  # the form of an answer again, filled with dots
+        if isinstance(value, dict) and SIGN.intersection(value):
+            alone.append(value)
         if listed is not None and (isinstance(value, dict) or not (broken or found)):
             found = listed
         problem = problem if broken else 'it has no list "signs"'
-    if found is None:
+    if found is None and (broken or len(alone) < 2):
         raise BadAnswer(problem)
-    return found
+    return alone if found is None else found  # a line for each sign
 
 
 def _brackets(text: str) -> list[tuple[int, int]]:
@@ -109,6 +125,10 @@ def _brackets(text: str) -> list[tuple[int, int]]:
     return [*ends.items()]
 
 
+def _letters(text: str) -> list[str]:
+    return re.findall(r"\w", text.casefold())
+
+
 def _parsed(text: str, start: int, stop: int) -> tuple[object, int]:
     """The JSON value that begins there, and its end. One with slips is mended if that keeps every letter, up to `stop`.
 
@@ -119,24 +139,39 @@ def _parsed(text: str, start: int, stop: int) -> tuple[object, int]:
     except ValueError:
         bare = re.sub("[“”„]", '"', " ".join(COMMENTS.sub("", text[start:stop]).split()))
         value = needs("json_repair", "llm").loads(bare, skip_json_loads=True) if stop else None
-        if not stop or re.findall(r"\w", json.dumps(value, ensure_ascii=False)) != re.findall(r"\w", bare):
+        if not stop or _letters(json.dumps(value, ensure_ascii=False)) != _letters(bare):
             raise
         return value, stop
 
 
 def _listed(value: object, category: str | None, known: set[str]) -> list | None:
-    """The list of signs in a value: under "signs", under the category's name, or the only list that there is."""
+    """The list of signs in a value: under "signs", under the category's name, or the only list that there is.
+
+    What says that it is of another category is not.
+    """
     if isinstance(value, list):
+        if own := [one for one in value if isinstance(one, dict) and not SIGN.intersection(one) and _names(one, known)]:
+            found = [listed for one in own if (listed := _listed(one, category, known)) is not None]
+            return found[0] if len(found) == 1 else None
         names = all(isinstance(item, str) and key(item) in known for item in value)
         return None if names or not any(isinstance(item, (str, dict)) for item in value) else value
-    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in ("text", "sign")):
+    if not isinstance(value, dict) or any(isinstance(value.get(name), str) for name in SIGN):
+        return None
+    if (named_there := _names(value, known)) and key(category or "") not in named_there:
         return None
     named = {key(str(name)): item for name, item in value.items()}
     for name in ("signs", key(category or "normal signs")):
-        if isinstance(named.get(name), list):
-            return named[name]
+        rows = named.get(name)
+        if isinstance(rows, dict) and rows and all(str(number).isdecimal() for number in rows):
+            rows = [*rows.values()]
+        if isinstance(rows, list):
+            return rows
     inside = [item for item in value.values() if isinstance(item, (dict, list))]
     return _listed(inside[0], category, known) if len(inside) == 1 else None
+
+
+def _names(value: dict, known: set[str]) -> set[str]:
+    return known & {key(text) for text in value.values() if isinstance(text, str)}
 
 
 def entry(item: object) -> tuple[Any, list]:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import GenerationError, needs
 from ..files import write_text
-from .answers import PROMPTS, BadAnswer, Response
+from .answers import CUT, PROMPTS, BadAnswer, Response
 from .generate import Settings
 from .rules import short
 
@@ -132,11 +132,10 @@ class Chat:
             raise BadAnswer("the response was cut off, or is not of the protocol") from None
         for name in ("prompt_tokens", "completion_tokens"):
             with suppress(TypeError):  # what a server tells of itself is no number
-                self.spent[name] += (said.usage or {}).get(name, 0)
-        if error := said.error or said.choice_error:  # under the status of a good answer
-            message = error.get("message", error) if isinstance(error, dict) else error
-            raise openai.APIError(str(message), response.http_request, body=None)
-        if said.finish == "length":  # reasoning may have taken them
+                self.spent[name] += said.usage.get(name, 0) if isinstance(said.usage, dict) else 0
+        if problem := said.problem():
+            raise openai.APIError(problem, response.http_request, body=None)
+        if str(said.finish).lower() in CUT:  # reasoning may have taken them
             self.tokens *= 4
         return self._clean(said.text())
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 HOSTED = "https://api.openai.com/v1"
 MAX_TEXT = 200  # characters of a sign
 GRAVE = {"negation", "wordy", "encoding"}  # rules whose warnings leave out a sign of an answer, as errors do
+# what stands before an entry of a list, and bold letters or quotes around it
+MARKS = re.compile(r"^(?:(?:[-–—•·✓✔✅*]|\(?(?:\d{1,2}|[a-z])[.)]|(?:sign|finding) \d+:) )+", re.IGNORECASE)
+ROUND = re.compile(r"""^["'“”«»`*_]+([^"“”«»`*_]+)["'“”«»`*_]+$""")
 Short = Annotated[str, Field(max_length=MAX_TEXT), PLAIN]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), PLAIN]
 
@@ -163,8 +166,9 @@ def usable_signs(
         raise BadAnswer(f'it has no list "signs" of {count} signs')
     signs, left_out = list[Sign](), list[str]()
     for text, also in map(entry, listed):
-        if isinstance(text, str):  # without the number of a list
-            text = re.sub(r"^(?:\d+[.)]|[-*•]) ", "", " ".join(text.split())).rstrip(".;,: ")
+        if isinstance(text, str):
+            text = MARKS.sub("", " ".join(text.split())).rstrip(".;,: ")
+            text = ROUND.sub(r"\1", text)
         fault = _fault(text, category, categories, language)
         if not fault and any(similar(text, other.text) for other in signs):
             fault = "says the same as another sign"

@@ -98,7 +98,7 @@ _MILD = _pattern(DATA["mild"])
 def doubts(text: str, place: str = "", normal: bool = False, language: str | None = None) -> list[Finding]:
     """What the rules on words say of one sign, each rule once; those of one language, or of all."""
     told: dict[str, Finding] = {}
-    text, asked = unicodedata.normalize("NFC", text), re.findall(r"\w+", (language or "").casefold())
+    text, asked = unicodedata.normalize("NFC", text), re.findall(r"[^\W_]+", (language or "").casefold())
     for row, pattern in _TEXTS:
         spoken = language is None or not {*asked}.isdisjoint(row.get("languages", ["english", "en"]))
         if row["rule"] in told or not (row["rule"] in OF_NORMAL or (spoken and not normal)):

@@ -225,6 +225,15 @@ AS_MEANT = {
     "commas, quotes, comments": str(json.loads(ANSWER)).replace("[]}", "[],}, // mine\n").replace("\n, ", "\n"),
     "keys without quotes": ANSWER.replace('"signs"', "signs").replace('"text"', "text"),
     "curly quotes, a missing comma": ANSWER.replace('"', "”").replace("}, {", "} {"),
+    "a line for each sign": "\n".join(json.dumps({"text": text, "also": []}) for text in TEXTS),
+    "by number": json.dumps({"signs": dict(enumerate(TEXTS, 1))}),
+    "of each category": json.dumps(
+        {"all": [{"name": "Edema", "signs": ["a b"]}, {"name": "effusion", "signs": TEXTS}]}
+    ),
+    "Python's words": ANSWER.replace("}", ', "typical": True}', 3),
+    "marks of a list": json.dumps({"signs": [f"**{TEXTS[0]}**", f"(2) {TEXTS[1]}.", f'- "{TEXTS[2]}"']}),
+    "the turn of the user": f"{ANSWER}<|eot_id|>\nuser: {DRAFT}",
+    "an empty form": f'{ANSWER}\n### Instruction:\nAnswer with {{"signs": [...]}}',
     "a quote and a new line in a text": ANSWER.replace("blunted ", "blunted\n").replace("veil", '"veil"'),
 }
 
@@ -241,6 +250,9 @@ REFUSED = {
     "{]": "no JSON object",
     f"<think>hm {ANSWER}": "reasoning and no answer",
     f"<think>{DRAFT}</think>": "reasoning and no answer",
+    f'<think level="1">{DRAFT}': "reasoning and no answer",
+    json.dumps({"category": "Edema", "signs": TEXTS}): 'no list "signs"',
+    json.dumps({"text": TEXTS[0], "also": []}): 'no list "signs"',
     f"<|channel|>analysis<|message|>{DRAFT}": "reasoning and no answer",
     ANSWER[:-30]: "no valid JSON .it is cut off",
     json.dumps(TEXTS)[:-1]: "no valid JSON .it is cut off",
@@ -268,6 +280,10 @@ def test_an_answer_may_stand_in_parts_in_a_tool_call_or_among_the_thoughts(scrip
         lambda r: completion(None, tool_calls=[{"type": "function", "function": {"name": "f", "arguments": signs(r)}}]),
         lambda r: completion("", reasoning_content=signs(r)),
         lambda r: completion(signs(r), reasoning_content="{", refusal=None),
+        lambda r: completion([{"type": "thinking", "text": "{"}, {"type": "output_text", "text": signs(r)}]),
+        lambda r: completion("", reasoning=signs(r)),
+        lambda r: completion(None, function_call={"name": "f", "arguments": signs(r)}),
+        lambda r: json.dumps({"choices": [{"text": signs(r)}], "message": "success", "usage": [1]}).encode(),
     ]
     for way in ways:
         script.steps = [way]
@@ -290,6 +306,7 @@ BAD = {
     "declined": (completion(None, refusal="I will not"), "declined"),
     "filtered": (completion("x", finish="content_filter"), "declined .*a filter held"),
     "cut off by length": (completion('{"signs": [{"te', finish="length"), "cut off"),
+    "cut off, in other words": (completion('{"signs": [{"te', finish="MAX_TOKENS"), "too long"),
     "cut connection": (None, "was cut off"),
     "no protocol": (b"<html>welcome</html>", "not of the protocol"),
     "no choices": (b'{"choices": []}', "it is empty"),
@@ -393,6 +410,9 @@ def test_an_answer_in_drops_is_given_up(script):
         (b'{"error": {"message": "Rate limit exceeded", "code": 429}}', "Rate limit exceeded"),
         (b'{"error": "no credits"}', "no credits"),
         (b'{"object": "error", "message": "no such model"}', "no such model"),
+        (b'{"code": 1113, "msg": "no balance"}', "no balance"),
+        (b'{"errors": [{"message": "no quota"}]}', "no quota"),
+        (completion("CUDA out of memory", finish="error"), "CUDA out of memory"),
         (b'{"choices": [{"error": {"message": "Provider is down"}, "message": {"content": ""}}]}', "Provider is down"),
         (refusal(418, "tea\x1b[31m\nonly" + "!" * 9999), r"tea\\x1b\[31m\\nonly!+\.\.\.'\)"),
         ((307, b"", {"Location": "http://127.0.0.1:9/v1"}), "307"),
@@ -404,6 +424,9 @@ def test_an_answer_in_drops_is_given_up(script):
         "error in a 200",
         "text in a 200",
         "message",
+        "a number and a message",
+        "a list of errors",
+        "stopped with an error",
         "error in a choice",
         "odd",
         "redirect",
