@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from ..alignment import AdapterConfig, AlignmentConfig, align_stepwise, build_adapters
-from ..alignment.train import Training
+from ..alignment import AdapterConfig, AlignmentConfig, Encoders, Training, build_adapters, training_step
 from ..data import ImageTable
 from ..detector import SDMAD
 from ..errors import FederationError, warn
+from ..running import RunConfig, put, state_of
 from ..selection import margins
 from ..settings import checked
 from ..signs.bank import SignBank
@@ -60,7 +60,7 @@ class Site:
         name: str = "site",
         least: int = 5,
     ):
-        self.stage: Iterator[Any] = iter(())
+        self.installed = ExitStack()  # open while the adapters of a federation stand in the model
         self.name, self.least = name, checked("least", least, Annotated[int, Field(ge=2)])
         self.detector = SDMAD(bank, backbone=backbone)
         self.bank, self.backbone = self.detector.bank, self.detector.backbone
@@ -83,6 +83,7 @@ class Site:
             keep &= ~shown[:, rare].any(1)
         return table.rows(np.flatnonzero(keep))
 
+    @torch.enable_grad()
     def answer(self, task: str, given: Arrays) -> Arrays:
         """What this site computes for the server from what it is given; `SENT` names the tasks."""
         answer = getattr(self, f"_{task}")(**given)
@@ -95,23 +96,25 @@ class Site:
         if other := [what for what in own if wanted[what] != own[what]]:
             raise FederationError(f"has another {' and another '.join(other)} than the server; give both the same")
         adapters = build_adapters(self.backbone, AdapterConfig(**wanted["adapters"]), wanted["seed"])
-        del self.stage  # of a federation that stopped: its adapters leave the model
-        images, how = self.table.images, AlignmentConfig(**wanted["alignment"])
-        self.stage = align_stepwise(self.backbone, adapters, images, self.labels, self.bank, how, wanted["seed"])
-        self.training: Training = next(self.stage)
-        return {"images": np.array([len(images)])}
+        self.installed.close()  # of a federation that stopped: its adapters leave the model
+        labels = torch.as_tensor(self.labels, dtype=torch.float32, device=self.backbone.device)
+        self.training = Training(adapters, labels, AlignmentConfig(**wanted["alignment"]), wanted["seed"])
+        self.encoders = Encoders(self.backbone, self.training, self.table.images, self.bank, RunConfig())
+        self.installed.enter_context(self.encoders.installed())
+        return {"images": np.array([len(self.table)])}
 
     def _train(self, steps: np.ndarray, **state: np.ndarray) -> Arrays:
         """Some steps of stage 1 from a state."""
-        put(self.training, state)
+        put(self.training, tensors_of(state))
         for _ in range(int(steps[0])):
-            next(self.stage)
-        return state_of(self.training)
+            training_step(self.training, self.encoders)
+        return arrays_of(self.training)
 
     def _sums(self, **state: np.ndarray) -> Arrays:
         """Stage 1 is over: all that stage 2 asks for."""
-        put(self.training, state)
-        aligned = next(self.stage)
+        put(self.training, tensors_of(state))
+        aligned = self.encoders.aligned()
+        self.installed.close()
         self.z = aligned.cosines.double().numpy()
         self.h = aligned.activations.double().numpy()
         sums = {"signs": Moments.of(self.z[0], self.labels, False), "versions": Moments.of(self.z, self.labels)}
@@ -141,15 +144,14 @@ def identity(detector: SDMAD) -> dict[str, str]:
     return {"sign bank": detector.bank.model_dump_json(), "backbone": json.dumps([clip.identity, clip.shape])}
 
 
-def state_of(training: Training) -> Arrays:
+def arrays_of(training: Training) -> Arrays:
     """The state of stage 1 as arrays."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in training.state().items()}
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_of(training).items()}
 
 
-def put(training: Training, state: Arrays) -> None:
-    """Replace it; the first time what was drawn before is drawn again, so that a federation that stopped goes on."""
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
-    (training.replace if training.step else training.restore)(tensors)
+def tensors_of(state: Arrays) -> dict[str, torch.Tensor]:
+    """And back."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
 
 def packed(sums: dict[str, Moments]) -> Arrays:

@@ -29,11 +29,11 @@ from ..alignment.activations import activation_width
 from ..alignment.train import LOSSES, Training
 from ..detector import SDMAD
 from ..errors import FederationError
-from ..running import Checkpoint
+from ..running import Checkpoint, put, state_of
 from ..selection import Calibration, equal_weights
 from ..settings import AtLeastOne, checked
 from ..storage import write_detector
-from .federated_site import SENT, Arrays, Site, identity, packed, put, state_of
+from .federated_site import SENT, Arrays, Site, arrays_of, identity, packed, tensors_of
 from .moments import Moments, fit_image_evidence, fit_signs, normal_f1_thresholds
 
 __all__ = ["SENT", "Site", "average", "fit_together", "in_turn"]
@@ -94,15 +94,15 @@ def fit_together(
 
 def _stage1(training: Training, ask: Ask, images: dict[str, int], local_steps: int, kept: Checkpoint | None) -> None:
     """Some steps at each site, the mean of their states, and again."""
-    if kept and (found := kept.read(training.state(), training.config.steps)):
-        training.replace(found)
+    if kept and (found := kept.read(state_of(training), training.config.steps)):
+        put(training, found)
     while (done := training.step) < training.config.steps:
-        count, state = min(local_steps, training.config.steps - done), state_of(training)
+        count, state = min(local_steps, training.config.steps - done), arrays_of(training)
         like = state | {"losses": np.zeros((done + count, len(LOSSES)))}
         answers = _checked(ask("train", state | {"steps": np.array([count])}), like, f"stage 1, step {done + 1}")
-        put(training, average(answers, images))
+        put(training, tensors_of(average(answers, images)))
         if kept:
-            kept.write(training.state())
+            kept.write(state_of(training))
 
 
 def average(answers: dict[str, Arrays], images: dict[str, int]) -> Arrays:
@@ -124,7 +124,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
         "image": Moments.none(d, c),
         "images": Moments.none(d, c),
     }
-    sums = _total(ask("sums", state_of(training)), like, "the sums after stage 1")
+    sums = _total(ask("sums", arrays_of(training)), like, "the sums after stage 1")
     if missing := [name for name, count in zip(bank.categories, sums["signs"].count, strict=False) if not count]:
         raise FederationError(f"no site has enough patients with {missing[0]!r}; leave it out of the bank, or ask more")
     # which signs to trust
