@@ -117,7 +117,7 @@ def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: s
 
 def load_or_project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     """UMAP of embeddings (N, D) to (N, 2), saved under OUTPUTS: its first call in a process takes half a minute."""
-    from sdmad_lite.show.plots import project  # brings matplotlib
+    from .pictures import project  # brings matplotlib
 
     embeddings = np.ascontiguousarray(embeddings)
     file = OUTPUTS / f"umap_{_digest(embeddings.tobytes(), embeddings.shape, embeddings.dtype, seed)}.json"

@@ -69,7 +69,7 @@ def draw_panel(modality: str = "chest") -> Panel:
 class EmbeddingCase:
     """Images in two dimensions, before and after stage 1.
 
-    layouts: name -> (before, after), each (N, 2), such as `plots.project` gives by UMAP or PCA. labels: Y (N, C).
+    layouts: name -> (before, after), each (N, 2), such as `pictures.project` gives by UMAP or PCA. labels: Y (N, C).
     cosines: (N, S) after stage 1, and the texts of the signs. images: N pictures. attributes: name -> N values, such
     as a table's `meta`.
     """

@@ -22,13 +22,13 @@ from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection import support_auroc
-from sdmad_lite.show.plots import project
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import modality_named, sample_phantoms
 
 from . import load_or_fit, load_or_project, samples, support_and_validation
 from .image_panels import BreakCase, EmbeddingCase, break_panel, embedding_panel
 from .panel import Panel
+from .pictures import project
 from .score_panels import BoardCase, board_panel
 from .sign_panels import ExplorerCase, SignCase, explorer_panel, signs_kept_panel
 from .wrong_signs import with_wrong_signs

@@ -5,10 +5,7 @@ Colours are Okabe and Ito's, which people with any colour vision can tell apart;
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from io import BytesIO
 from itertools import cycle, zip_longest
 from textwrap import fill
@@ -18,11 +15,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ..detector import SelectedSign
-from ..errors import DataError, warn
 from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
 from ..explain import CategoryExplanation
-from ..files import user_cache
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"
 PINK, DARK = "#CC79A7", "#333333"
@@ -112,122 +106,6 @@ def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, 
         axis.axis("off")
     for axis, image, title in zip_longest(axes[: len(images)], images, titles, fillvalue=""):
         draw_image(axis, image, title, SMALL)
-    return figure
-
-
-def show_masks(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> Figure:
-    """The image, and beside it the region of each sign, filled in the colour of the truth."""
-    figure, (first, *axes) = _new_axes(2.6 * (len(masks) + 1), 2.9, len(masks) + 1)
-    draw_image(first, image, "image")
-    for axis, (name, mask) in zip(axes, masks.items(), strict=True):
-        draw_image(axis, image, name)
-        axis.imshow(np.ma.masked_where(~mask, mask), cmap=ListedColormap([TRUTH]), alpha=0.6)
-    return figure
-
-
-def plot_membership(member: np.ndarray, categories: Sequence[str], texts: Sequence[str]) -> Figure:
-    """M (C+1, S) as a chart of dots: which sign speaks for which category."""
-    names = ["normal", *categories]
-    figure, (axis,) = _new_axes(0.42 * len(names) + 4.2, 0.24 * len(texts) + 1.8)
-    shared = member[1:].sum(0) > 1
-    for row, column in zip(*np.nonzero(member.T), strict=True):
-        axis.plot(column, row, "s", color=PINK if shared[row] else BLUE, markersize=8)
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=SMALL)
-    axis.set_yticks(range(len(texts)), texts, fontsize=SMALL)
-    axis.invert_yaxis()
-    axis.grid(alpha=0.25)
-    axis.set_title(f"{int(shared.sum())} of {len(texts)} signs are shared (pink)", fontsize=LARGE)
-    return figure
-
-
-def plot_similarity(matrix: np.ndarray, names: Sequence[str], title: str, blocks: Sequence[int] = ()) -> Figure:
-    """A square matrix of cosines, always on the scale from -0.5 to 1; `blocks`: sizes of groups, with lines between."""
-    figure, (axis,) = _new_axes(0.3 * len(names) + 4.6, 0.3 * len(names) + 1.4)
-    picture = axis.imshow(matrix, cmap="cividis", vmin=-0.5, vmax=1)
-    axis.set_xticks(range(len(names)), range(1, len(names) + 1), fontsize=SMALL)
-    axis.set_yticks(range(len(names)), [f"{name}  {i}" for i, name in enumerate(names, 1)], fontsize=SMALL)
-    for end in np.cumsum(blocks)[:-1] - 0.5:
-        axis.axhline(end, color="white", linewidth=2)
-        axis.axvline(end, color="white", linewidth=2)
-    axis.set_title(title, fontsize=LARGE)
-    figure.colorbar(picture, ax=axis, label="cosine", shrink=0.7)
-    return figure
-
-
-@cache
-def _scratch() -> tempfile.TemporaryDirectory:
-    """A folder that goes with this process."""
-    return tempfile.TemporaryDirectory(prefix="sdmad_")
-
-
-def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
-    """Embeddings (N, D) to points in the plane (N, 2), by "umap" (seconds) or "pca" (at once).
-
-    UMAP's first call in a process also compiles for about 15 s. It needs four different points; of fewer, PCA is drawn.
-
-    Raises:
-        DataError: no points, numbers that are not finite, or another method.
-    """
-    x = np.asarray(embeddings)
-    if method not in ("umap", "pca"):
-        raise DataError(f"method: {method!r} is neither 'umap' nor 'pca'")
-    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
-        raise DataError(f"embeddings: give finite numbers (N, D), not {x.dtype} of shape {x.shape}")
-    if method == "umap" and (different := len(np.unique(x, axis=0))) >= 4:
-        if user_cache() is None:  # what numba compiles needs a place, or UMAP is not imported
-            os.environ.setdefault("NUMBA_CACHE_DIR", _scratch().name)
-        from umap import UMAP
-
-        return UMAP(n_neighbors=min(15, len(x) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
-    if method == "umap":
-        warn(f"UMAP needs 4 different points, of {len(x)} there are {different}: drawn by PCA")
-    from sklearn.decomposition import PCA
-
-    with np.errstate(invalid="ignore", divide="ignore"):  # shares of no variance
-        points = PCA(min(2, *x.shape), random_state=seed).fit_transform(x)
-    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-
-
-def plot_embedding(points: np.ndarray, labels: np.ndarray, categories: Sequence[str], title: str = "") -> Figure:
-    """One small map per category: its images in colour, normal images dark, all others light."""
-    columns, normal = min(5, len(categories)), labels.sum(1) == 0
-    rows = -(-len(categories) // columns)
-    figure, axes = _new_axes(2.5 * columns, 2.6 * rows + 0.3, columns, rows)
-    for axis in axes:
-        axis.axis("off")
-    for axis, category, has in zip(axes, categories, labels.T == 1, strict=False):
-        for group, size, color in ((~has & ~normal, 7, "#cccccc"), (normal, 7, NORMAL), (has, 12, HAS)):
-            axis.scatter(*points[group].T, s=size, color=color)
-        axis.set_title(f"{category} ({int(has.sum())})", fontsize=LARGE, color=HAS)
-    figure.suptitle(
-        title or "each point an image: red has the category, dark is normal, light is any other", fontsize=LARGE
-    )
-    return figure
-
-
-def plot_history(history: Sequence[Mapping[str, float]]) -> Figure:
-    """The losses of stage 1, step by step."""
-    if not history:
-        raise DataError("history: no step was trained, as in the training-free mode; there is no loss to draw")
-    names = list(history[0])
-    figure, axes = _new_axes(3.2 * len(names), 2.6, len(names))
-    for axis, name, color in zip(axes, names, PALETTE, strict=False):
-        axis.plot([step[name] for step in history], color=color)
-        finish(axis, title=name, xlabel="step", ylabel="loss")
-    return figure
-
-
-def plot_signs(rows: Sequence[SelectedSign], category: str) -> Figure:
-    """Signs of one category by weight; a dropped one has no bar but its reason."""
-    figure, (axis,) = _new_axes(9, 0.42 * len(rows) + 1.1)
-    for i, row in enumerate(rows):
-        axis.barh(i, row.weight, color=FOR)
-        if not row.kept:
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            axis.text(0.005, i, row.reason.split(";")[0], va="center", fontsize=SMALL, color=DARK, bbox=box)
-    axis.axvline(1 / len(rows), color="black", linestyle="--", linewidth=1)
-    title = f"{category}: {sum(row.kept for row in rows)} of {len(rows)} signs kept"
-    finish(axis, [row.text for row in rows], xlabel="weight (dashed: all signs equal)", title=title)
     return figure
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import sdmad_course as course
+from sdmad_course import pictures
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.data import ImageTable
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADWarning
-from sdmad_lite.show import plots
 from sdmad_phantoms import modality_named
 
 
@@ -43,8 +43,8 @@ class Quick(SDMAD):
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "OUTPUTS", tmp_path / "outputs")
-    # UMAP is tried in tests/show; its first call in a process compiles for 12 s
-    monkeypatch.setattr(plots, "project", lambda x, method, seed: x[:, :2] + seed)
+    # UMAP is tried in test_pictures; its first call in a process compiles for 12 s
+    monkeypatch.setattr(pictures, "project", lambda x, method, seed: x[:, :2] + seed)
     return tmp_path / "outputs"
 
 

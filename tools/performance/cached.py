@@ -22,11 +22,12 @@ from common import record, seconds, spread
 from scipy.special import expit
 
 from sdmad_course.image_panels import EmbeddingCase, embedding_explorer
+from sdmad_course.pictures import project
 from sdmad_course.score_panels import BoardCase, protocol_board
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
 from sdmad_lite.selection import SignSelector, best_f1_thresholds
-from sdmad_lite.show.plots import project, to_png
+from sdmad_lite.show.plots import to_png
 
 SIGNS, CATEGORIES, SHOTS, WIDTH, ROUNDS = 100, 20, 16, 512, 5
 ASKED = 5.0
