@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from sdmad_course.reliability import reliability
 from sdmad_lite.deployment.decisions import TOO_FEW, Decisions
-from sdmad_lite.evaluation.reliability import reliability
 from sdmad_lite.show.plots import BLUE, GREY, ORANGE, PALETTE, finish, new_figure
 
 from .panel import SMALL, Drawn, Panel, choice, marks, number_of, panel_axes

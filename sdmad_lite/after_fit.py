@@ -87,9 +87,8 @@ def decide(
     With --data, where the images that it was fitted on lie, that is learnt from them by cross-fitting and kept with the
     detector; afterwards --data can be left out. Without images it says what can be promised.
     """
-    from .deployment.decisions import Decisions, cross_fit, promised_cover
+    from .deployment.decisions import Decisions, cost_threshold, cross_fit, promised_cover
     from .deployment.scoring import listed
-    from .evaluation.reliability import cost_threshold
     from .evaluation.seen_images import seen
     from .show.answers import decisions_text, promises_text
 

@@ -17,8 +17,8 @@ import torch
 from pretrain_words import Phrases
 from sklearn.metrics import roc_auc_score
 
+from sdmad_course.sign_truth import touched
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
 

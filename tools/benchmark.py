@@ -30,12 +30,12 @@ from research_baselines import BASELINES
 from shared import one_thread
 from tqdm import tqdm
 
+from sdmad_course.episodes import Episodes, draw_episodes, load_episodes
 from sdmad_course.wrong_signs import with_wrong_signs
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_folder
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Method
-from sdmad_lite.evaluation.episodes import Episodes, draw_episodes, load_episodes
 from sdmad_lite.evaluation.experiment import (
     BOTH_STAGES,
     NO_TRAINING,

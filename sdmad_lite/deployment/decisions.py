@@ -177,3 +177,8 @@ def cross_fit(detector: SDMAD, support: ImageTable, folds: int = 5, progress: bo
         other = SDMAD(detector.bank, **{part: getattr(detector, part) for part in parts}).fit_table(others)
         logits[fold == k] = other.decision_function(held.images)
     return Decisions(detector.bank.categories, logits, np.asarray(table.labels), about(detector)["detector"])
+
+
+def cost_threshold(miss: float, false_alarm: float = 1.0) -> float:
+    """The probability from which an alarm costs less than to wait: a / (a + m)."""
+    return false_alarm / (false_alarm + miss)

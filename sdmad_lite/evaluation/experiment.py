@@ -47,7 +47,7 @@ class Settings:
     selection: SelectionConfig | None = None
     baselines: Mapping[str, Method] = field(default_factory=lambda: ON_FEATURES)  # what to compare with, by name
     support: Sequence[np.ndarray] | None = None
-    """Rows of the training table for each draw, such as those of `Episodes`; else `draw_support` draws them."""
+    """Rows of the training table for each draw, such as an earlier run's; else `draw_support` draws them."""
 
 
 @dataclass

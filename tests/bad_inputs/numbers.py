@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from sdmad_course.episodes import draw_episodes, load_episodes
 from sdmad_lite.data import load_data, patient_folds
 from sdmad_lite.deployment.decisions import Decisions
 from sdmad_lite.deployment.subgroups import by_group
-from sdmad_lite.evaluation.episodes import draw_episodes, load_episodes
 from sdmad_lite.evaluation.protocols import evaluate, paired
 from sdmad_lite.evaluation.sealed import SealedTest
 

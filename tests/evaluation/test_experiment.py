@@ -7,10 +7,9 @@ from conftest import plain_table, quick_baselines
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import AlignmentConfig
-from sdmad_lite.data import ImageTable
+from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Query
-from sdmad_lite.evaluation.episodes import draw_episodes
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, Settings, eligible, run_experiment
 from sdmad_lite.selection import equal_weights, margins
 
@@ -42,10 +41,9 @@ def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phanto
     assert mine.difference == pytest.approx(np.mean(experiment.series(BOTH_STAGES)) - experiment.series(ZERO_SHOT)[0])
 
 
-def test_draws_from_a_file_and_methods_of_ones_own_can_be_given(tiny_clip, bank, phantom_table):
+def test_draws_and_methods_of_ones_own_can_be_given(tiny_clip, bank, phantom_table):
     train, test = phantom_table.rows(np.arange(24)), phantom_table.rows(np.arange(24, 48))
-    episodes = draw_episodes(train, [1], 2)
-    rows = [episodes.rows(train, 1, draw) for draw in (1, 0)]
+    rows = [draw_support(train, 1, seed) for seed in (3, 2)]
     mine = {"prototypes again": ON_FEATURES["prototypes"]}
     short = AlignmentConfig(steps=1, augmentations=1)
     settings = Settings(alignment=short, baselines=mine, support=rows)

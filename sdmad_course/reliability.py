@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss
 
-from .protocols import resampled
+from sdmad_lite.evaluation.protocols import resampled
 
 
 class Bin(NamedTuple):
@@ -36,11 +36,6 @@ def brier(probabilities, labels, patients: Sequence, resamples: int = 200, rando
     rows = [np.arange(len(labels)), *resampled(patients, resamples, random_state)]
     values = [brier_score_loss(labels[i], probabilities[i]) for i in rows]
     return np.array([values[0], *np.percentile(values, [2.5, 97.5])])
-
-
-def cost_threshold(miss: float, false_alarm: float = 1.0) -> float:
-    """The probability from which an alarm costs less than to wait: a / (a + m)."""
-    return false_alarm / (false_alarm + miss)
 
 
 def net_benefit(probabilities, labels, thresholds, prevalence: float | None = None) -> np.ndarray:

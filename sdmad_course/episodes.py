@@ -18,11 +18,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
-from ..data import ImageTable, draw_support
-from ..errors import DataError
-from ..files import write_text
-from ..settings import AtLeastOne, Count, checked
-from ..signs.bank import problems, strict_json
+from sdmad_lite.data import ImageTable, draw_support
+from sdmad_lite.errors import DataError
+from sdmad_lite.files import write_text
+from sdmad_lite.settings import AtLeastOne, Count, checked
+from sdmad_lite.signs.bank import problems, strict_json
 
 
 def _each_once(rows: tuple[int, ...]) -> tuple[int, ...]:
