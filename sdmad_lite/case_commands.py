@@ -62,7 +62,7 @@ def add(
         numbers = cases.add_finding(finding, sign or [], table.images, who=who)
     else:
         numbers = cases.add(table.images, None if self_made else table.labels, who=who, self_made=self_made)
-    told = {"memory": str(Path(memory).resolve()), "entries": numbers, "cases": len(cases.cases()[0]), "notice": NOTICE}
+    told = {"memory": str(Path(memory).resolve()), "entries": numbers, "cases": len(cases), "notice": NOTICE}
     answer(told, f"entries {numbers[0]} to {numbers[-1]}, {told['cases']} cases: {told['memory']}\n{NOTICE}")
 
 
@@ -127,7 +127,7 @@ def rollback(
     """Be as after an earlier entry. Nothing is removed, and a rollback can be taken back in the same way."""
     cases = opened(memory, detector, device)
     cases.rollback(to, who=who)
-    told = {"memory": str(Path(memory).resolve()), "cases": len(cases.cases()[0])}
+    told = {"memory": str(Path(memory).resolve()), "cases": len(cases)}
     answer(told, f"{told['cases']} cases stand: {told['memory']}")
 
 

@@ -197,21 +197,20 @@ class SDMAD:
             yield self.backbone
 
     @torch.inference_mode()
-    def embeddings_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """`embeddings` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
+    def views_of_pixels(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """`views` of prepared pixels (N, 3, H, W) as tensors, in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:
-            u = self.backbone.image_features(pixels).float().cpu()
-        return u.numpy(), recorded[0].cpu().numpy()
+            views = self.backbone.views(pixels, self.alignment.local > 0)
+        return views.float(), recorded[0]
 
     @torch.inference_mode()
     def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """`features` of prepared pixels (N, 3, H, W), in one pass; call it inside `installed`."""
-        local, patches = self.alignment.local, self.alignment.patches
-        with record_activations(self.backbone) as recorded:
-            views = self.backbone.views(pixels, local > 0)
+        views, activations = self.views_of_pixels(pixels)
         with torch.autocast(views.device.type, enabled=False):  # cosines are exact, whatever the encoder runs in
-            cosines = sign_scores(views.float(), self.sign_embeddings_.to(views.device), local, patches)
-        return cosines.cpu().double().numpy(), recorded[0].cpu().double().numpy()
+            v, config = self.sign_embeddings_.to(views.device), self.alignment
+            cosines = sign_scores(views, v, config.local, config.patches)
+        return cosines.cpu().double().numpy(), activations.cpu().double().numpy()
 
     def features(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) with the signs after stage 1, and activations h (N, d).
@@ -220,9 +219,13 @@ class SDMAD:
         """
         return self._of_pixels(self.features_of_pixels, images, progress)
 
-    def embeddings(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Unit embeddings u (N, D) after stage 1 and activations h (N, d), as float32; z of `features` is u v'."""
-        return self._of_pixels(self.embeddings_of_pixels, images, progress)
+    def views(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Float32 `Backbone.views` (N, 1 + P, D) after stage 1, and h (N, d); P is 0 where the whole alone counts."""
+
+        def found(pixels: Tensor) -> tuple[np.ndarray, ...]:
+            return tuple(part.cpu().numpy() for part in self.views_of_pixels(pixels))
+
+        return self._of_pixels(found, images, progress)
 
     @noting()
     def _of_pixels(self, function: Callable, images, progress: bool) -> tuple[np.ndarray, np.ndarray]:

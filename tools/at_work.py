@@ -10,17 +10,19 @@ import argparse
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 from shared import number, one_thread, table
 from tqdm import trange
 
 from sdmad_course import samples, support_and_validation
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.deployment.learning import drift
-from sdmad_lite.deployment.memory import ALARM, GRID, Memory
+from sdmad_lite.deployment.learning import FITTED, drift
+from sdmad_lite.deployment.memory import ALARM, Memory
 from sdmad_lite.deployment.sites import REMEDIES, compare_sites
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.protocols import evaluate, mean_interval
@@ -41,12 +43,8 @@ def phantoms(count: int, seed: int, categories, machine=None) -> ImageTable:
     return ImageTable(tuple(p.image for p in drawn), labels, tuple(categories), people)
 
 
-def logits(detector: SDMAD, u: np.ndarray, h: np.ndarray) -> np.ndarray:
-    return detector.logits(u @ detector.sign_embeddings_.double().numpy().T, h)
-
-
 def figures(detector: SDMAD, features, labels: np.ndarray) -> dict[str, float]:
-    p = 1 / (1 + np.exp(-logits(detector, *features)))
+    p = expit(detector.logits(*features))
     macro = evaluate(p, labels, detector.bank.categories, detector.thresholds_).multilabel.macro
     return {"AUROC": macro.auroc, "F1": macro.f1, "Brier": float(((p - labels) ** 2).mean())}
 
@@ -55,70 +53,70 @@ def learning(detector: SDMAD, draw: int, found: dict) -> None:
     """Figures after so many cases, confirmed or self-made, into found[name of the row][figure]."""
     c = detector.bank.categories
     stream, test = phantoms(max(STREAM), 7000 + draw, c), phantoms(TEST, 8000 + draw, c)
-    x = np.hstack(detector.embeddings(stream.images)).astype(np.float64)
-    features = [part.astype(np.float64) for part in detector.embeddings(test.images)]
-    wide, names = detector.sign_embeddings_.shape[1], [str(i) for i in range(len(x))]
-    grid = (x * GRID).round().astype("<i2")
-    own = (1 / (1 + np.exp(-logits(detector, x[:, :wide], x[:, wide:]))) >= detector.thresholds_).astype(int)
+    z, h = detector.features(stream.images)
+    features, names = detector.features(test.images), [str(i) for i in range(len(h))]
+    own = (expit(detector.logits(z, h)) >= detector.thresholds_).astype(int)
     for what, labels in (("confirmed", stream.labels), ("self-made", own)):
         with tempfile.TemporaryDirectory() as folder:
             memory, before = Memory(Path(folder) / "cases.db", detector), 0
+            x = memory.embedded(stream.images)
             for count in STREAM:
                 if count > before:
                     rows = slice(before, count)
-                    memory.add_embedded(grid[rows], labels[rows], names[rows], "tools", what == "self-made")
+                    memory.add_embedded(x[rows], labels[rows], names[rows], "tools", what == "self-made")
                 before = count
                 if not count and what == "self-made":  # once is enough
                     continue
                 for name, value in figures(memory.detector(), features, test.labels).items():
                     found[f"{count} {what}" if count else "as fitted"][name].append(value)
     far = {machine: phantoms(60, 7000 + draw, c, machine) for machine in MACHINES}
-    found["no change in 300 cases: false alarm of drift"]["share"].append(float(drift(x[:, wide:]).max() >= ALARM))
+    found["no change in 300 cases: false alarm of drift"]["share"].append(float(drift(h).max() >= ALARM))
     for machine, there in far.items():
-        late = drift(np.vstack([x[:200, wide:], detector.embeddings(there.images)[1]]))[200:]
+        late = drift(np.vstack([h[:200], detector.features(there.images)[1]]))[200:]
         found[f"{machine} machine after 200 cases"][COUNTED].append(1 + int(np.argmax(late >= ALARM)))
 
 
 def speed(detector: SDMAD, count: int = 10_000) -> list[str]:
-    """Rows of a table: cases one by one, an update, a rollback."""
-    rng = np.random.default_rng(0)
-    width = detector.sign_embeddings_.shape[1] + detector.image_weights_.shape[1]
-    x, c = rng.normal(0, 300, (count + 20, width)).astype("<i2"), detector.bank.categories
-    labels = [[name for name in c if rng.random() < 0.3] for _ in x]
+    """Rows of a table: cases one by one and in batches, an update, a rollback."""
+    rng, c, clock = np.random.default_rng(0), detector.bank.categories, {}
     with tempfile.TemporaryDirectory(dir=".") as folder:
         memory = Memory(Path(folder) / "cases.db", detector)
+        few = memory.embedded(phantoms(100, 7000, c).images)
 
-        def one(i: int) -> None:
-            memory.add_embedded(x[i : i + 1], labels[i : i + 1], [str(i)], "tools")
+        def add(first: int, last: int) -> None:
+            rows = range(first, last)
+            labels = [[name for name in c if rng.random() < 0.3] for _ in rows]
+            memory.add_embedded(few[rng.integers(len(few), size=len(rows))], labels, list(map(str, rows)), "tools")
 
-        clock = [(time.perf_counter(), time.process_time())]
-        for i in trange(count):
-            one(i)
-            if i + 1 == count // 2:
-                half = memory.detector()
-        clock.append((time.perf_counter(), time.process_time()))
-        for i in range(count, count + 20):
-            one(i)
-            memory.detector()
-        clock.append((time.perf_counter(), time.process_time()))
-        memory.rollback(count // 2, who="tools")
-        again, opened = memory.detector(), Memory(memory.file.path, detector).detector()
-        same = all(
-            np.array_equal(getattr(half, n), getattr(d, n))
-            for d in (again, opened)
-            for n in ("weights_", "scale_", "bias_", "image_weights_", "image_bias_")
-        )
-        size = memory.file.path.stat().st_size / (count + 20)
-    (wall, cpu), (wall_2, cpu_2) = np.diff(clock, axis=0)
-    rows = {
-        f"{count:,} cases one by one, each on the disk": [
-            f"{count / wall:.0f} a second",
-            f"{count / cpu:.0f} a second",
-        ],
-        "one more case and the new detector": [f"{wall_2 * 50:.0f} ms", f"{cpu_2 * 50:.0f} ms"],
-        "rollback to the middle, and opened anew": ["exact to the bit" if same else "NOT exact", ""],
-        "on the disk": [f"{size:.0f} bytes a case", ""],
-    }
+        @contextmanager
+        def timed(what: str, times: int):
+            wall, cpu = time.perf_counter(), time.process_time()
+            yield
+            clock[what] = [times / (time.perf_counter() - wall), times / (time.process_time() - cpu)]
+
+        one, many, opened_anew = f"{count:,} cases one by one", f"{count:,} more, 16 at once", "opened anew"
+        with timed(one, count):
+            for i in trange(count):
+                add(i, i + 1)
+        half = memory.detector()
+        with timed(many, count):
+            for i in trange(count, 2 * count, 16):
+                add(i, i + 16)
+        size = memory.file.path.stat().st_size / len(memory)
+        with timed("update", 20):
+            for i in range(3 * count, 3 * count + 20):
+                add(i, i + 1)
+                memory.detector()
+        with timed(opened_anew, 1):
+            opened = Memory(memory.file.path, detector)
+        memory.rollback(count, who="tools")
+        again, fresh = opened.detector(), Memory(memory.file.path, detector).detector()
+        same = all(np.array_equal(getattr(half, n), getattr(d, n)) for d in (again, fresh) for n in FITTED[:5])
+    rows = {f"{n}, each time on the disk": [f"{x:.0f} a second" for x in clock[n]] for n in (one, many)}
+    rows["one more case and the new detector"] = [f"{1000 / x:.0f} ms" for x in clock["update"]]
+    rows[f"opened anew, {2 * count:,} cases"] = [f"{1 / x:.1f} s" for x in clock[opened_anew]]
+    rows["rollback to the middle, and opened anew"] = ["exact to the bit" if same else "NOT exact", ""]
+    rows["on the disk"] = [f"{size:.0f} bytes a case", ""]
     return table("", rows, ["by the clock", "by the core's own time"])
 
 

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..alignment import record_activations
 from ..clip.towers import embed_with_patches
 from ..errors import BackboneError, needs, warn
 from ..files import NOTICE, new_folder
@@ -65,9 +64,9 @@ class Tower(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Of OUTPUTS those that the tower has."""
-        with self._detector[0].installed() as clip, record_activations(clip) as recorded:
-            views = clip.views(pixels, self.local).float()
-        found = views[:, 0], recorded[0]
+        with self._detector[0].installed() as clip:
+            views, activations = self._detector[0].views_of_pixels(pixels)
+        found = views[:, 0], activations
         if len(self.outputs) == 2:
             return found
         # a score that looks at patches shows where by them, another one by those of the frozen model

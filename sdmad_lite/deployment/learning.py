@@ -1,7 +1,7 @@
 """Closed forms: what cases teach a fitted detector, from sums alone and without training. [ours]
 
-A case is x = (u, h), its embedding after stage 1 and its activations. Weights of signs and image evidence are
-discriminants of class means and of the spread within the classes, which follow from `Moments`.
+A case is x = (z, h), what `SDMAD.features` gives. Weights of signs and image evidence are discriminants of class means
+and of the spread within the classes, which follow from `Moments`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FITTED = ("scale_", "bias_", "image_weights_", "image_bias_", "weights_", "thres
 
 
 def moments_of(x: np.ndarray, labels: np.ndarray) -> Moments:
-    """Of cases x (N, w) and labels Y (N, C), with products over all cases alone, square (1, w, w)."""
+    """Of cases x (N, S + d) and labels Y (N, C), with products over all cases alone, square (1, S + d, S + d)."""
     groups = np.column_stack([labels, np.ones(len(labels))]).T
     return Moments(groups.sum(1), groups @ x, (x.T @ x)[None])
 
@@ -36,27 +36,26 @@ def learnt(detector: SDMAD, sums: Moments, prior: float | np.ndarray = 4.0) -> S
     Args:
         prior: positives' worth of trust in what was fitted, for all categories or each (C,).
     """
-    new, v = copy.copy(detector), detector.sign_embeddings_.double().numpy()
+    new, wide = copy.copy(detector), detector.membership.shape[1]
     vars(new).update({name: copy.copy(getattr(detector, name)) for name in FITTED})
-    n, wide, by_image = sums.count[-1], v.shape[1], detector.evidence.share
+    n, by_image = sums.count[-1], detector.evidence.share
     fewer = np.minimum(sums.count[:-1], n - sums.count[:-1])
     if not (known := np.flatnonzero(fewer)).size:
         return new
     some = Moments(sums.count[[*known, -1]], sums.total[[*known, -1]], sums.square)
     means, count = some.means(), np.stack([some.count[:-1], n - some.count[:-1]])
     # two directions with class means at 1/2 and -1/2, of signs and of activations
-    looks = Moments(some.count, some.total[:, :wide] @ v.T, (v @ sums.square[0, :wide, :wide] @ v.T)[None])
-    signs = np.stack([_sign_weights(detector, looks, i, c, int(fewer[c])) for i, c in enumerate(known.tolist())])
+    signs = np.stack([_sign_weights(detector, some, i, c, int(fewer[c])) for i, c in enumerate(known.tolist())])
     images, chance = _image_weights(means[0, :, wide:] - means[1, :, wide:], some, wide)
     half = np.array([[0.5], [-0.5]]) * np.ones_like(count)
-    sign_fit = Calibration(0).fit_means((looks.means() * signs).sum(-1), half)
+    sign_fit = Calibration(0).fit_means((means[:, :, :wide] * signs).sum(-1), half)
     # in the very cases that it came from, a direction of many dimensions finds chance as well: up to 3/4 of the gap
     found = (means[:, :, wide:] * images).sum(-1)
     chance = np.minimum(chance * (1 / count).sum(0), 0.75 * (found[0] - found[1])) / (1 / count).sum(0)
     image_fit = Calibration(0).fit_means(found - 2 * half * chance / count, half)
     to_signs, to_images = (1 - by_image) * sign_fit.scale_[:, None], by_image * image_fit.scale_[:, None] * images
     # how steep: by the spread of both together within the classes
-    both, centre = np.hstack([to_signs * (signs @ v), to_images]), sums.total[-1] / n
+    both, centre = np.hstack([to_signs * signs, to_images]), sums.total[-1] / n
     whole = ((both @ sums.square[0]) * both).sum(1) / n - (both @ centre) ** 2
     within = whole - count.prod(0) / n**2 * ((means[0] - means[1]) * both).sum(1) ** 2
     share = fewer[known] / (fewer[known] + np.broadcast_to(prior, fewer.shape)[known])
@@ -91,12 +90,12 @@ def _image_weights(gaps: np.ndarray, sums: Moments, wide: int) -> tuple[np.ndarr
     return (gaps / spread) @ inverse / spread, (len(spread) - shrink * np.trace(inverse)) / (1 - shrink)
 
 
-def _sign_weights(detector: SDMAD, looks: Moments, i: int, c: int, fewer: int) -> np.ndarray:
-    """(S,) of category c, which is the i-th of `looks`: pulled to those it had, and these where no sign is higher."""
+def _sign_weights(detector: SDMAD, sums: Moments, i: int, c: int, fewer: int) -> np.ndarray:
+    """(S,) of category c, which is the i-th of the sums: pulled to those it had, and these where no sign is higher."""
     membership, config, had = detector.membership, detector.selection, detector.weights_[c]
     signs = np.flatnonzero(membership[c + 1] + membership[0])
     side = np.where(membership[0, signs] > 0, -1.0, 1.0)
-    found = discriminant_weights(looks.spread(i, signs, side), np.abs(had[signs]), fewer, config.shrink, config.pull)
+    found = discriminant_weights(sums.spread(i, signs, side), np.abs(had[signs]), fewer, config.shrink, config.pull)
     weights = np.zeros_like(had)
     weights[signs] = found * side
     size = found[side > 0].sum()

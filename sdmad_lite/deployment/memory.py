@@ -5,29 +5,32 @@
     memory.detector().predict_proba(more_images)  # an SDMAD that has learnt from all cases
     memory.rollback(17, who="Dr A. Reader")  # as it was after entry 17, bit for bit
 
-An entry holds who, when, the detector's fingerprint, labels, and x = (u, h) of the image on a grid of 1/1024, never the
-image. Sums over that grid are exact in float64, so they are the same in any order, whoever wrote.
+An entry holds who, when, the fingerprint of the detector, labels, and what that sees in the image: embeddings of the
+whole and, if its signs look at them, of the patches (2 bytes a number), and activations h; never the image. All are
+whole numbers of a small unit, and so are the cosines z that follow. Sums over them are exact in float64, so they are
+the same in any order, whoever wrote.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..data import as_images
 from ..data.labels import labels_by_name
 from ..detector import SDMAD
 from ..errors import CaseError
+from ..selection import sign_scores
 from .case_file import CaseFile, Entry
 from .learning import drift, learnt, moments_of, with_finding
-from .moments import Moments
 from .scoring import _content, about
 
-GRID = 1024
+GRID, FINE = 1024, 4096
+"""Views and h are kept in units of 1/1024; embeddings of signs, and z, are rounded to 1/4096."""
 ALARM = 10_000.0
 """Evidence of `drift` from which it is told: reached by chance once in so many cases, or less often."""
 
@@ -44,12 +47,9 @@ class Memory:
     """
 
     def __init__(self, path: str | Path, detector: SDMAD, *, prior: float = 4.0, wait: float = 10.0):
-        if detector.alignment.local:
-            why = "its signs look at patches, and cases are kept as whole images"
-            raise CaseError(f"{why}; use a detector that looks at the whole alone")
-        self.base, self.prior, self.width = detector, prior, detector.sign_embeddings_.shape[1]
+        self.base, self.prior = detector, prior
         self.file = CaseFile(path, about(detector)["detector"], wait)
-        self._forget()
+        self._begin(detector)
         self.refresh()
 
     def add(self, images, labels=None, *, who: str, self_made: bool = False) -> list[int]:
@@ -68,9 +68,14 @@ class Memory:
             labels = dict(zip(mine.bank.categories, mine.predict(images).T, strict=True))
         return self.add_embedded(self.embedded(images), labels, list(map(_content, images)), who, self_made)
 
+    def __len__(self) -> int:
+        """How many cases stand."""
+        return int(self._sums.count[-1])
+
     def embedded(self, images) -> np.ndarray:
-        """x (N, w) int16: u and h of images in units of 1/1024."""
-        return (np.hstack(self.base.embeddings(images)) * GRID).round().clip(-32768, 32767).astype("<i2")
+        """x (N, (1 + P) D + d) int16: views and h of images in units of 1/1024."""
+        views, h = self.base.views(images)
+        return (np.hstack([views.reshape(len(h), -1), h]) * GRID).round().clip(-32768, 32767).astype("<i2")
 
     def add_embedded(self, x, labels, images: Sequence[str], who: str, self_made: bool = False) -> list[int]:
         """`add` with what `embedded` gave, and for each image a text that no other image has."""
@@ -95,7 +100,7 @@ class Memory:
         Raises:
             BankError: the name or a sign does not fit the bank. CaseError: too few images, or see `add`.
         """
-        images, signs, others = as_images(images)[0], list(signs), int(self._sums.count[-1])
+        images, signs, others = as_images(images)[0], list(signs), len(self)
         if len(images) < 3 or not others:
             what = f"{len(images)} images show it, beside {others} cases without it"
             raise CaseError(f"finding {name!r}: {what}; give at least 3, and add normal cases before")
@@ -121,22 +126,26 @@ class Memory:
         known = len(self.base.bank.categories)
         return learnt(self._grown, self._sums, np.where(np.arange(len(self._sums.count) - 1) < known, self.prior, 0))
 
-    def cases(self) -> tuple[list[Entry], np.ndarray]:
-        """The cases that stand, in order, and their x (n, w): u (n, D), then h."""
+    def cases(self) -> tuple[list[Entry], np.ndarray, np.ndarray]:
+        """The cases that stand, in order; their embeddings u (n, D) and activations h (n, d)."""
+        wide, d = self.base.sign_embeddings_.shape[1], self.base.image_weights_.shape[1]
         with self.file.opened() as db:
             self._read(db)
-            standing = [entry for entry in map(self._entry, self.file.standing) if entry.image]
-            return standing, self._vectors(db, [entry.id for entry in standing])
+            found = self._standing()
+            x = [np.hstack([x[:, :wide], x[:, -d:]]) for _, x in self._blocks(db, found)]
+        u, h = np.hsplit(np.vstack([np.zeros((0, wide + d)), *x]) / GRID, [wide])
+        return found, u, h
 
     def prototypes(self) -> np.ndarray:
         """(C, D): the mean embedding of the cases of each category; nan where there is none."""
-        count = np.where(self._sums.count, self._sums.count, np.nan)[:-1, None]
-        return self._sums.total[:-1, : self.width] / count
+        found, u, _ = self.cases()
+        shown = self._shown(found).reshape(len(found), -1)
+        return shown.T @ u / np.where(self._sums.count, self._sums.count, np.nan)[:-1, None]
 
     def drift(self) -> tuple[np.ndarray, Entry | None]:
         """`drift` of the activations of the cases that stand, and the case at which it first reached `ALARM`."""
-        cases, x = self.cases()
-        evidence = drift(x[:, self.width :])
+        cases, _, h = self.cases()
+        evidence = drift(h)
         return evidence, next((case for case, e in zip(cases, evidence, strict=True) if e >= ALARM), None)
 
     def refresh(self) -> None:
@@ -166,30 +175,47 @@ class Memory:
     def _entry(self, number: int) -> Entry:
         return self.file.log[number - 1]
 
-    def _forget(self) -> None:
-        self._grown, self._taken, self._turns, self._images = self.base, 0, self.file.turns, dict[str, int]()
-        width = self.width + self.base.image_weights_.shape[1]
-        self._sums = moments_of(np.zeros((0, width)), np.zeros((0, len(self.base.bank.categories))))
+    def _standing(self, finding: bool = False, after: int = 0) -> list[Entry]:
+        """The cases or the findings that stand, but for the first few entries that do."""
+        found = map(self._entry, self.file.standing[after:])
+        return [entry for entry in found if (entry.kind == "finding") == finding]
+
+    def _shown(self, cases: Sequence[Entry]) -> np.ndarray:
+        """Y (n, C) of cases."""
+        return np.array([[float(c in case.about) for c in self._grown.bank.categories] for case in cases])
+
+    def _begin(self, grown: SDMAD) -> None:
+        """Forget all cases, and go on with a detector that knows the findings that stand."""
+        self._grown, self._taken, self._turns, self._images = grown, 0, self.file.turns, dict[str, int]()
+        wide, categories = len(grown.membership.T) + grown.image_weights_.shape[1], len(grown.bank.categories)
+        self._sums = moments_of(np.zeros((0, wide)), np.zeros((0, categories)))
 
     def _read(self, db: sqlite3.Connection) -> None:
         self.file.read(db)
-        if self._turns != self.file.turns:  # something that was taken in may stand no longer
-            self._forget()
-        new = self.file.standing[self._taken :]
-        for _, block in groupby(new, lambda n: n if self._entry(n).kind == "finding" else -(n // 1024)):
-            numbers = list(block)
-            if self._entry(numbers[0]).kind == "finding":
-                name, signs = self._entry(numbers[0]).about
-                vectors = np.frombuffer(self.file.blobs(db, numbers)[0], "<f4").reshape(len(signs), -1).copy()
-                self._grown, had = with_finding(self._grown, name, signs, vectors), self._sums
-                count, total = (np.insert(sums, -1, 0, axis=0) for sums in (had.count, had.total))
-                self._sums = Moments(count, total, had.square)
-            else:
-                shown = [[c in self._entry(n).about for c in self._grown.bank.categories] for n in numbers]
-                self._sums += moments_of(self._vectors(db, numbers), np.array(shown, dtype=np.float64))
-                self._images |= {self._entry(n).image or "": n for n in numbers}
-            self._taken += len(numbers)
+        # something that was taken in may stand no longer, and a finding asks all cases for its signs
+        if self._turns != self.file.turns or self._standing(finding=True, after=self._taken):
+            grown = self.base
+            for entry in self._standing(finding=True):
+                name, signs = entry.about
+                vectors = np.frombuffer(self.file.blobs(db, [entry.id])[0], "<f4").reshape(len(signs), -1)
+                grown = with_finding(grown, name, signs, vectors.copy())
+            self._begin(grown)
+        for block, x in self._blocks(db, self._standing(after=self._taken)):
+            self._sums += moments_of(self._features(x), self._shown(block))
+            self._images |= {case.image or "": case.id for case in block}
+        self._taken = len(self.file.standing)
 
-    def _vectors(self, db: sqlite3.Connection, numbers: list[int]) -> np.ndarray:
-        x = [np.frombuffer(blob, "<i2") for blob in self.file.blobs(db, numbers)]
-        return np.reshape(x, (len(x), self._sums.total.shape[1])) / GRID
+    def _blocks(self, db: sqlite3.Connection, cases: Sequence[Entry]) -> Iterator[tuple[Sequence[Entry], np.ndarray]]:
+        """Some cases at a time, with what `embedded` gave."""
+        for start in range(0, len(cases), 64):
+            block = cases[start : start + 64]
+            x = [np.frombuffer(blob, "<i2") for blob in self.file.blobs(db, [case.id for case in block])]
+            yield block, np.stack(x)
+
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        """(n, S + d) z and h of what `embedded` gave, as whole numbers of units all the way."""
+        config, v = self.base.alignment, (self._grown.sign_embeddings_.double() * FINE).round()
+        views, h = np.hsplit(x.astype(np.float64), [-self.base.image_weights_.shape[1]])
+        views = torch.from_numpy(views).unflatten(1, (-1, v.shape[1]))
+        z = sign_scores(views, v, config.local, config.patches).numpy() / GRID
+        return np.hstack([z.round() / FINE, h / GRID])

@@ -103,7 +103,7 @@ def compare_sites(
     """
     if resamples < 1:
         raise SDMADError(f"resamples is {resamples}: it must be at least 1, for a remedy is judged by its interval")
-    tables, v, rows = {"home": home, "site": site}, detector.sign_embeddings_.double().numpy(), list[SiteFigure]()
+    tables, rows = {"home": home, "site": site}, list[SiteFigure]()
     parts = {}
     for name, table in tables.items():
         parts[name] = split_train_test(table.by_name(detector.bank.categories), random_state)
@@ -113,18 +113,18 @@ def compare_sites(
     normals = {
         name: [train.images[i] for i in np.flatnonzero(train.labels.sum(1) == 0)] for name, (train, _) in parts.items()
     }
-    cases = np.vstack([np.hstack(detector.embeddings(table.images)) for table in few.values()]).astype(np.float64)
+    cases = np.vstack([np.hstack(detector.features(table.images)) for table in few.values()])
     shown = np.vstack([table.labels for table in few.values()])
     # what each remedy makes of the images that judge it
     test = {name: part for name, (_, part) in parts.items()}
-    x = {name: tuple(e.astype(np.float64) for e in detector.embeddings(part.images)) for name, part in test.items()}
-    before = {name: detector.logits(u @ v.T, h) for name, (u, h) in x.items()}
+    features = {name: detector.features(part.images) for name, part in test.items()}
+    before = {name: detector.logits(*of) for name, of in features.items()}
     curve = exposure_curve(parts["site"][0].images, parts["home"][0].images, detector.bank.color)
     taught, moved = learnt(detector, moments_of(cases, shown)), centred(detector, normals["site"], normals["home"])
     after = {
         ("exposure", "site"): detector.decision_function(exposed(test["site"].images, curve)),
         ("normals", "site"): before["site"] + moved.bias_ - detector.bias_,
-        **{("shots", name): taught.logits(u @ v.T, h) for name, (u, h) in x.items()},
+        **{("shots", name): taught.logits(*of) for name, of in features.items()},
     }
     for (remedy, name), logits in after.items():
         found = before[name], logits, test[name], detector.thresholds_, resamples, random_state

@@ -14,9 +14,10 @@ from .sign_selector import (
     discriminant_weights,
     equal_weights,
     margins,
+    sign_scores,
     support_auroc,
 )
 
 __all__ = ["TRAINING_FREE", "Calibration", "EvidenceConfig", "ImageEvidence", "SelectionConfig", "SignSelector"]
 __all__ += ["Spread", "best_f1_thresholds", "discriminant_weights", "equal_weights", "logistic", "margins"]
-__all__ += ["support_auroc"]
+__all__ += ["sign_scores", "support_auroc"]

@@ -40,7 +40,7 @@ def chest():
     bank = load_bank("chest_phantoms")
     table = load_data(SAMPLES, bank.categories)
     train, test = table.part("train"), table.part("test")
-    quick = AlignmentConfig(steps=20, augmentations=2)
+    quick = AlignmentConfig(steps=20, augmentations=2, local=0.5)
     detector = SDMAD(bank, backbone=load_clip(device="cpu"), alignment=quick)
     return detector.fit_table(train.rows(draw_support(train, 8, 0))), test
 
@@ -53,9 +53,9 @@ def folder(chest, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(bank, phantom_table, tiny_clip_name, tmp_path_factory):
     """A detector of the tiny CLIP, and its export."""
-    detector = SDMAD(bank, backbone=load_clip(tiny_clip_name, device="cpu"), alignment=AlignmentConfig(2)).fit_table(
-        phantom_table
-    )
+    detector = SDMAD(
+        bank, backbone=load_clip(tiny_clip_name, device="cpu"), alignment=AlignmentConfig(2, local=0)
+    ).fit_table(phantom_table)
     return detector, Exported(export_detector(detector, tmp_path_factory.mktemp("small") / "export"))
 
 
@@ -122,11 +122,12 @@ def test_what_is_given_in_many_forms_is_one_image(small, tmp_path):
         exported.predict([])
 
 
+@pytest.mark.parametrize("local", [0, 0.5])
 @pytest.mark.parametrize(("kind", "maps"), [("siglip", True), ("coca", False), ("resnet", False)])
-def test_other_towers(kind, maps, bank, tmp_path):
-    """Of a tower without patches there are scores and no heat maps."""
+def test_other_towers(kind, maps, local, bank, tmp_path):
+    """Of a tower without patches there are scores by the whole, and no heat maps."""
     backbone = load_clip(Models(tmp_path)[kind], device="cpu")
-    detector = SDMAD(bank, backbone=backbone, alignment=AlignmentConfig(1, augmentations=1))
+    detector = SDMAD(bank, backbone=backbone, alignment=AlignmentConfig(1, augmentations=1, local=local))
     images = [np.full((32, 32), 40 * i, np.uint8) for i in range(6)]
     detector.fit(images, dict(zip(bank.categories, np.eye(6, dtype=int)[:3], strict=True)))
     for name, adapter in shifted(backbone).items():

@@ -1,6 +1,7 @@
 """Sites of one process that learn together: the mean by hand, what leaves a house, what stays, and what goes wrong."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sdmad_lite.deployment.federation import Site, average, fit_together, in_tur
 from sdmad_lite.errors import FederationError, SDMADWarning
 from sdmad_lite.signs.bank import SignBank
 
-HOW = {"alignment": AlignmentConfig(steps=6, augmentations=2), "random_state": 3}
+HOW = {"alignment": AlignmentConfig(steps=6, augmentations=2, local=0.5), "random_state": 3}
 KEPT = ("weights_", "scale_", "bias_", "image_weights_", "image_bias_", "thresholds_", "sign_embeddings_")
 
 
@@ -45,11 +46,13 @@ def test_a_mean_by_hand():
     assert found.dtype == np.float32
 
 
-def test_a_site_alone_learns_what_fit_learns(site, two, tiny_clip):
+@pytest.mark.parametrize("local", [0, 0.5])
+def test_a_site_alone_learns_what_fit_learns(site, two, tiny_clip, local):
     """To the last bit in stage 1, to rounding in what follows from sums; thresholds are estimated another way."""
-    one = fit_together(SDMAD(two, backbone=tiny_clip, **HOW), [site()], local_steps=4)
+    how = HOW | {"alignment": replace(HOW["alignment"], local=local)}
+    one = fit_together(SDMAD(two, backbone=tiny_clip, **how), [site()], local_steps=4)
     table = table_of(two, 0)
-    alone = SDMAD(two, backbone=tiny_clip, **HOW).fit_table(table)
+    alone = SDMAD(two, backbone=tiny_clip, **how).fit_table(table)
     for ours, theirs in zip(one.adapters_.parameters(), alone.adapters_.parameters(), strict=True):
         assert (ours == theirs).all()
     for name in ("weights_", "scale_", "bias_"):

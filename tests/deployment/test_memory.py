@@ -32,9 +32,9 @@ BANK = {
 }
 
 
-@pytest.fixture(scope="module")
-def detector(tiny_clip_name):
-    one_step = AlignmentConfig(steps=1, augmentations=1)
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["whole", "patches"])
+def detector(tiny_clip_name, request):
+    one_step = AlignmentConfig(steps=1, augmentations=1, local=request.param)
     clip = load_clip(tiny_clip_name, device="cpu")
     return SDMAD(parse_bank(BANK), backbone=clip, alignment=one_step).fit(*stripes(0, 2))
 
@@ -56,9 +56,8 @@ def bits(detector):
 
 
 def looking(share=0.0):
-    """A detector of one category, whose own sign is the first number of u and whose normal sign is the second."""
+    """A detector of one category with a sign of its own and a normal sign."""
     return SimpleNamespace(
-        sign_embeddings_=torch.eye(2),
         membership=np.array([[0, 1], [1, 0]]),
         evidence=SimpleNamespace(share=share),
         selection=SimpleNamespace(shrink=0.0, pull=0.0),
@@ -138,7 +137,7 @@ def test_it_learns_and_saves_as_a_detector(memory, detector, tmp_path):
     memory.add(images[:12], names(labels[:12]), who="A")
     memory.add(images[12:], {"down": labels[12:, 1], "across": labels[12:, 0]}, who="A")
     assert [entry.about for entry in memory.file.log] == names(labels)
-    u = detector.embeddings(images)[0]
+    u = detector.views(images)[0][:, 0]
     assert memory.prototypes() == pytest.approx(np.stack([u[labels[:, c] == 1].mean(0) for c in (0, 1)]), abs=1e-3)
     new = memory.detector()
     assert bits(new) != bits(detector) and bits(Memory(memory.file.path, detector).base) == bits(detector)
@@ -146,6 +145,25 @@ def test_it_learns_and_saves_as_a_detector(memory, detector, tmp_path):
     assert ((new.predict_proba(unseen) > 0.5) == truth).mean() > 0.8
     found = SDMAD.load(new.save(tmp_path / "new"), detector.backbone)
     assert np.array_equal(found.predict_proba(unseen), new.predict_proba(unseen))
+
+
+def test_it_learns_from_what_the_detector_sees(memory, detector):
+    """Patches too, where its signs look at them: what is kept gives z and h of `features`, but for the unit."""
+    images, labels = stripes(3, 20)
+    memory.add(images, names(labels), who="A")
+    direct = learnt(detector, moments_of(np.hstack(detector.features(images)), labels), memory.prior)
+    unseen = stripes(9, 8)[0]
+    assert memory.detector().predict_proba(unseen) == pytest.approx(direct.predict_proba(unseen), abs=0.01)
+    assert len(memory) == len(images) and detector.views(images)[0].shape[1] == (17 if detector.alignment.local else 1)
+
+
+def test_sums_are_the_same_in_any_order_and_by_any_number(memory, detector, tmp_path):
+    images, labels = stripes(3, 20)
+    memory.add(images, names(labels), who="A")
+    other, order = Memory(tmp_path / "other.db", detector), np.random.default_rng(0).permutation(len(images))
+    for rows in np.split(order, [1, 2, 9, 40]):
+        other.add([images[i] for i in rows], [names(labels)[i] for i in rows], who="B")
+    assert bits(other.detector()) == bits(memory.detector()) == bits(Memory(other.file.path, detector).detector())
 
 
 def test_the_file_holds_no_image(memory):
@@ -169,6 +187,9 @@ def test_rollback_gives_the_bits_of_that_day_and_back(memory, detector):
     assert [entry.kind for entry in memory.file.log].count("rollback") == 4
 
 
+SIGNS = ["a bright block", "lines down"]
+
+
 def block(image):
     image = image.copy()
     image[8:24, 8:24] = 250
@@ -178,13 +199,20 @@ def block(image):
 def test_a_new_finding_from_three_images(memory, detector):
     images, labels = stripes(5, 3)
     memory.add(images, names(labels), who="A")
-    memory.add_finding("block", ["a bright block", "lines down"], list(map(block, images[:3])), who="A")
+    memory.add_finding("block", SIGNS, list(map(block, images[:3])), who="A")
     new = memory.detector()
     assert new.bank.categories == ("across", "down", "block")
     unseen = stripes(6, 3)[0]
     scores = new.predict_proba([*map(block, unseen), *unseen])[:, 2]
     assert roc_auc_score([1] * 12 + [0] * 12, scores) > 0.9
     assert bits(Memory(memory.file.path, detector).detector()) == bits(new)
+    # earlier cases have been looked at again, for the signs of the finding
+    with detector.installed() as clip:
+        grown = with_finding(detector, "block", SIGNS, clip.encode_texts(SIGNS).numpy())
+    every, shown = [*images, *map(block, images[:3])], np.zeros((15, 3))
+    shown[:12, :2], shown[12:, 2] = labels, 1
+    direct = learnt(grown, moments_of(np.hstack(grown.features(every)), shown), np.array([4, 4, 0]))
+    assert new.predict_proba(unseen) == pytest.approx(direct.predict_proba(unseen), abs=0.02)
     memory.add([block(unseen[0])], [["block"]], who="A")
     memory.rollback(12, who="A")
     assert memory.detector().bank.categories == ("across", "down")

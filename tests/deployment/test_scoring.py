@@ -49,7 +49,7 @@ def fitted(tiny_clip_name, bank, phantom_table):
     return SDMAD(
         bank,
         backbone=load_clip(tiny_clip_name, device="cpu"),
-        alignment=AlignmentConfig(steps=3, augmentations=2),
+        alignment=AlignmentConfig(steps=3, augmentations=2, local=0.5),
         selection=drops,
     ).fit_table(support)
 
@@ -201,22 +201,22 @@ def test_bf16_is_close(score):
 
 
 def test_a_batch_too_large_for_the_memory_is_halved(score, fitted, monkeypatch):
-    seen, features = [], fitted.backbone.image_features
+    seen, views = [], fitted.backbone.views
 
-    def narrow(pixels):
+    def narrow(pixels, patches):
         seen.append(len(pixels))
         if len(pixels) > narrow.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return features(pixels)
+        return views(pixels, patches)
 
-    monkeypatch.setattr(fitted.backbone, "image_features", narrow)
+    monkeypatch.setattr(fitted.backbone, "views", narrow)
     narrow.most = 2
     assert score(batch_size=8).errors == 3
     assert seen[:3] == [7, 4, 2]  # seven of the first eight can be read
     narrow.most = 0
     with pytest.raises(BackboneError, match="one image alone"):
         score("none")
-    monkeypatch.setattr(fitted.backbone, "image_features", lambda pixels: 1 / 0)
+    monkeypatch.setattr(fitted.backbone, "views", lambda pixels, patches: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         score("other")
     assert not any(hasattr(block, "shift_adapter") for block in fitted.backbone.model.modules())

@@ -25,10 +25,10 @@ def darker(image):
     return (image * 0.3).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def detector(tiny_clip_name):
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["whole", "patches"])
+def detector(tiny_clip_name, request):
     clip = load_clip(tiny_clip_name, device="cpu")
-    settings = {"backbone": clip, "alignment": AlignmentConfig(steps=1, augmentations=1)}
+    settings = {"backbone": clip, "alignment": AlignmentConfig(steps=1, augmentations=1, local=request.param)}
     return SDMAD(parse_bank(BANK), **settings).fit(*stripes(0, 4))
 
 
