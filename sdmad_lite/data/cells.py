@@ -37,6 +37,8 @@ def read_cells(path: Path) -> tuple[list[str], list[Row]]:
         header, *rows = list(_rows(text, told[1] if told else mark))[bool(told) :] or [(0, [])]
     if not rows:
         raise DataError(f"{path}: has no rows; write a header and a row per image")
+    if begin := next((line for line, cells in rows[:20] if "image" in map(plain, cells)), 0):
+        raise DataError(f"{path}: the columns are named on line {begin}; remove what stands above")
     for line, cells in (header, *rows):
         if bad := [cell for cell in cells if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in cell)]:
             raise DataError(f"{path}, line {line}: {bad[0]!r} holds a control character; remove it")
@@ -55,6 +57,10 @@ def read_cells(path: Path) -> tuple[list[str], list[Row]]:
 def _text(path: Path) -> str:
     """Of UTF-8, of UTF-16 as Excel's "Unicode text" is, or of the older letters of Windows."""
     data = path.read_bytes()
+    if data.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0", b"\x1f\x8b", b"PAR1")):
+        raise DataError(f"{path}: is no text but a workbook or an archive; save it as CSV")
+    if data[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        return data.decode("utf-32")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16")
     for zeros, code in ((data[1:4:2], "utf-16-le"), (data[:3:2], "utf-16-be")):

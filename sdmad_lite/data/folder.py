@@ -5,6 +5,7 @@ one 0/1 column per category, and any of the columns in `META` (who, when, where)
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ DESCRIBED = ("image", *META)
 WORDS = {1: "true t yes y wahr ja vrai oui verdadero si sí sì vero", 0: "false f no n falsch nein faux non falso"}
 VALUES = {word: value for value, words in WORDS.items() for word in words.split()}
 """Words of label cells beside numbers, as spreadsheets and statistics programs write them."""
+
+NOBODY = ("", "nan", "na", "n/a", "#n/a", "<na>", "none", "null")
+"""What programs write where nothing is known."""
 
 Rows = list[tuple[str, dict[str, str]]]
 """Where each row stands, and its cells by column."""
@@ -65,7 +69,7 @@ def _header(path: Path, header: list[str], categories: Sequence[str]) -> list[st
     known = {plain(name): name for name in (*categories, *DESCRIBED)}
     header = [known.get(plain(name), name) for name in header]
     if "image" not in header:
-        raise DataError(f"{path}: no column 'image'; the columns are {', '.join(header)}")
+        raise DataError(f"{path}: no column 'image'; name the one with the paths so (there are {', '.join(header)})")
     once: dict[str, str] = {}
     for name in header:
         if once.setdefault(plain(name), name) != name or header.count(name) > 1:
@@ -103,8 +107,11 @@ def _meta(header: list[str], rows: Rows) -> dict[str, tuple[str, ...]]:
     meta = {name: tuple(cells[name] for _, cells in rows) for name in META if name in header}
     meta = {name: column for name, column in meta.items() if any(column)}
     for where, cells in rows:
-        if "patient_id" in meta and not cells["patient_id"]:
+        if "patient_id" in meta and cells["patient_id"].casefold() in NOBODY:
             raise DataError(f"{where}: the patient_id is empty; give each person one")
+        if "patient_id" in meta and re.fullmatch(r"\d[.,]\d+E\+\d+", cells["patient_id"]):
+            why = "was rounded by a spreadsheet; export it again with that column as text"
+            raise DataError(f"{where}: the patient_id {cells['patient_id']} {why}")
         if "split" in meta and plain(cells["split"]) not in PARTS:
             raise DataError(f"{where}, column split: {cells['split']!r} is not train, val or test")
     if "split" in meta:
@@ -141,6 +148,14 @@ def _findings(
     if parts and "split" not in rows[0][1]:
         warn(f"{path}: column {parts[0]!r} seems to hold a split and is not obeyed; call it split if it shall be")
         passed.remove(parts[0])
+    who = [
+        name
+        for name in passed
+        if re.fullmatch(r"(subject|patient|person|participant)s? ?(id|nr|no|number|name|code|key)?", plain(name))
+    ]
+    if who and "patient_id" not in rows[0][1]:
+        warn(f"{path}: column {who[0]!r} seems to name patients and is not obeyed; call it patient_id if it does")
+        passed.remove(who[0])
     if passed:
         warn(f"{path}: passed over, no findings: the columns {', '.join(passed)}")
     return (own, further) if categories else (further, [])

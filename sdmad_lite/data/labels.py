@@ -38,9 +38,11 @@ def labels_by_name(labels, categories: Sequence[str], what: str = "labels", rema
     columns = _columns(labels)
     if columns is None:
         try:
-            values = np.asarray(labels)
+            values = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)  # sparse
         except ValueError:
             raise DataError(f"{what}: rows differ in length; give one number for each category in each") from None
+        except (TypeError, RuntimeError) as error:  # a tensor of a GPU, or one with a gradient
+            raise DataError(f"{what}: cannot be read as an array ({error}); give one of numpy") from None
         if remark and values.ndim == 2 and values.shape[1] == len(categories) > 1:
             order = f"its columns are taken in the order {', '.join(categories)}"
             warn(f"{what}: an array without names: {order}; a DataFrame or a dict of columns is matched by name")
@@ -53,7 +55,10 @@ def labels_by_name(labels, categories: Sequence[str], what: str = "labels", rema
         raise DataError(f"{what}: no column {missing[0]!r}; the columns are {', '.join(names)}")
     if unknown := [name for name in names if plain(name) not in map(plain, categories)]:
         raise DataError(f"{what}: column {unknown[0]!r} is no category; {suggest(unknown[0], categories)}")
-    return np.column_stack([_numbers(by_plain[plain(c)], f"{what}, column {c}") for c in categories])
+    found = [_numbers(by_plain[plain(c)], f"{what}, column {c}") for c in categories]
+    if len({len(column) for column in found}) > 1:
+        raise DataError(f"{what}: the columns differ in length; give a number for each image in each")
+    return np.column_stack(found)
 
 
 def _columns(labels: Any) -> list[tuple[Any, Any]] | None:
@@ -90,7 +95,11 @@ def check_index(images: Any, labels: Any) -> None:
     named = all(isinstance(name, str) for name in index)
     if hasattr(images, "iloc"):
         there = list(images.index)
-    elif named and isinstance(images, Sequence) and all(isinstance(image, (str, PathLike)) for image in images):
+    elif (
+        named
+        and isinstance(images, (Sequence, np.ndarray))
+        and all(isinstance(image, (str, PathLike)) for image in images)
+    ):
         index, there = [Path(name).stem for name in index], [Path(image).stem for image in images]
     else:
         return

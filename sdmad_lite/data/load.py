@@ -73,7 +73,8 @@ def _read(path: Path, *given) -> ImageTable:
     if os.path.lexists(path / "labels.csv"):
         return load_folder(path, *given)
     with reading(path, "change its permissions"):
-        tables = sorted(file.name for file in path.iterdir() if file.suffix.lower() in (*TABLES, ".npz"))
+        names = [(file.name, {*map(str.lower, file.suffixes)}) for file in path.iterdir()]
+        tables = sorted(name for name, endings in names if endings & {*TABLES, ".npz"})
     advice = f"; it holds {tables[0]}: {_meaning(tables[0])}" if tables else ""
     try:
         if not subfolders(path):

@@ -176,7 +176,10 @@ CASES = [
     folder(
         "no column image",
         swap("image,", "file,"),
-        ("{path}/data/labels.csv: no column 'image'; the columns are file, Effusion, Nodule, patient_id, split"),
+        (
+            "{path}/data/labels.csv: no column 'image'; name the one with the paths so "
+            "(there are file, Effusion, Nodule, patient_id, split)"
+        ),
     ),
     folder(
         "a column twice",

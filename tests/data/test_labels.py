@@ -5,6 +5,8 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
+from scipy.sparse import csr_array
 
 from sdmad_lite.data import ImageTable
 from sdmad_lite.data.labels import check_index, labels_by_name
@@ -48,6 +50,8 @@ def test_a_series_goes_by_its_name():
         (COLUMNS | {"male": [0, 0, 1]}, "column 'male' is no category"),
         (COLUMNS | {"MASS": [0, 0, 1]}, "a column stands twice"),
         (COLUMNS | {"Mass": ["1", "maybe", "0"]}, "labels, column Mass: holds cells that are no numbers"),
+        (COLUMNS | {"Mass": [1, 0]}, "labels: the columns differ in length"),
+        (torch.ones(3, 2, requires_grad=True), "labels: cannot be read as an array"),
     ],
 )
 def test_other_columns_are_refused_by_name(columns, named):
@@ -56,7 +60,7 @@ def test_other_columns_are_refused_by_name(columns, named):
 
 
 def test_an_array_says_which_order_it_was_taken_in():
-    for given in (np.array(ORDERED), pd.DataFrame(ORDERED), TABLE.labels[:, [1, 0]]):
+    for given in (np.array(ORDERED), csr_array(ORDERED), pd.DataFrame(ORDERED), TABLE.labels[:, [1, 0]]):
         with pytest.warns(SDMADWarning, match="taken in the order Pleural effusion, Mass;"):
             assert labels_by_name(given, CATEGORIES, remark=True).tolist() == ORDERED
 
@@ -65,6 +69,6 @@ def test_rows_in_another_order_than_the_images_are_refused():
     labels = pd.DataFrame(COLUMNS, index=["a.png", "b.png", "c.png"])
     check_index(["x/a.png", "x/b.png", "x/c.png"], labels)
     check_index(pd.Series(list("abc"), index=labels.index), labels)
-    for images in (["b.png", "a.png", "c.png"], pd.Series(list("abc"))):
+    for images in (["b.png", "a.png", "c.png"], np.array(["b.png", "a.png", "c.png"]), pd.Series(list("abc"))):
         with pytest.raises(DataError, match="the index differs from that of the images, row 0 first"):
             check_index(images, labels)

@@ -169,7 +169,7 @@ def test_images_alone_need_no_names(tmp_path):
     assert load_data(npz(tmp_path / "set.npz", arrays([[0, 1], [1, 0]])), ()).meta["split"][0] == "train"
 
 
-@pytest.mark.parametrize("name", ["train.csv", "Labels.CSV", "set.xlsx"])
+@pytest.mark.parametrize("name", ["train.csv", "Labels.CSV", "set.xlsx", "labels.csv.txt"])
 def test_a_table_of_another_name_is_named(tmp_path, name):
     tree(tmp_path, {name: b"id,Mass\n", "images/a.png": 1})
     with pytest.raises(DataError, match=f"it holds {name}: a table of labels is called labels.csv"):

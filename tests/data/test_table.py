@@ -82,7 +82,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
 @pytest.mark.parametrize("form", FORMS)
 def test_what_spreadsheets_write_loads(tmp_path, form, coding):
     folder = write_folder(tmp_path / "set", "", images=("a.png", "é.png"))
@@ -114,6 +114,12 @@ def test_a_split_under_another_name_is_told(tmp_path):
     folder = write_folder(tmp_path / "set", "image,Mass,subset", "images/a.png,1,Train", "images/b.png,0,test")
     with pytest.warns(SDMADWarning, match="column 'subset' seems to hold a split and is not obeyed; call it split"):
         assert "split" not in load_folder(folder, KNOWN).meta
+
+
+def test_patients_under_another_name_are_told(tmp_path):
+    folder = write_folder(tmp_path / "set", "image,Mass,subject_id", "images/a.png,1,s1", "images/b.png,0,s1")
+    with pytest.warns(SDMADWarning, match="column 'subject_id' seems to name patients and is not obeyed; call it pat"):
+        assert not load_folder(folder, KNOWN).has_patients
 
 
 def test_images_without_labels_load_where_none_are_asked_for(tmp_path):
@@ -271,7 +277,10 @@ BAD = {
     "empty file": ([""], "has no rows"),
     "header alone": (["image,Mass"], "has no rows"),
     "header and empty lines": (["image,Mass", ",", ""], "has no rows"),
-    "no image column": (["picture,Mass", "images/a.png,1"], "no column 'image'; the columns are picture, Mass"),
+    "no image column": (["picture,Mass", "images/a.png,1"], r"no column 'image'; name .*\(there are picture, Mass\)"),
+    "a title above": (["My study,", "", *GOOD], "the columns are named on line 3; remove what stands above"),
+    "a patient of pandas": ([*GOOD, "images/c.png,0,nan"], "line 4: the patient_id is empty"),
+    "a patient of Excel": ([*GOOD, "images/c.png,0,1.23E+11"], r"line 4: the patient_id 1.23E\+11 was rounded"),
     "column twice": (["image,Mass,Mass", "images/a.png,1,1"], "column 'Mass' stands twice"),
     "unknown column": (["image,Mass,Gout", "images/a.png,1,0"], "column 'Gout' holds 0 and 1 .*others= if .*others="),
     "two spellings of a column": (["image,Mass,mass", "images/a.png,1,1"], "column 'Mass' stands twice"),
@@ -325,9 +334,10 @@ def test_a_folder_without_a_table_is_named(tmp_path):
 
 
 def test_a_table_that_is_no_text_is_named(tmp_path):
-    (tmp_path / "labels.csv").write_bytes(picture())
-    with pytest.raises(DataError, match=r"labels\.csv: cannot be read"):
-        load_folder(tmp_path)
+    for data, named in ((picture(), "cannot be read"), (b"PK\3\4xlsx", "is no text but a workbook or an archive")):
+        (tmp_path / "labels.csv").write_bytes(data)
+        with pytest.raises(DataError, match=rf"labels\.csv: {named}"):
+            load_folder(tmp_path)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
