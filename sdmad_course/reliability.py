@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss
 
-from sdmad_lite.evaluation.protocols import resampled
+from sdmad_lite.evaluation.intervals import resampled
 
 
 class Bin(NamedTuple):

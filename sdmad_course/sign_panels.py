@@ -15,7 +15,8 @@ from sklearn.metrics import average_precision_score, f1_score
 from sdmad_lite.data import read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError
-from sdmad_lite.evaluation.protocols import Score, evaluate, figure_text
+from sdmad_lite.evaluation.intervals import figure_text
+from sdmad_lite.evaluation.protocols import Score, evaluate
 from sdmad_lite.selection import equal_weights
 from sdmad_lite.show.plots import BLUE, GREY, HAS, NORMAL, OTHER, PINK, draw_heat, draw_image, draw_parts, finish
 from sdmad_lite.signs.bank import SignBank

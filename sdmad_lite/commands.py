@@ -35,7 +35,7 @@ def run(
     """Fit, select, evaluate and report on a folder of images."""
     from .data import without_copies
     from .evaluation.experiment import BOTH_STAGES, eligible_split, run_experiment
-    from .evaluation.protocols import figure_text, remarks
+    from .evaluation.intervals import figure_text, remarks
     from .show.report import write_report
 
     bank, shots, seeds = sd.load_bank(task.signs), task.shots or 16, range(task.seed, task.seed + draws)
@@ -171,7 +171,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
-    from .evaluation.protocols import bootstrap, remarks
+    from .evaluation.intervals import bootstrap, remarks
     from .show.answers import scores_by_protocol
 
     table, scores, thresholds, copies = scored(detector, source, exclude_support, drop_copies, device)

@@ -41,7 +41,8 @@ from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.baselines import Query, Support
 from sdmad_lite.evaluation.experiment import IMAGE_ONLY
-from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
+from sdmad_lite.evaluation.intervals import mean_interval, paired
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import NOTICE
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig, SignSelector, logistic, margins
 from sdmad_lite.show.report import write_json

@@ -25,7 +25,8 @@ from sdmad_lite.deployment.learning import FITTED, drift
 from sdmad_lite.deployment.memory import ALARM, Memory
 from sdmad_lite.deployment.sites import REMEDIES, compare_sites
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.protocols import evaluate, mean_interval
+from sdmad_lite.evaluation.intervals import mean_interval
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import write_text
 from sdmad_phantoms import sample_phantoms
 

@@ -46,7 +46,7 @@ from sdmad_lite.evaluation.experiment import (
     eligible_split,
     run_experiment,
 )
-from sdmad_lite.evaluation.protocols import mean_interval, paired
+from sdmad_lite.evaluation.intervals import mean_interval, paired
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import SignBank, load_bank

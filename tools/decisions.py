@@ -21,7 +21,7 @@ from sdmad_course.reliability import reliability
 from sdmad_lite import SDMAD, load_clip
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.deployment.decisions import TOO_FEW, WORDS, Decisions, cross_fit, promised_cover
-from sdmad_lite.evaluation.protocols import figure_text, mean_interval
+from sdmad_lite.evaluation.intervals import figure_text, mean_interval
 from sdmad_lite.files import NOTICE
 from sdmad_lite.show.plots import BLUE, GREY, finish, new_figure, to_png
 from sdmad_phantoms import CHEST, sample_phantoms

@@ -30,7 +30,8 @@ from sdmad_lite import SDMAD
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
 from sdmad_lite.deployment.federation import SENT, Site, fit_together
-from sdmad_lite.evaluation.protocols import evaluate, mean_interval, paired
+from sdmad_lite.evaluation.intervals import mean_interval, paired
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import NOTICE
 from sdmad_phantoms import MODALITIES, modality_named
 

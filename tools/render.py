@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sdmad_lite.evaluation.protocols import Interval, figure_text
+from sdmad_lite.evaluation.intervals import Interval, figure_text
 
 FOLDER, ENDS = Path("docs/results"), ("mean", "low", "high")
 

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from sdmad_lite import SDMAD, load_bank, load_clip, load_data
 from sdmad_lite.clip.backbone import SHAPES
 from sdmad_lite.data import draw_support, read_image
-from sdmad_lite.evaluation.protocols import evaluate, figure_text, mean_interval, paired
+from sdmad_lite.evaluation.intervals import figure_text, mean_interval, paired
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import NOTICE
 
 PAGE, SAMPLES, SEED, SHOTS, MIXED = Path("docs/results/shapes.md"), Path("data_samples"), 0, 16, "all of these mixed"

@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from ..data import ImageTable, as_images, draw_support, read_image, split_train_test
 from ..detector import SDMAD
 from ..errors import DataError, SDMADError
-from ..evaluation.protocols import resampled
+from ..evaluation.intervals import resampled
 from .learning import learnt, moments_of
 
 REMEDIES = {

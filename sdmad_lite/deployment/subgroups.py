@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from ..data import ImageTable
 from ..errors import DataError, needs, warn
-from ..evaluation.protocols import resampled
+from ..evaluation.intervals import resampled
 from ..settings import AtLeastOne, Count, checked
 
 TOO_FEW, SAME, MACRO, UNKNOWN = "too few to say", "no difference shown", "mean of all", "not given"

@@ -19,7 +19,8 @@ from ..errors import DataError
 from ..selection import SelectionConfig, equal_weights, margins
 from ..signs.bank import SignBank
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
-from .protocols import Evaluation, Interval, Paired, over_draws, paired
+from .intervals import Interval, Paired, over_draws, paired
+from .protocols import Evaluation
 from .sealed import SealedTest
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from ..data import read_image
 from ..deployment.sites import REMEDIES
 from ..deployment.subgroups import MACRO, TOO_FEW, GroupFigure
 from ..deployment.tables import csv_text
-from ..evaluation.protocols import Interval, figure_text
+from ..evaluation.intervals import Interval, figure_text
 from ..explain import explanation_of
 from ..files import NOTICE, new_folder, write_text
 from .plots import plot_sign_maps, to_png

@@ -15,7 +15,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ..evaluation.protocols import PROTOCOLS, Evaluation, Interval
+from ..evaluation.intervals import Interval
+from ..evaluation.protocols import PROTOCOLS, Evaluation
 from ..explain import CategoryExplanation
 
 BLUE, ORANGE, GREEN, RED, GREY, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999", "#56B4E9"

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
-from ..evaluation.protocols import figure_text, over_draws, remarks
+from ..evaluation.intervals import figure_text, over_draws, remarks
 from ..explain import CategoryExplanation
 from ..files import NOTICE, write_text
 from . import plots

@@ -6,7 +6,8 @@ from sdmad_course.episodes import draw_episodes, load_episodes
 from sdmad_lite.data import load_data, patient_folds
 from sdmad_lite.deployment.decisions import Decisions
 from sdmad_lite.deployment.subgroups import by_group
-from sdmad_lite.evaluation.protocols import evaluate, paired
+from sdmad_lite.evaluation.intervals import paired
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.evaluation.sealed import SealedTest
 
 from .world import CATEGORIES, Case

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from sdmad_lite.errors import DataError
-from sdmad_lite.evaluation.protocols import (
-    Interval,
-    Macro,
-    Score,
-    bootstrap,
-    evaluate,
-    mean_interval,
-    over_draws,
-    paired,
-    remarks,
-)
+from sdmad_lite.evaluation.intervals import Interval, bootstrap, mean_interval, over_draws, paired, remarks
+from sdmad_lite.evaluation.protocols import Macro, Score, evaluate
 
 #                    A    B     what it shows
 IMAGES = np.array(
