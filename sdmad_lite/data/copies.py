@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
@@ -15,69 +15,74 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import DataError, SDMADError, noting, warn
+from ..errors import DataError, noting, warn
 from .dicom import is_dicom
-from .pictures import FORMATS, read_image
+from .pictures import FORMATS, as_stored
 from .table import SPLITS, ImageTable
 
 
 def digests(images: Collection, progress: bool = False) -> list[str | None]:
     """SHA-256 of the pixels of each image as it is read, grey alike in any form; None where it cannot be read."""
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")
-        found = pool.map(_digest, images)
-        return list(tqdm(found, "copies", len(images), disable=not progress, leave=False, delay=1))
+    return _of_each(lambda image: _read(image)[1], images, progress)
 
 
 def twins(images: Sequence, progress: bool = False) -> list[str | None]:
     """`digests` of the images that have both sides in common with another; None of the rest, which nothing equals."""
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")
-        sides = list(pool.map(_sides, images))
+    sides = _of_each(_sides, images)
     count = Counter(sides)
     like = [i for i, one in enumerate(sides) if one and count[one] > 1]
     found = dict(zip(like, digests([images[i] for i in like], progress), strict=True))
     return [found.get(i) for i in range(len(images))]
 
 
-def _sides(image) -> tuple[int, ...] | None:
-    """Of a picture, the shorter first, by its header; a DICOM file is read for it. None of what cannot be read."""
-    try:
-        if isinstance(image, (str, Path)) and not is_dicom(image):
-            with Image.open(image, formats=FORMATS) as opened:
-                return tuple(sorted(opened.size))
-        size = _found(image)[0] if isinstance(image, (str, Path)) else np.shape(image)[:2]
-        return tuple(sorted(size))
-    except Exception:  # what damaged bytes raise, is said when the image is used
-        return None
+def _of_each(function: Callable, images: Collection, progress: bool = False) -> list:
+    """What a function finds in each image, several at a time; None where it cannot be read."""
+
+    def found(image):
+        try:
+            return function(image)
+        except Exception:  # what damaged bytes raise, is said when the image is used
+            return None
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")
+        each = pool.map(found, images)
+        return list(tqdm(each, "copies", len(images), disable=not progress, leave=False, delay=1))
 
 
-def _digest(image) -> str | None:
-    try:
-        return (_found if isinstance(image, (str, Path)) else _of_pixels)(image)[1]
-    except (OSError, SDMADError):
-        return None
+def _sides(image) -> tuple[int, ...]:
+    """Of a picture, the shorter first, by its header; a DICOM file is read for it."""
+    if not isinstance(image, (str, Path)):
+        size = np.shape(image)[:2]
+    elif is_dicom(image):
+        size = _read(image)[0]
+    else:
+        with Image.open(image, formats=FORMATS) as opened:
+            size = opened.size
+    return tuple(sorted(size))
 
 
-def _found(path: str | Path) -> tuple[tuple[int, int], str]:
-    about = os.stat(path)
-    return _of_file(str(path), about.st_size, about.st_mtime_ns)
-
-
-def _of_pixels(image) -> tuple[tuple[int, int], str]:
-    """Width and height, and the digest."""
-    with noting(say=False):  # what there is to say of an image is said when it is used
-        picture = read_image(image, color=True)
-    bands = [band.tobytes() for band in picture.split()]
-    grey = bands[0] == bands[1] == bands[2]
-    pixels = bands[0] if grey else picture.tobytes()
-    return picture.size, sha256(f"{'L' if grey else 'RGB'} {picture.size} ".encode() + pixels).hexdigest()
+def _read(image) -> tuple[tuple[int, int], str]:
+    """Width and height, and the digest; a file is read once for all who ask, as long as it stays the same."""
+    if not isinstance(image, (str, Path)):
+        return _of_pixels(image)
+    about = os.stat(image)
+    return _of_file(str(image), about.st_size, about.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 20)
 def _of_file(path: str, size: int, changed: int) -> tuple[tuple[int, int], str]:
-    """So that a file is read once for all who ask, as long as it stays the same."""
     return _of_pixels(path)
+
+
+def _of_pixels(image) -> tuple[tuple[int, int], str]:
+    with noting(say=False):  # what there is to say of an image is said when it is used
+        picture = as_stored(image)
+    picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    if len({band.tobytes() for band in picture.split()}) == 1:  # grey in any form
+        picture = picture.getchannel(0)
+    digest = sha256(f"{picture.mode} {picture.size} ".encode() + picture.tobytes())
+    return picture.size, digest.hexdigest()
 
 
 def without_copies(where, table: ImageTable, drop: bool = False, progress: bool = False) -> tuple[ImageTable, int]:

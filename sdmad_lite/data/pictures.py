@@ -45,25 +45,14 @@ def read_image(image, color: bool = False, strict: bool = True) -> Image.Image:
         DataError: missing, empty, truncated, too large, multi-frame or coloured; colours of more than 8 bits, or of a
             kind that has no way to RGB; names the file.
     """
-    name: str = "image"
-    key: str | int = id(image)
-    if isinstance(image, (str, os.PathLike)):
-        name = key = str(image)
-        found = _opened(Path(image))
-    elif isinstance(image, np.ndarray):
-        found = _plain(_from_array(image), name, key)
-    elif isinstance(image, Image.Image):
-        with reading(name, "give one that can be loaded", " as an image"):
-            found = _plain(image, name, key)
-    else:
-        raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
+    found = as_stored(image)
     read = found.convert("RGB" if color else "L")
     read.info = {}  # nothing of what was done when the image given was read
     # a scan stored as RGB may have a slight cast, as JPEG leaves it
     if not color and found.mode not in ("L", "1", "LA") and np.ptp(np.asarray(found.convert("RGB")), axis=2).mean() > 4:
         if strict:
-            raise _coloured(name)
-        note(COLOR, key)
+            raise _coloured(image)
+        note(COLOR, _key(image))
         read.info[COLOR] = True
     return read
 
@@ -75,15 +64,35 @@ def read_images(images: Sequence, color: bool = False, strict: bool = True) -> l
         found = [read_image(image, color, strict=False) for image in images]
     odd = [i for i, image in enumerate(found) if COLOR in image.info]
     if strict and 2 * len(odd) > len(found):
-        first = images[odd[0]]
-        raise _coloured(str(first) if isinstance(first, (str, os.PathLike)) else "image")
+        raise _coloured(images[odd[0]])
     renote(noted)
     return found
 
 
-def _coloured(name: str) -> DataError:
+def as_stored(image) -> Image.Image:
+    """An image that `read_image` takes, of 8 bits and upright, in the mode that it has."""
+    if isinstance(image, (str, os.PathLike)):
+        return _opened(Path(image))
+    if isinstance(image, np.ndarray):
+        return _plain(_from_array(image), _key(image))
+    if isinstance(image, Image.Image):
+        with reading("image", "give one that can be loaded", " as an image"):
+            return _plain(image, _key(image))
+    raise DataError(f"image: expected a path, array or PIL image, not {type(image).__name__}")
+
+
+def _key(image) -> str | int:
+    """What a remark counts an image by: its path, or the object."""
+    return str(image) if isinstance(image, (str, os.PathLike)) else id(image)
+
+
+def _name(key: str | int) -> str:
+    return key if isinstance(key, str) else "image"
+
+
+def _coloured(image) -> DataError:
     advice = 'convert it, or set "color": true in the bank'
-    return DataError(f"{name}: is a colour image, but this modality is grey; {advice}")
+    return DataError(f"{_name(_key(image))}: is a colour image, but this modality is grey; {advice}")
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -112,15 +121,16 @@ def _opened(path: Path) -> Image.Image:
             # a JPEG may carry a preview of itself (MPO)
             if (frames := 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)) != 1:
                 raise DataError(f"{path}: has {frames} frames; save the one to use as a file of its own")
-            return _plain(opened, str(path), str(path)).copy()
+            return _plain(opened, str(path)).copy()
 
 
 def _large(path: Path) -> DataError:
     return DataError(f"{path}: has more than {MAX_PIXELS:,} pixels; reduce it, or cut out the part to look at")
 
 
-def _plain(image: Image.Image, name: str, key: str | int) -> Image.Image:
+def _plain(image: Image.Image, key: str | int) -> Image.Image:
     """Loaded, upright, of 8 bits and without parts that can be seen through; the image given is not changed."""
+    name = _name(key)
     _check_depth(image, name)
     if isinstance(image, TiffImageFile) and image.tile and image.filename and image.n_frames == 1:
         # Pillow maps an uncompressed file in the wrong shape where its mark turns it: keep it from doing so

@@ -101,8 +101,6 @@ def test_a_picture_that_has_its_sides_for_itself_is_not_read(tmp_path, monkeypat
     exif[274] = 6
     picture(0).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     read = []
-    monkeypatch.setattr(
-        copies, "read_image", lambda path, color: read.append(Path(path).stem) or read_image(path, color)
-    )
+    monkeypatch.setattr(copies, "as_stored", lambda path: read.append(Path(path).stem) or read_image(path))
     alone, one, other = copies.twins([tmp_path / f"{name}.png" for name in ("alone", "a", "turned")])
     assert alone is None and one == other is not None and sorted(read) == ["a", "turned"]
