@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError, warn
 from .names import plain
 from .paths import check_link, reading
+
+CONTROL = re.compile(r"[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # characters that are no blanks either
 
 Row = tuple[int, list[str]]
 """The line where it begins in the file, and its cells without blanks around them."""
@@ -39,8 +40,8 @@ def read_cells(path: Path) -> tuple[list[str], list[Row]]:
         raise DataError(f"{path}: has no rows; write a header and a row per image")
     if begin := next((line for line, cells in rows[:20] if "image" in map(plain, cells)), 0):
         raise DataError(f"{path}: the columns are named on line {begin}; remove what stands above")
-    for line, cells in (header, *rows):
-        if bad := [cell for cell in cells if any(unicodedata.category(c) == "Cc" and not c.isspace() for c in cell)]:
+    for line, cells in (header, *rows) if CONTROL.search(text) else ():
+        if bad := [cell for cell in cells if CONTROL.search(cell)]:
             raise DataError(f"{path}, line {line}: {bad[0]!r} holds a control character; remove it")
     names, width = header[1], max(i for i, name in enumerate(header[1], 1) if name)
     for line, cells in rows:

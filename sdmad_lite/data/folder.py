@@ -28,8 +28,8 @@ VALUES = {word: value for value, words in WORDS.items() for word in words.split(
 NOBODY = ("", "nan", "na", "n/a", "#n/a", "<na>", "none", "null")
 """What programs write where nothing is known."""
 
-Rows = list[tuple[str, dict[str, str]]]
-"""Where each row stands, and its cells by column."""
+Columns = dict[str, tuple[str, ...]]
+"""The cells of each column; where each row stands goes beside them."""
 
 
 def load_folder(
@@ -46,19 +46,20 @@ def load_folder(
     path = Path(folder, "labels.csv")
     header, lines = read_cells(path)
     header = _header(path, header, categories or ())
-    rows = [(f"{path}, line {line}", dict(zip(header, cells, strict=True))) for line, cells in lines]
-    images, meta = _images(path.parent, rows), _meta(header, rows)
+    places = [f"{path}, line {line}" for line, _ in lines]
+    columns = dict(zip(header, zip(*(cells for _, cells in lines), strict=True), strict=True))
+    images, meta = _images(path.parent, places, columns["image"]), _meta(places, columns)
     names = [name for name in header if name not in DESCRIBED]
     if categories is not None and not categories:  # nothing is asked of the labels
-        return ImageTable(images, np.zeros((len(rows), 0), np.int64), (), meta)
+        return ImageTable(images, np.zeros((len(images), 0), np.int64), (), meta)
     check_others(path, names, others)
     none = find_normal(path, names, normal, categories)
-    own, further = _findings(path, rows, [name for name in names if name != none], categories, others)
+    own, further = _findings(path, columns, [name for name in names if name != none], categories, others)
     if not own:
         expected = f"some of {', '.join(categories)}" if categories else "one of 0 and 1 for each category"
         raise DataError(f"{path}: no category column; expected {expected}")
     ends = [none] if none else []
-    labels = _labels(path, rows, own, further, ends)
+    labels = _labels(path, places, {name: columns[name] for name in (*own, *further, *ends)}, further, ends)
     table = table_of_classes(path, images, [*own, *further, *ends], labels, none, categories, further, meta)
     check_split(path, table)
     return table
@@ -77,14 +78,14 @@ def _header(path: Path, header: list[str], categories: Sequence[str]) -> list[st
     return header
 
 
-def _images(folder: Path, rows: Rows) -> tuple[Path, ...]:
+def _images(folder: Path, places: Sequence[str], names: Sequence[str]) -> tuple[Path, ...]:
     first: dict[str, str] = {}  # by where the image lies in the end
     found = []
-    for where, cells in rows:
-        found.append(_found(where, folder, cells["image"]))
+    for where, name in zip(places, names, strict=True):
+        found.append(_found(where, folder, name))
         if (other := first.setdefault(os.path.realpath(found[-1]), where)) != where:
             line = other.rpartition("line ")[2]
-            raise DataError(f"{where}: {cells['image']} stands already on line {line}; remove one")
+            raise DataError(f"{where}: {name} stands already on line {line}; remove one")
     return tuple(found)
 
 
@@ -102,25 +103,26 @@ def _found(where: str, folder: Path, name: str) -> Path:
     raise DataError(f"{where}: no such image file {name}; correct the path or remove the row")
 
 
-def _meta(header: list[str], rows: Rows) -> dict[str, tuple[str, ...]]:
+def _meta(places: Sequence[str], columns: Columns) -> Columns:
     """The columns of META that hold anything; each patient and part of the split has to be given."""
-    meta = {name: tuple(cells[name] for _, cells in rows) for name in META if name in header}
-    meta = {name: column for name, column in meta.items() if any(column)}
-    for where, cells in rows:
-        if "patient_id" in meta and cells["patient_id"].casefold() in NOBODY:
+    meta = {name: columns[name] for name in META if any(columns.get(name, ()))}
+    for where, patient in zip(places, meta.get("patient_id", ()), strict=False):
+        if patient.casefold() in NOBODY:
             raise DataError(f"{where}: the patient_id is empty; give each person one")
-        if "patient_id" in meta and re.fullmatch(r"\d[.,]\d+E\+\d+", cells["patient_id"]):
+        if re.fullmatch(r"\d[.,]\d+E\+\d+", patient):
             why = "was rounded by a spreadsheet; export it again with that column as text"
-            raise DataError(f"{where}: the patient_id {cells['patient_id']} {why}")
-        if "split" in meta and plain(cells["split"]) not in PARTS:
-            raise DataError(f"{where}, column split: {cells['split']!r} is not train, val or test")
-    if "split" in meta:
-        meta["split"] = tuple(PARTS[plain(part)] for part in meta["split"])
+            raise DataError(f"{where}: the patient_id {patient} {why}")
+    parts = {cell: PARTS.get(plain(cell)) for cell in {*meta.get("split", ())}}
+    for where, cell in zip(places, meta.get("split", ()), strict=False):
+        if not parts[cell]:
+            raise DataError(f"{where}, column split: {cell!r} is not train, val or test")
+    if parts:
+        meta["split"] = tuple(str(parts[cell]) for cell in meta["split"])
     return meta
 
 
 def _findings(
-    path: Path, rows: Rows, names: Sequence[str], categories: Names, others: Names
+    path: Path, columns: Columns, names: Sequence[str], categories: Names, others: Names
 ) -> tuple[list[str], list[str]]:
     """Columns that are categories, and further ones that are findings. The rest is passed over, with a remark.
 
@@ -128,12 +130,12 @@ def _findings(
         DataError: a column may be a misspelt one, or a finding, and nobody said which.
     """
     own = [name for name in categories if name in names] if categories else []
-    missing = [name for name in (*(categories or ()), *DESCRIBED) if name not in rows[0][1]]
+    missing = [name for name in (*(categories or ()), *DESCRIBED) if name not in columns]
     further, passed = [], []
     for name in names:
         if name in own:
             continue
-        values = {value_of(cells[name]) for _, cells in rows if cells[name] not in ("", "-1")}
+        values = {value_of(cell) for cell in {*columns[name]} - {"", "-1"}}
         doubtful = not about_images(name) and bool(values - {None})
         if is_finding(name, others, missing) or (doubtful and not categories):
             further.append(name)
@@ -144,8 +146,8 @@ def _findings(
             raise DataError(f"{path}: column {name!r} holds 0 and 1 but is no category; {way}")
         else:
             passed.append(name)
-    parts = [name for name in passed if {plain(cells[name]) for _, cells in rows} <= {*PARTS}]
-    if parts and "split" not in rows[0][1]:
+    parts = [name for name in passed if {*map(plain, {*columns[name]})} <= {*PARTS}]
+    if parts and "split" not in columns:
         warn(f"{path}: column {parts[0]!r} seems to hold a split and is not obeyed; call it split if it shall be")
         passed.remove(parts[0])
     who = [
@@ -153,7 +155,7 @@ def _findings(
         for name in passed
         if re.fullmatch(r"(subject|patient|person|participant)s? ?(id|nr|no|number|name|code|key)?", plain(name))
     ]
-    if who and "patient_id" not in rows[0][1]:
+    if who and "patient_id" not in columns:
         warn(f"{path}: column {who[0]!r} seems to name patients and is not obeyed; call it patient_id if it does")
         passed.remove(who[0])
     if passed:
@@ -170,20 +172,22 @@ def value_of(cell: str) -> int | None:
         return VALUES.get(cell.casefold())
 
 
-def _labels(path: Path, rows: Rows, own: list[str], further: list[str], none: list[str]) -> np.ndarray:
+def _labels(path: Path, places: Sequence[str], columns: Columns, further: list[str], none: list[str]) -> np.ndarray:
     """(N, K) in {0, 1} of all these columns; of further findings a cell that says nothing else counts as 0."""
-    names = [*own, *further, *none]
-    labels = np.zeros((len(rows), len(names)), np.int64)
-    words: Counter = Counter()
-    for (where, cells), row in zip(rows, labels, strict=True):
-        for i, name in enumerate(names):
-            if (value := value_of(cells[name])) is None and name not in further:
-                raise DataError(f"{where}, column {name}: {cells[name]!r} is not 0 or 1")
-            row[i] = value or 0
-            words[cells[name].casefold()] += value is not None and cells[name].isalpha()
-        if none and row[-1] == row[:-1].any():
-            what = "1, but a finding is 1 too" if row[-1] else "0, but so is every finding"
-            raise DataError(f"{where}, column {none[0]}: {what}; correct the row or remove it")
+    labels, words = np.zeros((len(places), len(columns)), np.int64), Counter[str]()
+    for i, (name, column) in enumerate(columns.items()):
+        count = Counter(column)
+        values = {cell: value_of(cell) for cell in count}
+        if None in values.values() and name not in further:
+            row = next(row for row, cell in enumerate(column) if values[cell] is None)
+            raise DataError(f"{places[row]}, column {name}: {column[row]!r} is not 0 or 1")
+        labels[:, i] = [values[cell] or 0 for cell in column]
+        for cell, value in values.items():
+            words[cell.casefold()] += count[cell] * (value is not None and cell.isalpha())
+    if none and (wrong := labels[:, -1] == labels[:, :-1].any(1)).any():
+        row = int(wrong.argmax())
+        what = "1, but a finding is 1 too" if labels[row, -1] else "0, but so is every finding"
+        raise DataError(f"{places[row]}, column {none[0]}: {what}; correct the row or remove it")
     if words := +words:
         warn(f"{path}: {words.total()} cells are read as 1 or 0: {', '.join(sorted(words))}")
     return labels
