@@ -25,7 +25,7 @@ from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_course.sign_truth import touched
 from sdmad_lite.alignment import installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.clip.towers import vision_blocks
+from sdmad_lite.clip.towers import needed_blocks
 from sdmad_lite.files import NOTICE
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
@@ -37,7 +37,7 @@ KINDS = ("similarity", "gradient x activation", "attention, last layer", "attent
 @contextmanager
 def kept(backbone: Backbone) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Inside, a forward pass leaves the attention (N, heads, 1 + P, 1 + P) of each layer and the last layer's input."""
-    blocks, attention, tokens, handles = vision_blocks(backbone.model), [], [], []
+    blocks, attention, tokens, handles = needed_blocks(backbone.model, "image"), [], [], []
 
     def keep(into: list[Tensor], value: Tensor) -> Tensor:
         value = value if value.requires_grad else value.requires_grad_()

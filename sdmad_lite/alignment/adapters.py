@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.towers import block_width, text_blocks
+from ..clip.towers import block_width, needed_blocks
 from ..errors import BackboneError
 from ..settings import AtLeastOne, Settings, Share
 
@@ -92,7 +92,7 @@ def build_adapters(backbone: Backbone, config: AdapterConfig | None = None, seed
     config = config or AdapterConfig()
     adapters = nn.ModuleDict()
     image = backbone.blocks.get("image", ())
-    text = text_blocks(backbone.model) if config.text_share else ()
+    text = needed_blocks(backbone.model, "text") if config.text_share else ()
     towers = (("image", image, config.vision_share), ("text", text, config.text_share))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

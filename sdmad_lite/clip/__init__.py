@@ -7,9 +7,9 @@ are, `embedded_tower` is the image tower of the embedded model. open_clip takes 
 
 from importlib import import_module
 
-from .towers import find_blocks, text_blocks, vision_blocks
+from .towers import find_blocks, needed_blocks
 
-__all__ = ["find_blocks", "text_blocks", "vision_blocks"]
+__all__ = ["find_blocks", "needed_blocks"]
 
 
 def __getattr__(name: str):

@@ -2,7 +2,7 @@
 
 Image towers are open_clip's own (`visual`) or timm's (`visual.trunk`); text towers are open_clip's own, inside the
 model or as `text`, or those of Hugging Face transformers (`text.transformer`). A convolutional or hierarchical image
-tower (ResNet, ConvNeXt, FastViT, Swin) has no list of layers of one width; there `vision_blocks` refuses.
+tower (ResNet, ConvNeXt, FastViT, Swin) has no list of layers of one width.
 """
 
 from __future__ import annotations
@@ -17,32 +17,24 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError
 
-IMAGE_PATHS = ("visual.transformer.resblocks", "visual.trunk.blocks")
-TEXT_PATHS = (
-    "transformer.resblocks",
-    "text.transformer.resblocks",
-    "text.transformer.encoder.layer",  # BERT, RoBERTa, XLM-RoBERTa
-    "text.transformer.block",  # mT5
-    "text.transformer.layers",  # M2M-100
-)
+PATHS = {
+    "image": ("visual.transformer.resblocks", "visual.trunk.blocks"),
+    "text": (
+        "transformer.resblocks",
+        "text.transformer.resblocks",
+        "text.transformer.encoder.layer",  # BERT, RoBERTa, XLM-RoBERTa
+        "text.transformer.block",  # mT5
+        "text.transformer.layers",  # M2M-100
+    ),
+}
 
 Blocks = nn.ModuleList | nn.Sequential
 
 
-def vision_blocks(model: Any) -> Blocks:
-    """Transformer layers of the image tower, first to last; a BackboneError where it has none."""
-    return _needed(model, "image")
-
-
-def text_blocks(model: Any) -> Blocks:
-    """Transformer layers of the text tower, first to last; a BackboneError where it has none."""
-    return _needed(model, "text")
-
-
 def find_blocks(model: Any, tower: str) -> Blocks | None:
-    """Transformer layers of a tower ("image" or "text"), all of one width, or None where it has no such list."""
+    """Transformer layers of a tower ("image" or "text"), first to last, all of one width; None where it has no list."""
     modules = dict(model.named_modules())
-    for path in IMAGE_PATHS if tower == "image" else TEXT_PATHS:
+    for path in PATHS[tower]:
         blocks = modules.get(path)
         widths = {block_width(block) for block in blocks} if isinstance(blocks, Blocks) else set()
         if len(widths) == 1 and 0 not in widths:
@@ -50,16 +42,15 @@ def find_blocks(model: Any, tower: str) -> Blocks | None:
     return None
 
 
-def _needed(model: Any, tower: str) -> Blocks:
-    blocks = find_blocks(model, tower)
-    if blocks is None:
-        part = model.get_submodule("visual") if tower == "image" else getattr(model, "text", model)
-        part = getattr(part, "trunk", part)
-        raise BackboneError(
-            f"the {tower} tower ({type(part).__name__}) has no list of transformer layers to stand beside; choose a "
-            "model with transformers in both towers, such as a ViT"
-        )
-    return blocks
+def needed_blocks(model: Any, tower: str) -> Blocks:
+    """The same, but a BackboneError where it has none."""
+    if (blocks := find_blocks(model, tower)) is not None:
+        return blocks
+    part = model.get_submodule("visual") if tower == "image" else getattr(model, "text", model)
+    raise BackboneError(
+        f"the {tower} tower ({type(getattr(part, 'trunk', part)).__name__}) has no list of transformer layers to stand "
+        "beside; choose a model with transformers in both towers, such as a ViT"
+    )
 
 
 def block_width(block: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from sdmad_lite.alignment import AdapterConfig, ShiftAdapter, build_adapters, installed, split_image_tower
 from sdmad_lite.alignment.activations import first_adapted
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.clip.towers import text_blocks, vision_blocks
+from sdmad_lite.clip.towers import needed_blocks
 from sdmad_lite.errors import BackboneError
 
 TEXTS = ["blunted costophrenic angle", "clear lung fields"]
@@ -60,7 +60,7 @@ def test_a_new_adapter_gives_lam_times_the_layer_exactly():
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_in_the_model_the_first_output_of_a_layer_is_lam_times_what_it_was(tiny_clip, images, tower):
     """Only the last layer is adapted, so its input is the frozen one."""
-    blocks = (vision_blocks if tower == "image" else text_blocks)(tiny_clip.model)
+    blocks = needed_blocks(tiny_clip.model, tower)
     shares = {"vision_share": 0.0, "text_share": 0.0}
     shares["vision_share" if tower == "image" else "text_share"] = 1 / len(blocks)
     adapters = build_adapters(tiny_clip, AdapterConfig(lam=0.8, **shares))
@@ -217,7 +217,7 @@ def test_the_split_tower_gives_what_the_whole_tower_gives(tiny_clip, images, sha
         parts = torch.cat([embed(activations[:4]), embed(activations[4:])])
         whole = tiny_clip.image_features(pixels)
     torch.testing.assert_close(parts[:, 0], whole, rtol=1e-5, atol=1e-6)
-    assert len(vision_blocks(tiny_clip.model)) == 3
+    assert len(needed_blocks(tiny_clip.model, "image")) == 3
 
 
 def test_the_split_tower_has_the_gradients_of_the_whole_tower(tiny_clip, images):
@@ -235,7 +235,7 @@ def test_the_split_tower_has_the_gradients_of_the_whole_tower(tiny_clip, images)
 
 
 def test_the_last_layer_computes_the_class_token_alone(tiny_clip, images):
-    pixels, last = tiny_clip.prepare(images), vision_blocks(tiny_clip.model)[-1]
+    pixels, last = tiny_clip.prepare(images), needed_blocks(tiny_clip.model, "image")[-1]
     shapes: list[tuple] = []
     with torch.no_grad(), last.mlp.register_forward_hook(lambda mlp, args, out: shapes.append(tuple(out.shape))):
         u = tiny_clip.image_features(pixels)
@@ -254,7 +254,7 @@ def test_a_resnet_stays_frozen_and_says_so(tmp_path):
     with pytest.raises(
         BackboneError, match=r"the image tower \(ModifiedResNet\) has no list of transformer layers.*ViT"
     ):
-        vision_blocks(backbone.model)
+        needed_blocks(backbone.model, "image")
     with pytest.raises(BackboneError, match="heat maps need a plain ViT"):
         backbone.patch_features(torch.zeros(1, 3, 32, 32))
 

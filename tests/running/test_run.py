@@ -3,7 +3,7 @@
 import torch
 
 from sdmad_lite.alignment import build_adapters, installed
-from sdmad_lite.clip.towers import text_blocks, vision_blocks
+from sdmad_lite.clip.towers import needed_blocks
 from sdmad_lite.running import compiled, in_batches
 
 
@@ -27,7 +27,7 @@ def test_batches_give_the_gradient_of_the_whole_and_hold_less():
 
 def test_layers_are_compiled_inside_the_block_only(tiny_clip):
     adapters = build_adapters(tiny_clip)
-    blocks = [*vision_blocks(tiny_clip.model), *text_blocks(tiny_clip.model)]
+    blocks = [*needed_blocks(tiny_clip.model, "image"), *needed_blocks(tiny_clip.model, "text")]
     with installed(tiny_clip, adapters) as adapted, compiled(adapted):
         assert sum(block._compiled_call_impl is not None for block in blocks) == len(adapters) > 0
     assert all(block._compiled_call_impl is None for block in blocks)

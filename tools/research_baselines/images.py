@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from sdmad_lite.alignment import augment, installed, inter_anomaly_loss, iter_augmented, split_image_tower
-from sdmad_lite.clip.towers import block_width, vision_blocks
+from sdmad_lite.clip.towers import block_width, needed_blocks
 from sdmad_lite.data import read_image
 from sdmad_lite.evaluation.baselines import LinearProbe, Predictor, Query, Support, Temperature, descend, seeded
 from sdmad_lite.selection import logistic, margins
@@ -100,7 +100,7 @@ class VisualAdapter:
     def __call__(self, support: Support) -> Predictor:
         backbone, device = support.backbone, support.backbone.device
         v, weights, target = (x.to(device) for x in (support.v, support.weights, support.target))
-        blocks = vision_blocks(backbone.model)
+        blocks = needed_blocks(backbone.model, "image")
         count = min(self.layers, len(blocks))
         places = [(i + 1) * len(blocks) // count - 1 for i in range(count)]
         with seeded(support.seed):
