@@ -25,9 +25,9 @@ from tqdm import tqdm
 from .alignment import NO_ADAPTERS, AdapterConfig, AlignmentConfig, align, build_adapters, installed, record_activations
 from .data import ImageTable
 from .data.images import as_images
-from .data.labels import check_index, labels_by_name
+from .data.labels import check_index, support_labels
 from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
-from .explain import explanation_of, score_maps, sign_maps
+from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main, new_folder
 from .running import RunConfig, own_device, remove_checkpoint
 from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
@@ -131,7 +131,7 @@ class SDMAD:
         """
         check_index(images, labels)
         images, _ = as_images(images)
-        labels = self._checked(labels, len(images))
+        labels = support_labels(labels, self.bank.categories, len(images))
         for doubt in check_model(self.bank.texts, self.backbone):
             warn(f"{doubt.message}; {doubt.suggestion}")
         run = replace(self.run, progress=progress or self.run.progress, checkpoint=checkpoint or self.run.checkpoint)
@@ -166,23 +166,6 @@ class SDMAD:
         if not isinstance(table, ImageTable):
             raise DataError(f"table: expected what load_data gives, not {type(table).__name__}; fit takes images")
         return self.fit(table.images, table.labels, progress=progress, checkpoint=checkpoint)
-
-    def _checked(self, labels, count: int) -> np.ndarray:
-        """Labels Y (N, C) of `count` images as integers, if stages 1 and 2 can learn from them."""
-        labels = labels_by_name(labels, self.bank.categories, remark=True)
-        expected = (count, len(self.bank.categories))
-        if labels.shape != expected:
-            raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")
-        if not np.isin(labels, (0, 1)).all():
-            raise DataError("labels: only 0 and 1 are allowed")
-        for name, count in zip(self.bank.categories, labels.sum(0), strict=True):
-            if count == 0:
-                raise DataError(f"labels: category {name!r} has no positive image; add one or restrict the bank")
-        if not (labels.sum(1) == 0).any():
-            raise DataError(
-                "labels: no normal image (a row of zeros); add at least one, scores are measured against it"
-            )
-        return labels.astype(np.int64)
 
     def check_fitted(self) -> None:
         """Raise scikit-learn's NotFittedError where neither `fit` nor `load` came before."""
@@ -299,7 +282,10 @@ class SDMAD:
 
     def sign_maps(self, image) -> np.ndarray:
         """(S, h, w) where in the image each sign is seen: as the score reads it where it looks at patches (`local`)."""
-        return score_maps(self, image) if self.alignment.local else sign_maps(self.backbone, self.bank, image)
+        if not self.alignment.local:
+            return sign_maps(self.backbone, self.bank, image)
+        with self.installed() as clip:
+            return sign_maps(clip, self.bank, image, self.sign_embeddings_)
 
     def _state(self) -> dict[str, str]:
         """What a reader should know of it, in words."""

@@ -79,47 +79,26 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
     return found
 
 
-def sign_maps(backbone: Backbone, bank: SignBank, image) -> np.ndarray:
+@torch.no_grad()
+def sign_maps(backbone: Backbone, bank: SignBank, image, v: Tensor | None = None) -> np.ndarray:
     """(S, h, w) cosine of each patch of an image (path, array or PIL) with each sign of a bank, over the whole image.
 
     Of one that is not square, h and w have its proportions where it was padded or cut; what was cut off is nan.
 
-    The patches are read from the frozen model: a stage 1 that looks at whole images alone moves patches less well
-    [ours]. Of eight kinds of map this one points best there (`tools/heat_maps.py`).
+    It is the model as it stands: frozen, or inside `installed` as the adapters shift it. A stage 1 that looks at whole
+    images alone moves patches less well [ours]: of eight kinds of map the frozen one pointed best there
+    (`tools/heat_maps.py`).
+
+    Args:
+        v: (S, D) embeddings of the signs, where they are known.
 
     Raises:
         BackboneError: the image tower gives no patch embeddings.
     """
     picture = read_image(image, bank.color, strict=False)
-    with torch.no_grad():
-        patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
-    return _over_image(
-        (patches @ backbone.encode_texts(bank.texts).T).permute(2, 0, 1), *picture.size, backbone
-    ).numpy()
-
-
-@torch.no_grad()
-def score_maps(detector: SDMAD, image, shares: bool = False) -> np.ndarray:
-    """(S, h, w) as `sign_maps`, but as the score reads the patches, through the adapters; `local` above 0.
-
-    Args:
-        shares: give instead what each patch adds to z less that of a normal image: its own share where it is one of
-            those most like the sign, and an equal part of the rest, of the square that the model saw. Summed over
-            patches, and times scale and weight, they are the contribution of the sign.
-    """
-    config, backbone = detector.alignment, detector.backbone
-    picture = read_image(image, detector.bank.color, strict=False)
-    pixels = backbone.prepare([image], detector.bank.color, strict=False)
-    h, w = backbone.patch_features(pixels).shape[1:3]
-    with detector.installed():
-        cosines = (backbone.views(pixels)[0].float().cpu() @ detector.sign_embeddings_.T).T
-    whole, patches = cosines[:, :1], cosines[:, 1:]  # (S, 1), (S, P)
-    if not shares:
-        return _over_image(patches.unflatten(1, (h, w)), *picture.size, backbone).numpy()
-    best = patches.topk(min(config.patches, h * w), dim=1)
-    looked = torch.zeros_like(patches).scatter(1, best.indices, best.values / best.values.shape[1])
-    rest = (1 - config.local) * whole - torch.from_numpy(detector.reference_)[:, None].float()
-    return (config.local * looked + rest / (h * w)).unflatten(1, (h, w)).numpy()
+    patches = backbone.patch_features(backbone.prepare([image], bank.color, strict=False))[0].cpu()
+    maps = patches.float() @ (backbone.encode_texts(bank.texts) if v is None else v).T
+    return _over_image(maps.permute(2, 0, 1), *picture.size, backbone).numpy()
 
 
 def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:

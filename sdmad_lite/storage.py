@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
-from .alignment.activations import activation_width
 from .errors import BackboneError, DetectorError
 from .running import own_device
 from .selection import EvidenceConfig, SelectionConfig
@@ -165,6 +164,12 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     detector.adapters_.load_state_dict(tensors)
     vars(detector).update(fitted, reasons_=state.reasons, history_=state.history)
     return detector
+
+
+def activation_width(adapters: Any, embedding: int) -> int:
+    """Width of h as `record_activations` gives it, for embeddings of width `embedding`."""
+    widths = (3 * adapter.down.in_features for name, adapter in adapters.items() if name.startswith("image_"))
+    return next(widths, embedding)
 
 
 def _check_numbers(file: Path, numbers: dict[str, np.ndarray], reasons: list[dict], membership: np.ndarray) -> None:

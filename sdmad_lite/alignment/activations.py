@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -74,12 +74,6 @@ def pool_tokens(tokens: Tensor) -> Tensor:
     mean = tokens.mean(-2, keepdim=True)
     spread = (tokens - mean).square().mean(-2).sqrt()  # twice as fast as std
     return torch.cat([mean.squeeze(-2), tokens.amax(-2), spread], -1)
-
-
-def activation_width(adapters: Any, embedding: int) -> int:
-    """Width of h as `record_activations` gives it, for embeddings of width `embedding`."""
-    widths = (3 * adapter.down.in_features for name, adapter in adapters.items() if name.startswith("image_"))
-    return next(widths, embedding)
 
 
 @contextmanager

@@ -61,6 +61,25 @@ def labels_by_name(labels, categories: Sequence[str], what: str = "labels", rema
     return np.column_stack(found)
 
 
+def support_labels(labels, categories: Sequence[str], count: int) -> np.ndarray:
+    """Labels Y (N, C) of `count` images as integers, if stages 1 and 2 can learn from them.
+
+    Raises:
+        DataError: wrong shape or values, no normal image, or a category without a positive; see `labels_by_name` too.
+    """
+    labels, expected = labels_by_name(labels, categories, remark=True), (count, len(categories))
+    if labels.shape != expected:
+        raise DataError(f"labels: shape {labels.shape}, expected {expected} (images, categories of the bank)")
+    if not np.isin(labels, (0, 1)).all():
+        raise DataError("labels: only 0 and 1 are allowed")
+    for name, positives in zip(categories, labels.sum(0), strict=True):
+        if positives == 0:
+            raise DataError(f"labels: category {name!r} has no positive image; add one or restrict the bank")
+    if not (labels.sum(1) == 0).any():
+        raise DataError("labels: no normal image (a row of zeros); add at least one, scores are measured against it")
+    return labels.astype(np.int64)
+
+
 def _columns(labels: Any) -> list[tuple[Any, Any]] | None:
     """Name and values of each column; None where there are no names. What is a table is told by what it can do."""
     if isinstance(labels, Labels):

@@ -25,14 +25,13 @@ import numpy as np
 import torch
 
 from ..alignment import build_adapters, installed
-from ..alignment.activations import activation_width
 from ..alignment.train import LOSSES, Training
 from ..detector import SDMAD
 from ..errors import FederationError
 from ..running import Checkpoint, put, state_of
 from ..selection import Calibration, equal_weights
 from ..settings import AtLeastOne, checked
-from ..storage import write_detector
+from ..storage import activation_width, write_detector
 from .federated_site import SENT, Arrays, Site, arrays_of, identity, packed, tensors_of
 from .moments import Moments, fit_image_evidence, fit_signs, normal_f1_thresholds
 

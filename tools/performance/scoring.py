@@ -16,11 +16,11 @@ import torch
 from common import ratio, record, spread, take_turns
 
 from sdmad_lite.alignment import build_adapters
-from sdmad_lite.alignment.activations import activation_width
 from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
 from sdmad_lite.deployment.scoring import scores
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection import equal_weights
+from sdmad_lite.storage import activation_width
 
 ASKED = 0.93
 
