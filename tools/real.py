@@ -18,10 +18,9 @@ from shared import difference, table
 
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import load_folder
-from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible_split, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible_split, groups, run_experiment
 from sdmad_lite.evaluation.intervals import figure_text, mean_interval, paired
 from sdmad_lite.evaluation.protocols import evaluate
-from sdmad_lite.evaluation.sealed import groups
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import load_bank
 

@@ -13,14 +13,14 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from ..alignment import AlignmentConfig, embed_augmented
-from ..data import ImageTable, draw_support, split_train_test
+from ..data import SUBGROUP_COLUMNS, ImageTable, draw_support, split_train_test
 from ..detector import SDMAD
 from ..errors import DataError
 from ..selection import SelectionConfig, equal_weights, margins
 from ..signs.bank import SignBank
 from .baselines import ON_FEATURES, Method, Predictor, Query, Support
 from .intervals import Interval, Paired, over_draws, paired
-from .protocols import Evaluation
+from .protocols import Evaluation, evaluate
 from .sealed import SealedTest
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ OWN = {
     IMAGE_ONLY: "probe below the adapters",
     NO_TRAINING: "frozen model, selected signs",
 }
-METHODS = OWN | {name: method.what for name, method in ON_FEATURES.items()}
-"""What `run_experiment` compares unless told otherwise: name -> in a few words."""
+"""Parts of SD-MAD that are compared with it and with the baselines: name -> in a few words."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,13 @@ class Experiment:
         """`over_draws` of one method."""
         return over_draws(self.results[method])
 
-    def series(self, method: str, protocol: str = "multilabel", figure: str = "ap") -> list[float]:
-        """One macro figure of every draw."""
-        return [getattr(result.protocols()[protocol].macro, figure) for result in self.results[method]]
+    def series(self, method: str) -> list:
+        """The macro mAP, multi-label, of every draw."""
+        return [result.multilabel.macro.ap for result in self.results[method]]
 
-    def compare(self, ours: str, theirs: str, protocol: str = "multilabel", figure: str = "ap") -> Paired:
-        """Paired difference of a macro figure over the same draws."""
-        return paired(self.series(ours, protocol, figure), self.series(theirs, protocol, figure))
+    def compare(self, ours: str, theirs: str) -> Paired:
+        """Paired difference of it over the same draws."""
+        return paired(self.series(ours), self.series(theirs))
 
 
 def run_experiment(
@@ -110,13 +109,19 @@ def run_experiment(
         {(method, i): predict for i, predictors in enumerate(fitted) for method, predict in predictors.items()},
         thresholds={(BOTH_STAGES, i): detector.thresholds_ for i, detector in enumerate(detectors)},
         prepare=lambda images: _query(images, training_free[0], progress),
-        grouped=[(BOTH_STAGES, i) for i in range(len(fits))],
     )
 
     def by_method(found: Mapping) -> dict[str, list]:
         return {method: [found[method, i] for i in range(len(fits))] for method in fitted[0]}
 
-    groups = [opened.subgroups[BOTH_STAGES, i] for i in range(len(fits))]
+    scores = by_method(opened.scores)
+    subgroups = {
+        name: [
+            evaluate(p[rows], test.labels[rows], test.categories, detector.thresholds_)
+            for p, detector in zip(scores[BOTH_STAGES], detectors, strict=True)
+        ]
+        for name, rows in groups(test).items()
+    }
     return Experiment(
         bank=bank,
         test=test,
@@ -124,8 +129,8 @@ def run_experiment(
         seeds=list(seeds),
         methods=OWN | {name: method.what for name, method in settings.baselines.items()},
         results=by_method(opened.results),
-        subgroups={name: [group[name] for group in groups] for name in groups[0]},
-        scores=by_method(opened.scores),
+        subgroups=subgroups,
+        scores=scores,
         detectors=detectors,
         training_free=training_free,
         predictors={method: [predictors[method] for predictors in fitted] for method in fitted[0]},
@@ -166,6 +171,13 @@ def _query(images, frozen: SDMAD, progress: bool) -> Query:
     """What the frozen model makes of images, the same in every draw: without adapters, activations are embeddings."""
     z, u = frozen.features(images, progress=progress)
     return Query(images, torch.from_numpy(u).float(), z)
+
+
+def groups(table: ImageTable) -> dict[str, np.ndarray]:
+    """Rows of each value of the columns in SUBGROUP_COLUMNS that take more than one value: "view=AP" -> indices."""
+    columns = {column: np.asarray(table.meta.get(column, ())) for column in SUBGROUP_COLUMNS}
+    taken = [(column, values, np.unique(values)) for column, values in columns.items()]
+    return {f"{c}={v}": np.flatnonzero(values == v) for c, values, each in taken if len(each) > 1 for v in each}
 
 
 def eligible(train: ImageTable, test: ImageTable, shots: int, least: int) -> dict[str, str]:

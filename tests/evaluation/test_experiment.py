@@ -10,7 +10,8 @@ from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Query
-from sdmad_lite.evaluation.experiment import BOTH_STAGES, METHODS, OWN, ZERO_SHOT, Settings, eligible, run_experiment
+from sdmad_lite.evaluation.experiment import BOTH_STAGES, OWN, ZERO_SHOT, Settings, eligible, groups, run_experiment
+from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.selection import equal_weights, margins
 
 
@@ -24,11 +25,16 @@ def test_eligible_names_who_is_short_and_of_what():
     assert short["C"] == "4 positives in train and 0 in test, 1 are needed in each"
 
 
+def test_groups_are_the_values_of_columns_with_more_than_one():
+    got = groups(plain_table([[0]] * 4, view="APAP", sex="FFFF", age=[30, 40, 50, 60]))
+    assert {name: rows.tolist() for name, rows in got.items()} == {"view=A": [0, 2], "view=P": [1, 3]}
+
+
 def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phantom_table):
     test = phantom_table.rows(np.arange(24, 48))
     settings = Settings(AlignmentConfig(steps=5, augmentations=2))  # and every baseline as it is shipped
     experiment = run_experiment(phantom_table.rows(np.arange(24)), test, bank, tiny_clip, 1, [0, 7], settings)
-    assert set(experiment.results) == set(METHODS) and all(len(r) == 2 for r in experiment.results.values())
+    assert set(experiment.results) == {*OWN, *ON_FEATURES} and all(len(r) == 2 for r in experiment.results.values())
     # nothing in the zero-shot row depends on the draw, nor on the methods run before it
     assert experiment.series(ZERO_SHOT)[0] == experiment.series(ZERO_SHOT)[1]
     u, v = tiny_clip.encode_images(test.images), tiny_clip.encode_texts(bank.texts)
@@ -37,6 +43,9 @@ def test_an_experiment_scores_every_method_on_every_draw(tiny_clip, bank, phanto
     assert experiment.mean(ZERO_SHOT).mean.multilabel.macro.auroc == pytest.approx(expected, abs=1e-6)
     for detector, scored in zip(experiment.detectors, experiment.scores[BOTH_STAGES], strict=True):
         np.testing.assert_allclose(detector.predict_proba(test.images), scored, atol=1e-6)
+        for name, rows in groups(test).items():
+            again = evaluate(scored[rows], test.labels[rows], test.categories, detector.thresholds_)
+            assert again in experiment.subgroups[name] and again != experiment.results[BOTH_STAGES][0]
     mine = experiment.compare(BOTH_STAGES, ZERO_SHOT)
     assert mine.difference == pytest.approx(np.mean(experiment.series(BOTH_STAGES)) - experiment.series(ZERO_SHOT)[0])
 

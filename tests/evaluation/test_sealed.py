@@ -9,7 +9,7 @@ from conftest import plain_table
 
 from sdmad_lite.errors import DataError, SDMADError
 from sdmad_lite.evaluation.protocols import evaluate
-from sdmad_lite.evaluation.sealed import SealedTest, groups
+from sdmad_lite.evaluation.sealed import SealedTest
 
 LABELS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0], [1, 0]])
 
@@ -19,19 +19,12 @@ def scores(images):
     return np.array([[4.0 * i, (5 * i) % 7] for i in images])
 
 
-def test_groups_are_the_values_of_columns_with_more_than_one():
-    got = groups(plain_table([[0]] * 4, view="APAP", sex="FFFF", age=[30, 40, 50, 60]))
-    assert {name: rows.tolist() for name, rows in got.items()} == {"view=A": [0, 2], "view=P": [1, 3]}
-
-
 def test_an_opened_test_set_gives_scores_and_figures():
     data, cut = plain_table(LABELS, view="APAPAP"), np.array([3.0, 3.0])
-    opened = SealedTest(data).open({"a": scores, "b": lambda x: -scores(x)}, {"a": cut}, grouped=["a"])
+    opened = SealedTest(data).open({"a": scores, "b": lambda x: -scores(x)}, {"a": cut})
     np.testing.assert_array_equal(opened.scores["b"], -opened.scores["a"])
     assert opened.results["a"] == evaluate(scores(range(6)), LABELS, "AB", cut)
     assert opened.results["b"] == evaluate(-scores(range(6)), LABELS, "AB")
-    assert opened.subgroups["a"]["view=P"] == evaluate(scores([1, 3, 5]), LABELS[1::2], "AB", cut)
-    assert opened.subgroups.keys() == {"a"}
 
 
 def test_what_predictors_take_is_prepared_once():
@@ -59,9 +52,8 @@ def test_a_test_set_opens_once_and_shows_nothing_before():
 
 def test_a_slip_before_the_opening_leaves_it_sealed_one_after_it_does_not():
     sealed = SealedTest(plain_table(LABELS))
-    for slip in ({"thresholds": {"b": np.zeros(2)}}, {"grouped": ["b"]}):
-        with pytest.raises(DataError, match="'b' is none of the predictors"):
-            sealed.open({"a": scores}, **slip)
+    with pytest.raises(DataError, match="'b' is none of the predictors"):
+        sealed.open({"a": scores}, {"b": np.zeros(2)})
     with pytest.raises(DataError, match=r"'a': scores of shape \(6, 1\), expected \(6, 2\)"):
         sealed.open({"a": lambda images: scores(images)[:, :1]})
     with pytest.raises(SDMADError, match="opened before"):

@@ -11,8 +11,7 @@ import pytest
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.experiment import eligible
-from sdmad_lite.evaluation.sealed import groups
+from sdmad_lite.evaluation.experiment import eligible, groups
 from sdmad_lite.signs.bank import load_bank
 
 FOLDER = os.environ.get("SDMAD_REAL_CXR")
