@@ -67,12 +67,6 @@ def new_figure(width: float, height: float) -> Figure:
     return _Picture(figsize=(width, height), layout="constrained")
 
 
-def _new_axes(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list]:
-    """An empty figure, in inches, and its axes from left to right, row by row."""
-    figure = new_figure(width, height)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
 def finish(axis, rows: Sequence[str] | None = None, size: float = SMALL, **labels) -> None:
     """The last strokes: names of rows from the top down in letters of a size, what `Axes.set` takes, no idle frame."""
     if rows is not None:
@@ -102,7 +96,8 @@ def show_images(images: Sequence, titles: Sequence[str] = (), columns: int = 4, 
     """A contact sheet of grey or colour images, a title over each."""
     rows = -(-len(images) // columns)
     lines = max((title.count("\n") + 1 for title in titles), default=0)
-    figure, axes = _new_axes(columns * size, rows * (size + 0.1 + 0.2 * lines), columns, rows)
+    figure = new_figure(columns * size, rows * (size + 0.1 + 0.2 * lines))
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[len(images) :]:
         axis.axis("off")
     for axis, image, title in zip_longest(axes[: len(images)], images, titles, fillvalue=""):
@@ -147,7 +142,9 @@ def plot_explanation(explanation: CategoryExplanation, axis=None, drawn: Sequenc
     own = {s.text for s in explanation.signs if not s.normal}
     parts = {}
     for name, part in logit_parts(explanation).items():
-        truth = _mark(name in drawn) if drawn is not None and name in own else ""
+        truth = ""
+        if drawn is not None and name in own:
+            truth = "  ✓ drawn" if name in drawn else "  ✗ not drawn"
         parts[f"{name}{' (dropped)' * (name in dropped)}{truth}"] = part
     axis = axis or new_figure(9, 0.4 * len(parts) + 1.1).subplots()
     draw_parts(axis, parts, SMALL, xlabel="contribution to the logit")
@@ -156,28 +153,21 @@ def plot_explanation(explanation: CategoryExplanation, axis=None, drawn: Sequenc
     return axis.figure
 
 
-def _mark(drawn: bool) -> str:
-    """Behind a sign's name: whether it is in the image."""
-    return "  ✓ drawn" if drawn else "  ✗ not drawn"
-
-
-def plot_sign_maps(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray] | None = None
-) -> Figure:
-    """The image, and for each map (h, w) the tenth that agrees most, in green; the true region, where known, a line."""
-    figure, (plain, *axes) = _new_axes(2.7 * (len(maps) + 1), 3.3, len(maps) + 1)
+def plot_sign_maps(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> Figure:
+    """The image, and for each map (h, w) the tenth of its patches that agrees most, in green."""
+    figure = new_figure(2.7 * (len(maps) + 1), 3.3)
+    plain, *axes = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     draw_image(plain, image, "image", SMALL)
     for axis, (name, heat) in zip(axes, maps.items(), strict=True):
         draw_heat(axis, image, heat, fill(name, 26), SMALL)
-        if masks and name in masks:
-            axis.contour(masks[name], levels=[0.5], colors=[TRUTH], linewidths=2)
     return figure
 
 
 def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, title: str = "") -> Figure:
     """Methods with mean and 95 % interval (method -> mean, low, high), best on top."""
     ordered = sorted(rows.items(), key=lambda item: -item[1][0])
-    figure, (axis,) = _new_axes(7, 0.38 * len(ordered) + 1.0)
+    figure = new_figure(7, 0.38 * len(ordered) + 1.0)
+    axis = figure.subplots()
     for i, (name, (mean, low, high)) in enumerate(ordered):
         color = BLUE if name.startswith("SD-MAD") else GREY
         axis.plot([low, high], [i, i], color=color, linewidth=2.5)
@@ -193,15 +183,16 @@ def plot_protocols(result: Evaluation | Interval, figure_name: str = "auroc") ->
     """Each category under the three protocols, with intervals and numbers of positives."""
     trees = (result.mean, result.low, result.high) if isinstance(result, Interval) else (result,)
     named, drawn = trees[0].multilabel.per_category, False
-    figure, (axis,) = _new_axes(8, 0.5 * len(named) + 1.2)
+    figure = new_figure(8, 0.5 * len(named) + 1.2)
+    axis = figure.subplots()
     for p, (protocol, color) in enumerate(zip(PROTOCOLS, PALETTE, strict=False)):
-        for i, name in enumerate(named):
-            value, *ends = (getattr(tree.protocols()[protocol].per_category[name], figure_name) for tree in trees)
-            y = i + (p - 1) * 0.22
-            if ends and None not in ends:
-                drawn = True
-                axis.plot(ends, [y, y], color=color, linewidth=2)
-            axis.plot([value], y, "o", color=color, markersize=5, label=protocol if i == 0 else None)
+        scores = [tree.protocols()[protocol].per_category for tree in trees]
+        values, *ends = np.array([[getattr(of[name], figure_name) for name in named] for of in scores], float)
+        y = np.arange(len(named)) + (p - 1) * 0.22
+        axis.plot(values, y, "o", color=color, markersize=5, label=protocol)
+        if np.isfinite(ends).any():  # of one draw there is no interval
+            drawn = True
+            axis.hlines(y, *ends, color=color, linewidth=2)
     if figure_name == "auroc":
         axis.axvline(0.5, color="black", linestyle=":", linewidth=1)
     axis.set_xlim(right=min(1.02, axis.get_xlim()[1]))
@@ -216,7 +207,8 @@ def plot_curves(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str
     """ROC and precision-recall curves of each category that has positives and negatives."""
     from sklearn.metrics import precision_recall_curve, roc_curve
 
-    figure, (roc, pr) = _new_axes(10.5, 4, 2)
+    figure = new_figure(10.5, 4)
+    roc, pr = figure.subplots(1, 2)
     looks = [{"color": color, "linestyle": style} for style in ("-", "--", ":") for color in PALETTE]
     for name, y, p, look in zip(categories, labels.T, scores.T, cycle(looks), strict=False):
         if 0 < y.sum() < len(y):
