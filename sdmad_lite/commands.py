@@ -244,7 +244,7 @@ def check(
 
     With --backbone, signs that this model confuses are found too; with --data, whether it sees more than chance.
     """
-    from .signs.lint import check_sight
+    from .evaluation.sight import check_sight
 
     source.check()
     if not (looked := bool(model.backbone or source.data)) and (given := set_in(model)):

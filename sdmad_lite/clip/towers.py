@@ -192,3 +192,18 @@ def embed_with_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor | Non
         u = model.encode_image(pixels)
         return u[0] if isinstance(u, tuple) else u, None
     return u, tokens.unflatten(1, tuple(grid)) if tokens.shape[1] == grid[0] * grid[1] else None
+
+
+def untrained(model: Any) -> list[str]:
+    """The towers ("image", "text") most of whose normalisations are as they begin: nothing was loaded into them.
+
+    Training moves each weight of a normalisation; at the start all of a layer are 1 (or 0), and all biases 0.
+    """
+    norms = [(name, m) for name, m in model.named_modules() if "Norm" in type(m).__name__ and [*m.parameters()]]
+    found = []
+    for tower in ("image", "text"):
+        own = [m for name, m in norms if name.startswith("visual.") == (tower == "image")]
+        fresh = [m for m in own if all(p.numel() > 1 and (p == p.flatten()[0]).all() for p in m.parameters())]
+        if 2 * len(fresh) > len(own):
+            found.append(tower)
+    return found

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.clip.loaded import unread, untrained
+from sdmad_lite.clip.towers import untrained
 from sdmad_lite.data import draw_support, load_folder
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError, SDMADWarning
+from sdmad_lite.evaluation.sight import check_sight
 from sdmad_lite.signs import check_bank, load_bank, shipped_banks
-from sdmad_lite.signs.lint import check_sight
+from sdmad_lite.signs.lint import unread
 
 SPELLED = [
     "肋膈角变钝",
@@ -67,7 +68,7 @@ def test_fit_says_once_what_the_model_lacks(clip, phantom_table, bank):
 
 
 def test_a_loaded_model_stands_above_its_shuffled_weights_and_a_random_one_does_not(monkeypatch):
-    monkeypatch.setattr("sdmad_lite.signs.lint.DRAWS", 9)
+    monkeypatch.setattr("sdmad_lite.evaluation.sight.DRAWS", 9)
     bank = load_bank("chest_phantoms").restricted(["Cardiomegaly", "Pleural effusion"])
     table = load_folder("data_samples/chest", load_bank("chest_phantoms").categories).restricted(bank.categories)
     few = table.rows(draw_support(table, 4, 0))
