@@ -34,8 +34,6 @@ app = typer.Typer(
 )
 signs_app = typer.Typer(help="Sign banks: have one written by a language model, check one.", rich_markup_mode=None)
 app.add_typer(signs_app, name="signs")
-federate_app = typer.Typer(help="One detector of several hospitals, whose images stay there.", rich_markup_mode=None)
-app.add_typer(federate_app, name="federate")
 
 WRONG_USE: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
 """The second of typer up to 0.25, which Flower asks for."""
@@ -46,7 +44,7 @@ output = SimpleNamespace(json=False, quiet=False, remarks=[])
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    from . import commands, federate  # noqa: F401  # they add them to the program
+    from . import commands  # noqa: F401  # it adds them to the program
 
     words = list(sys.argv[1:] if argv is None else argv)
     if hasattr(sys.stdout, "reconfigure"):  # what a terminal of cp1252 or ASCII has no letter for stands as \u80f8

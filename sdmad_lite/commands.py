@@ -295,9 +295,21 @@ def generate(
     answer(told, "\n".join([*lines, str(made), f"bank: {where}"]), int(failed))
 
 
-@app.command("data", add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+FURTHER: dict[str, Any] = {"add_help_option": False}  # the commands of a companion, which has the help of its own
+FURTHER["context_settings"] = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@app.command("data", **FURTHER)
 def data_sets(context: typer.Context) -> None:
     """Public data sets: list them, read about one, fetch one."""
     from sdmad_datasets.cli import app as sets
 
     run_app(sets, "sdmad data", context.args)
+
+
+@app.command("federate", **FURTHER)
+def federate(context: typer.Context) -> None:
+    """One detector of several hospitals, whose images stay there."""
+    from sdmad_federated.cli import app as together
+
+    run_app(together, "sdmad federate", context.args)

@@ -184,7 +184,8 @@ class SDMAD:
         """`views` of prepared pixels (N, 3, H, W) as tensors, in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:
             views = self.backbone.views(pixels, self.alignment.local > 0)
-        return views.float(), recorded[0]
+        # without adapters h is u, which some towers make beside their patches, unseen by the recording
+        return views.float(), recorded[0] if recorded else views[:, 0].float()
 
     @torch.inference_mode()
     def features_of_pixels(self, pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from PIL import Image
 import sdmad_datasets as datasets
 import sdmad_lite
 from sdmad_datasets.cli import app as datasets_app
+from sdmad_federated.cli import app as federated_app
 from sdmad_lite.cli import in_options, main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.commands import app
@@ -79,10 +80,13 @@ def test_help_and_version_answer_without_loading_torch():
     assert re.fullmatch(r"sdmad \d+\.\d+\.\d+\n", version.stdout) and version.returncode == 0
 
 
+COMPANIONS = {"data": datasets_app, "federate": federated_app}
+
+
 def parse(words):
     """Read a command's options as the program does, without running it."""
-    command = typer.main.get_command(datasets_app if words[0] == "data" else app)
-    words = words[words[0] == "data" :]
+    command = typer.main.get_command(COMPANIONS.get(words[0], app))
+    words = words[words[0] in COMPANIONS :]
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("sdmad", [word for word in words if word != "--json"])
@@ -141,15 +145,17 @@ RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_lite/clip": ("run", "fit", "embed", "check"),
     "sdmad_lite/options.py": ("run", "fit"),
     "sdmad_datasets": READERS,
+    "sdmad_federated": ("serve", "join"),
 }
 IN_PYTHON = {"tokenizer", "max_bytes"}
 NOT_SAID = {
     "drop_copies": {"embed", "check"},
     "names": {"predict"},
-    "least": {"predict"},
-    **{
-        name: {"predict"} for name in ("checkpoint", "certificate", "certificates", "name", "address", "patience")
-    },  # of `federate`
+    "least": {"predict", "serve"},
+    "checkpoint": {"join"},
+    "certificates": {"join"},
+    "name": {"serve"},
+    "certificate": {"serve"},
     "runtime": {"predict"},
     "categories": {"evaluate", "embed", "check"},
     "self_made": {"predict"},
@@ -169,6 +175,7 @@ def said_in(place):
 def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(place):
     group = typer.main.get_command(app)
     commands = group.commands | group.commands["signs"].commands | group.commands["memory"].commands
+    commands |= typer.main.get_command(federated_app).commands
     every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
     for text in said_in(place):
         for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", text)) - IN_PYTHON:
@@ -185,7 +192,9 @@ def all_options(command):
 
 
 def test_the_page_names_each_option_that_exists_and_no_other():
-    there = {option for program in (app, datasets_app) for option in all_options(typer.main.get_command(program))}
+    there = {
+        option for program in (app, *COMPANIONS.values()) for option in all_options(typer.main.get_command(program))
+    }
     told = {*re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r".*http\.server.*", "", PAGE))}
     assert told - {"--help"} == there
 

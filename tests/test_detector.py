@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
+from tiny_models import Models
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
@@ -193,6 +194,15 @@ def test_a_score_that_looks_at_patches_is_shown_by_its_map(tiny_clip, bank, supp
     again = SDMAD.load(detector.save(tmp_path / "det"), tiny_clip)
     np.testing.assert_array_equal(again.predict_proba(images), detector.predict_proba(images))
     np.testing.assert_array_equal(again.reference_, detector.reference_)
+
+
+@pytest.mark.parametrize("kind", ["openai", "siglip", "resnet"])
+def test_a_frozen_model_may_look_at_patches(bank, support, tmp_path, kind):
+    """Its h is its u, whether its tower makes this beside patches or alone."""
+    clip = load_clip(Models(tmp_path)[kind], device="cpu")
+    detector = SDMAD.training_free(bank, backbone=clip, alignment=AlignmentConfig(0, local=0.5)).fit_table(support)
+    _, h = detector.features(support.images)
+    np.testing.assert_allclose(h, clip.encode_images(support.images), atol=1e-5)
 
 
 def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip, bank):

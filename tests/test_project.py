@@ -196,11 +196,11 @@ ROWS = [
     ["evaluation"],
     ["deployment"],
     ["show"],
-    ["cli", "options", "after_fit", "case_commands", "federate", "commands"],
+    ["cli", "options", "after_fit", "case_commands", "commands"],
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 
-COMPANIONS = ("sdmad_phantoms", "sdmad_datasets", "sdmad_course")
+COMPANIONS = ("sdmad_phantoms", "sdmad_datasets", "sdmad_federated", "sdmad_course")
 
 
 class Import(NamedTuple):
@@ -254,9 +254,9 @@ def test_imports_of_the_module_go_one_way():
 
 
 def test_companions_stand_beside_the_module():
-    """They use the rooms that know signs and images, and the course all; no room knows the course.
+    """Phantoms and sets use the rooms that know signs and images, federation and course all; no room knows the course.
 
-    The module asks for the other two when a function needs one.
+    The module asks for the others when a function needs one.
     """
     for line in own_imports():
         assert line.target != "sdmad_course" or line.room == "sdmad_course", line

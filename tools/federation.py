@@ -26,10 +26,10 @@ from shared import difference, number, one_thread, table
 from tqdm import tqdm
 
 from sdmad_course.together import divided, joined
+from sdmad_federated import SENT, Site, fit_together
 from sdmad_lite import SDMAD
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.deployment.federation import SENT, Site, fit_together
 from sdmad_lite.evaluation.intervals import mean_interval, paired
 from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import NOTICE
@@ -136,7 +136,7 @@ def page(found: dict[Cell, dict]) -> str:
 
 INTRODUCTION = f"""
 Three sites, each with patients of its own, fit one detector by `fit_together`
-([federation.py](../../sdmad_lite/deployment/federation.py)): adapters and sums travel, images and labels stay.
+([federation.py](../../sdmad_federated/federation.py)): adapters and sums travel, images and labels stay.
 Beside it each site alone, and a fit on the images of all in one place. Categories that the embedded CLIP never saw,
 {TEST[0]} test phantoms, macro figures; mean and 95 % interval over {DRAWS} draws of patients, differences paired over
 draws, bold where the interval excludes zero. {NOTICE}

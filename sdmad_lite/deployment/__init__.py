@@ -1,7 +1,6 @@
 """What comes after the fit: `scoring` an archive into a table, `decisions`, who pays: `subgroups`, `export`.
 
 Another hospital: `sites`; a `memory` of confirmed cases, from which it learns while it works.
-Together with others, whose images stay with them: `federation`, and over a network `flower`.
 """
 
 from .scoring import ArchiveSummary, ScoringConfig, about, listed, score_archive, score_table, scores

@@ -21,14 +21,8 @@ from .moments import Moments
 FITTED = ("scale_", "bias_", "image_weights_", "image_bias_", "weights_", "thresholds_", "reasons_")
 
 
-def moments_of(x: np.ndarray, labels: np.ndarray) -> Moments:
-    """Of cases x (N, S + d) and labels Y (N, C), with products over all cases alone, square (1, S + d, S + d)."""
-    groups = np.column_stack([labels, np.ones(len(labels))]).T
-    return Moments(groups.sum(1), groups @ x, (x.T @ x)[None])
-
-
 def learnt(detector: SDMAD, sums: Moments, prior: float | np.ndarray = 4.0) -> SDMAD:
-    """A copy of a detector that has learnt from cases, whose sums are those of `moments_of`.
+    """A copy of a detector that has learnt from cases, whose sums are those of `Moments.of`.
 
     The cases' own share of a category's logit is p / (p + prior), p its positives or, if fewer, the others. Their part
     is the logit that two normal distributions have: 0 in the middle of the class means, steep where they lie far apart.

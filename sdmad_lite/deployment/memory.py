@@ -26,7 +26,8 @@ from ..detector import SDMAD
 from ..errors import CaseError
 from ..selection import sign_scores
 from .case_file import CaseFile, Entry
-from .learning import drift, learnt, moments_of, with_finding
+from .learning import drift, learnt, with_finding
+from .moments import Moments
 from .scoring import _content, about
 
 GRID, FINE = 1024, 4096
@@ -188,7 +189,7 @@ class Memory:
         """Forget all cases, and go on with a detector that knows the findings that stand."""
         self._grown, self._taken, self._turns, self._images = grown, 0, self.file.turns, dict[str, int]()
         wide, categories = len(grown.membership.T) + grown.image_weights_.shape[1], len(grown.bank.categories)
-        self._sums = moments_of(np.zeros((0, wide)), np.zeros((0, categories)))
+        self._sums = Moments.none(wide, categories)
 
     def _read(self, db: sqlite3.Connection) -> None:
         self.file.read(db)
@@ -201,7 +202,7 @@ class Memory:
                 grown = with_finding(grown, name, signs, vectors.copy())
             self._begin(grown)
         for block, x in self._blocks(db, self._standing(after=self._taken)):
-            self._sums += moments_of(self._features(x), self._shown(block))
+            self._sums += Moments.of(self._features(x), self._shown(block))
             self._images |= {case.image or "": case.id for case in block}
         self._taken = len(self.file.standing)
 

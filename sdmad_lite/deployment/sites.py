@@ -20,7 +20,8 @@ from ..data import ImageTable, as_images, draw_support, read_image, split_train_
 from ..detector import SDMAD
 from ..errors import DataError, SDMADError
 from ..evaluation.intervals import resampled
-from .learning import learnt, moments_of
+from .learning import learnt
+from .moments import Moments
 
 REMEDIES = {
     "exposure": "grey values of the site brought to those of home; unlabelled images",
@@ -120,7 +121,7 @@ def compare_sites(
     features = {name: detector.features(part.images) for name, part in test.items()}
     before = {name: detector.logits(*of) for name, of in features.items()}
     curve = exposure_curve(parts["site"][0].images, parts["home"][0].images, detector.bank.color)
-    taught, moved = learnt(detector, moments_of(cases, shown)), centred(detector, normals["site"], normals["home"])
+    taught, moved = learnt(detector, Moments.of(cases, shown)), centred(detector, normals["site"], normals["home"])
     after = {
         ("exposure", "site"): detector.decision_function(exposed(test["site"].images, curve)),
         ("normals", "site"): before["site"] + moved.bias_ - detector.bias_,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from sdmad_federated import Site, fit_together, in_turn
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.deployment.federation import Site, fit_together, in_turn
 from sdmad_lite.detector import SDMAD
 
 from .world import CATEGORIES, Case

@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.deployment.case_file import CaseFile
-from sdmad_lite.deployment.learning import FITTED, drift, learnt, moments_of, with_finding
+from sdmad_lite.deployment.learning import FITTED, drift, learnt, with_finding
 from sdmad_lite.deployment.memory import Memory
+from sdmad_lite.deployment.moments import Moments
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import CaseError
 from sdmad_lite.signs.bank import parse_bank
@@ -78,7 +79,7 @@ Y = np.array([[1], [1], [0], [0]])
 @pytest.mark.parametrize(("prior", "logit"), [(0, 4.0), (2, 0.5 * 0.9 + 0.5 * 4.0), (1e9, 0.9)])
 def test_the_logit_of_what_was_learnt_by_signs(prior, logit):
     """Means 0.6 and 0, variance 0.09 in both: the slope is 0.6 / 0.09, the middle 0.3, so 0.9 has the logit 4."""
-    new = learnt(looking(), moments_of(X, Y), prior)
+    new = learnt(looking(), Moments.of(X, Y), prior)
     z = np.array([0.9, 0.0])
     assert new.scale_[0] * new.weights_[0] @ z + new.bias_[0] == pytest.approx(logit, rel=1e-6)
     assert new.weights_[0, 0] == pytest.approx(1) and new.image_weights_[0, 0] == 0
@@ -90,7 +91,7 @@ def test_image_evidence_allows_for_chance():
     Standardised by the spread of all, root of 2: half sphere, half the identity, so that M = 1 (but for 1e-3).
     """
     x = np.array([[0, 0, 3.0], [0, 0, 1], [0, 0, 1], [0, 0, -1]])
-    new = learnt(looking(share=1.0), moments_of(x, Y), 0)
+    new = learnt(looking(share=1.0), Moments.of(x, Y), 0)
     # along w the means 2 w and 0 move to 2 w - t/2 and t/2, with w = 1 and t = 1: gap 1, within 1, slope 1, middle 1
     assert new.image_weights_[0, 0] == pytest.approx(1, rel=0.01)
     assert new.image_bias_[0] == pytest.approx(-1, rel=0.01)
@@ -98,7 +99,7 @@ def test_image_evidence_allows_for_chance():
 
 def test_without_cases_or_with_one_class_nothing_changes():
     for x, y in ((X[:0], Y[:0]), (X[:2], Y[:2])):
-        new = learnt(looking(), moments_of(x, y), 0)
+        new = learnt(looking(), Moments.of(x, y), 0)
         assert all(np.array_equal(getattr(new, name), getattr(looking(), name)) for name in NUMBERS)
 
 
@@ -151,7 +152,7 @@ def test_it_learns_from_what_the_detector_sees(memory, detector):
     """Patches too, where its signs look at them: what is kept gives z and h of `features`, but for the unit."""
     images, labels = stripes(3, 20)
     memory.add(images, names(labels), who="A")
-    direct = learnt(detector, moments_of(np.hstack(detector.features(images)), labels), memory.prior)
+    direct = learnt(detector, Moments.of(np.hstack(detector.features(images)), labels), memory.prior)
     unseen = stripes(9, 8)[0]
     assert memory.detector().predict_proba(unseen) == pytest.approx(direct.predict_proba(unseen), abs=0.01)
     assert len(memory) == len(images) and detector.views(images)[0].shape[1] == (17 if detector.alignment.local else 1)
@@ -211,7 +212,7 @@ def test_a_new_finding_from_three_images(memory, detector):
         grown = with_finding(detector, "block", SIGNS, clip.encode_texts(SIGNS).numpy())
     every, shown = [*images, *map(block, images[:3])], np.zeros((15, 3))
     shown[:12, :2], shown[12:, 2] = labels, 1
-    direct = learnt(grown, moments_of(np.hstack(grown.features(every)), shown), np.array([4, 4, 0]))
+    direct = learnt(grown, Moments.of(np.hstack(grown.features(every)), shown), np.array([4, 4, 0]))
     assert new.predict_proba(unseen) == pytest.approx(direct.predict_proba(unseen), abs=0.02)
     memory.add([block(unseen[0])], [["block"]], who="A")
     memory.rollback(12, who="A")

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sdmad_lite.deployment.moments import Moments, fit_image_evidence, fit_signs, logistic_sums, normal_f1_thresholds
+from sdmad_federated.sums import (
+    deviations,
+    fit_image_evidence,
+    fit_signs,
+    logistic_sums,
+    mean_margins,
+    normal_auroc,
+    normal_f1_thresholds,
+)
+from sdmad_lite.deployment.moments import Moments
 from sdmad_lite.selection import EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
 from sdmad_lite.selection.calibration import class_means
 
@@ -17,12 +26,13 @@ def test_moments_by_hand():
     found = Moments.of(X, Y)
     np.testing.assert_array_equal(found.count, [2, 4])
     np.testing.assert_array_equal(found.total, [[4, 2], [6, 8]])
-    np.testing.assert_array_equal(found.square, [[[10, 6], [6, 4]], [[14, 10], [10, 24]]])
+    np.testing.assert_array_equal(found.square, [[[14, 10], [10, 24]]])
     np.testing.assert_array_equal(found.means(), [[[2, 1]], [[1, 3]]])
-    np.testing.assert_array_equal(found.deviations(), [[[1, 1]], [[1, 1]]])
-    np.testing.assert_allclose(found.auroc(), [norm.cdf([1 / np.sqrt(2), -2 / np.sqrt(2)])])
-    np.testing.assert_array_equal(found.margins(np.array([[1, -1]])), [[1], [-2]])
-    np.testing.assert_array_equal(Moments.of(X, Y, products=False).square, [[10, 4], [14, 24]])
+    np.testing.assert_array_equal(mean_margins(found, np.array([[1, -1]])), [[1], [-2]])
+    alone = Moments.of(X, Y, products=False)
+    np.testing.assert_array_equal(alone.square, [[10, 4], [14, 24]])
+    np.testing.assert_array_equal(deviations(alone), [[[1, 1]], [[1, 1]]])
+    np.testing.assert_allclose(normal_auroc(alone), [norm.cdf([1 / np.sqrt(2), -2 / np.sqrt(2)])])
 
 
 def test_sites_add_up():

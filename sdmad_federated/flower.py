@@ -19,8 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..detector import SDMAD
-from ..errors import FederationError, SDMADError, needs
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import FederationError, SDMADError, needs
+
 from .federation import Arrays, Ask, Site, fit_together
 
 ADDRESS, CERTIFICATES = "127.0.0.1:8470", ("ca.pem", "server.pem", "server.key")

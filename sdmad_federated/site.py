@@ -12,18 +12,20 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ..alignment import AdapterConfig, AlignmentConfig, Encoders, Training, build_adapters, training_step
-from ..data import ImageTable
-from ..detector import SDMAD
-from ..errors import FederationError, warn
-from ..running import RunConfig, put, state_of
-from ..selection import margins
-from ..settings import checked
-from ..signs.bank import SignBank
-from .moments import Moments, logistic_sums
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, Encoders, Training, build_adapters, training_step
+from sdmad_lite.data import ImageTable
+from sdmad_lite.deployment.moments import Moments
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import FederationError, warn
+from sdmad_lite.running import RunConfig, put, state_of
+from sdmad_lite.selection import margins
+from sdmad_lite.settings import checked
+from sdmad_lite.signs.bank import SignBank
+
+from .sums import logistic_sums
 
 if TYPE_CHECKING:
-    from ..clip.backbone import Backbone
+    from sdmad_lite.clip.backbone import Backbone
 
 Arrays = dict[str, np.ndarray]
 SENT = {

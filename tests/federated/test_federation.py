@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import stripes
 
+from sdmad_federated import Site, average, fit_together, in_turn
 from sdmad_lite import SDMAD, AlignmentConfig, load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.deployment.federation import Site, average, fit_together, in_turn
 from sdmad_lite.errors import FederationError, SDMADWarning
 from sdmad_lite.signs.bank import SignBank
 

@@ -13,9 +13,9 @@ from conftest import CATEGORIES, stripes
 from PIL import Image
 from safetensors import safe_open
 
+from sdmad_federated import Site, fit_together
 from sdmad_lite import SDMAD, load_clip
 from sdmad_lite.data import load_folder
-from sdmad_lite.deployment.federation import Site, fit_together
 
 pytest.importorskip("flwr", reason="extra federated, which needs an environment of its own")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of fork beside threads, of typer

@@ -24,16 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..alignment import build_adapters, installed
-from ..alignment.train import LOSSES, Training
-from ..detector import SDMAD
-from ..errors import FederationError
-from ..running import Checkpoint, put, state_of
-from ..selection import Calibration, equal_weights
-from ..settings import AtLeastOne, checked
-from ..storage import activation_width, write_detector
-from .federated_site import SENT, Arrays, Site, arrays_of, identity, packed, tensors_of
-from .moments import Moments, fit_image_evidence, fit_signs, normal_f1_thresholds
+from sdmad_lite.alignment import build_adapters, installed
+from sdmad_lite.alignment.train import LOSSES, Training
+from sdmad_lite.deployment.moments import Moments
+from sdmad_lite.detector import SDMAD
+from sdmad_lite.errors import FederationError
+from sdmad_lite.running import Checkpoint, put, state_of
+from sdmad_lite.selection import Calibration, equal_weights
+from sdmad_lite.settings import AtLeastOne, checked
+from sdmad_lite.storage import activation_width, write_detector
+
+from .site import SENT, Arrays, Site, arrays_of, identity, packed, tensors_of
+from .sums import fit_image_evidence, fit_signs, mean_margins, normal_f1_thresholds
 
 __all__ = ["SENT", "Site", "average", "fit_together", "in_turn"]
 
@@ -118,20 +120,20 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
         v = clip.encode_texts(bank.texts)
     s, d, c = len(bank.texts), activation_width(detector.adapters_, v.shape[1]), len(bank.categories)
     like = {
-        "signs": Moments.none(s, c),
-        "versions": Moments.none(s, c, True),
-        "image": Moments.none(d, c),
-        "images": Moments.none(d, c),
+        "signs": Moments.none(s, c, False),
+        "versions": Moments.none(s, c),
+        "image": Moments.none(d, c, False),
+        "images": Moments.none(d, c, False),
     }
     sums = _total(ask("sums", arrays_of(training)), like, "the sums after stage 1")
     if missing := [name for name, count in zip(bank.categories, sums["signs"].count, strict=False) if not count]:
         raise FederationError(f"no site has enough patients with {missing[0]!r}; leave it out of the bank, or ask more")
     # which signs to trust
     selector = fit_signs(detector.selection, sums["signs"], sums["versions"], detector.membership)
-    stage1 = sums["signs"].margins(equal_weights(detector.membership)) * training.log_scale.exp().item()
+    stage1 = mean_margins(sums["signs"], equal_weights(detector.membership)) * training.log_scale.exp().item()
     stage1 += training.bias.detach().double().cpu().numpy()
     # the chosen signs are to be as sure as stage 1 was with all of them, and the image evidence as sure as they are
-    chosen = sums["signs"].margins(selector.weights_)
+    chosen = mean_margins(sums["signs"], selector.weights_)
     calibration = Calibration().fit_means(chosen, stage1 if detector.alignment.steps else None)
 
     def at(**given: np.ndarray) -> np.ndarray:
@@ -149,7 +151,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
     # decisions: the threshold of best F1, as if logits were normal in both classes
     weights = {"weights": detector.scale_[:, None] * selector.weights_, "image_weights": detector.image_weights_}
     answers = ask("scores", weights | {"bias": detector.bias_ + detector.image_bias_})
-    logits = _total(answers, {"logits": Moments.none(c, c)}, "the sums of logits")["logits"]
+    logits = _total(answers, {"logits": Moments.none(c, c, False)}, "the sums of logits")["logits"]
     detector.thresholds_ = normal_f1_thresholds(logits, detector.selection.threshold_prior)
 
 

@@ -1,19 +1,26 @@
-"""Commands of a federation: `serve` in one place, `join` in each hospital. `commands.py` has the others."""
+"""`sdmad federate`: `serve` in one place, `join` in each hospital."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from typer import Option
 
 import sdmad_lite as sd
+from sdmad_lite.cli import answer, command
+from sdmad_lite.errors import SDMADError
+from sdmad_lite.files import NOTICE, new_folder
+from sdmad_lite.options import Model, Part, Stage1, parts_of
+from sdmad_lite.running import remove_checkpoint
+from sdmad_lite.storage import write_detector
 
-from .cli import answer, command, federate_app
-from .errors import SDMADError
-from .files import NOTICE, new_folder
-from .options import Model, Part, Stage1, parts_of
+from . import SENT, Site, flower
 
+app = typer.Typer(
+    help="One detector of several hospitals, whose images stay there.", rich_markup_mode=None, add_completion=False
+)
 Address = Annotated[str, Option(metavar="HOST:PORT", help="of the server")]
 Patience = Annotated[float, Option(min=1, help="seconds to wait for the others")]
 Signs = Annotated[str, Option(help="sign bank, the same in all places")]
@@ -26,7 +33,7 @@ def bank_of(signs: str, categories: str | None) -> Any:
     return bank.restricted(parts_of(categories)) if categories else bank
 
 
-@command(federate_app, "serve", "sdmad federate serve --signs chest_phantoms --sites 3 --out build/together")
+@command(app, "serve", "sdmad federate serve --signs chest_phantoms --sites 3 --out build/together")
 def serve(
     signs: Signs,
     sites: Annotated[int, Option(min=1, help="how many take part")],
@@ -41,10 +48,6 @@ def serve(
     seed: Annotated[int, Option(min=0, help="of everything random")] = 0,
 ) -> None:
     """Fit one detector with sites that join: adapters and sums travel, images stay. It needs no image."""
-    from .deployment import flower
-    from .running import remove_checkpoint
-    from .storage import write_detector
-
     detector = stage1.detector(bank_of(signs, categories), model.load(), seed)
     how: dict[str, Any] = {"local_steps": local_steps, "checkpoint": stage1.checkpoint, "patience": patience}
     with new_folder(out, "detector.json") as folder:
@@ -58,7 +61,7 @@ def serve(
 
 
 @command(
-    federate_app,
+    app,
     "join",
     "sdmad federate join --data data_samples/chest --signs chest_phantoms --name north --out build/d",
 )
@@ -75,10 +78,6 @@ def join(
     patience: Patience = 600.0,
 ) -> None:
     """Take part with the images of this place, and say what left it. All train rows are used."""
-    from .deployment import flower
-    from .deployment.federation import SENT, Site
-    from .storage import write_detector
-
     bank = bank_of(signs, categories)
     table = source.table(bank.categories, usual="train")
     if categories:
