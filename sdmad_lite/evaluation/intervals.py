@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 from scipy.stats import t as student_t
-from sklearn import config_context
 from tqdm import tqdm
 
 from ..data.labels import labels_by_name
@@ -115,8 +114,7 @@ def bootstrap(
     result, drawn = evaluate(scores, labels, categories, thresholds), []
     draws = resampled(patients, resamples, random_state)
     for rows in tqdm(draws, "resamples", resamples, disable=not progress, leave=False):
-        with config_context(assume_finite=True, skip_parameter_validation=True):  # checked once, on all images
-            drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
+        drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
 
     def over(values: list) -> list:
         figure, known = values[0], [value for value in values[1:] if value is not None]

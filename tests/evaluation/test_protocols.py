@@ -6,10 +6,11 @@ from dataclasses import asdict, astuple
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.intervals import Interval, bootstrap, mean_interval, over_draws, paired, remarks
-from sdmad_lite.evaluation.protocols import Macro, Score, evaluate
+from sdmad_lite.evaluation.protocols import Macro, Score, evaluate, ranked
 
 #                    A    B     what it shows
 IMAGES = np.array(
@@ -129,6 +130,16 @@ def test_one_category_has_thresholded_figures_too():
     assert macro.f1_micro == macro.f1 == pytest.approx(2 / 3)
     assert macro.exact_match == pytest.approx(4 / 6) and macro.hamming_loss == pytest.approx(2 / 6)
     assert macro.ranking_loss is None
+
+
+@pytest.mark.parametrize("digits", [0, 1, 16])
+def test_rankings_are_those_of_scikit_learn(digits):
+    rng = np.random.default_rng(digits)
+    y, score = rng.random(300) < 0.1, rng.random(300).round(digits)
+    expected = metrics.roc_auc_score(y, score), metrics.average_precision_score(y, score)
+    assert ranked(y, score) == pytest.approx(expected, abs=1e-14)
+    found = evaluate(score[:, None], y[:, None], ["A"], [0.5]).multilabel.per_category["A"].f1
+    assert found == pytest.approx(metrics.f1_score(y, score >= 0.5), abs=1e-14)
 
 
 def test_only_the_order_of_scores_matters_to_the_rankings():
