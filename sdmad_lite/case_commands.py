@@ -100,7 +100,7 @@ def log(memory: File, detector: Detector, device: Device = None) -> None:
     from .show.answers import aligned
 
     cases = opened(memory, detector, device)
-    standing, (evidence, alarm) = set(cases.file.standing), cases.drift()
+    standing, (evidence, alarm) = {entry.id for entry in cases.file.standing}, cases.drift()
     told = [asdict(entry) | {"stands": entry.id in standing} for entry in cases.file.log]
     rows = [["entry", "at", "who", "kind", "about", ""]]
     for entry in cases.file.log:

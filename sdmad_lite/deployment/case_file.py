@@ -1,4 +1,8 @@
-"""The file of a memory: SQLite, entries only ever appended, whole after a crash, for any number of programs. [ours]"""
+"""The file of a memory: SQLite, entries only ever appended, whole after a crash, for any number of programs. [ours]
+
+Of an image it keeps what a detector sees: embeddings of the whole and, if its signs look at them, of the patches, and
+activations h. All are whole numbers of a small unit, and so are the cosines z that follow: no sum over cases rounds.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from ..data.labels import labels_by_name
+from ..detector import SDMAD
 from ..errors import CaseError
 from ..files import claimed, new_file
+from ..selection import sign_scores
 
 VERSION, APPLICATION = 1, 0x5D3AD
 SCHEMA = f"""
@@ -28,6 +38,38 @@ REMEDIES = {
     "SQLITE_CORRUPT": "it is damaged; put a copy in its place",
     "SQLITE_NOTADB": "it is no memory of cases; name another file, or put a copy in its place",
 }
+
+
+GRID, FINE = 1024, 4096
+"""Views and h are kept in units of 1/1024; embeddings of signs, and z, are rounded to 1/4096."""
+
+
+def kept_form(views: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """(N, (1 + P) D + d) int16, from what `SDMAD.views` gives."""
+    return (np.hstack([views.reshape(len(h), -1), h]) * GRID).round().clip(-32768, 32767).astype("<i2")
+
+
+def features_of(detector: SDMAD, x: np.ndarray) -> np.ndarray:
+    """(n, S + d): z and h from what was kept, by sums of whole numbers below 2^53 all the way."""
+    config, v = detector.alignment, (detector.sign_embeddings_.double() * FINE).round()
+    views, h = np.hsplit(x.astype(np.float64), [-detector.image_weights_.shape[1]])
+    views = torch.from_numpy(views).unflatten(1, (-1, v.shape[1]))
+    z = sign_scores(views, v, config.local, config.patches).numpy() / GRID
+    return np.hstack([z.round() / FINE, h / GRID])
+
+
+def names_shown(labels: Any, count: int, categories: Sequence[str]) -> list[list[str]]:
+    """For each of some images the names of what it shows, from these or from what `SDMAD.fit` takes."""
+    if labels is None:
+        raise CaseError("labels: none are given; confirm them, or take the detector's own with self_made=True")
+    if not isinstance(labels, list) or not {str, list}.issuperset({type(n) for row in labels for n in [row, *row]}):
+        columns = np.asarray(labels_by_name(labels, categories))
+        if columns.shape != (count, len(categories)) or not np.isin(columns, (0, 1)).all():
+            raise CaseError(f"labels: give 0 or 1 for each of {count} images and {len(categories)} categories")
+        labels = [[c for c, y in zip(categories, row, strict=True) if y] for row in columns]
+    if len(labels) != count:
+        raise CaseError(f"labels: {len(labels)} lists of names for {count} images; give one for each")
+    return labels
 
 
 @dataclass(frozen=True)
@@ -50,9 +92,8 @@ class CaseFile:
     """
 
     def __init__(self, path: str | Path, detector: str, wait: float):
-        self.path, self.detector, self.wait, self.log = Path(path), detector, wait, list[Entry]()
-        self.standing, self.turns = list[int](), 0  # entries that were not rolled back, and how often some were
-        self._tips, self._before = [0], [0]  # by entry: the last one that stood then, and the one before that
+        self.path, self.detector, self.wait = Path(path), detector, wait
+        self.log, self.standing = list[Entry](), list[Entry]()  # the latter is another list after each rollback
         if not self.path.exists():
             with claimed(self.path), new_file(self.path) as temporary, closing(sqlite3.connect(temporary)) as db:
                 db.executescript(SCHEMA)
@@ -80,43 +121,45 @@ class CaseFile:
             raise CaseError(f"{self.path}: {next(known, 'look at its folder and disk')} ({error})") from None
 
     def read(self, db: sqlite3.Connection) -> None:
-        """Take new entries into `log`, and bring `standing` and `turns` up to date."""
+        """Take new entries into `log`, and those that were not rolled back into `standing`."""
         asked = "SELECT id, at, who, kind, about, image, detector FROM entries WHERE id > ? ORDER BY id"
         for number, at, who, kind, about, image, detector in db.execute(asked, [len(self.log)]):
             if detector != self.detector:
                 other = f"{self.path}: it belongs to the detector {detector[:12]}, this one is {self.detector[:12]}"
                 raise CaseError(f"{other}; load that one, or begin another file")
             self.log.append(entry := Entry(number, at, who, kind, json.loads(about), image))
-            self._before.append(self._tips[-1])
             if entry.kind == "rollback":
-                self.standing, self.turns = self._chain(self._tips[entry.about]), self.turns + 1
+                self.standing = self._stood_after(entry.about)
             else:
-                self.standing.append(entry.id)
-            self._tips.append(self.standing[-1] if self.standing else 0)
+                self.standing.append(entry)
 
-    def _chain(self, tip: int) -> list[int]:
-        """What stood when `tip` was the last to stand."""
+    def _stood_after(self, number: int) -> list[Entry]:
+        """What stood after an entry: going back from it, a rollback leads on from where it led to."""
         found = []
-        while tip:
-            found.append(tip)
-            tip = self._before[tip]
+        while number:
+            entry = self.log[number - 1]
+            number = entry.about if entry.kind == "rollback" else number - 1
+            found += [entry] * (entry.kind != "rollback")
         return found[::-1]
 
     def write(self, db: sqlite3.Connection, who: str, rows: Sequence[tuple[str, Any, str | None, bytes]]) -> list[int]:
         """Append (kind, about, image, x), after `read`, in `opened("IMMEDIATE")`; their numbers."""
         if not (isinstance(who, str) and who.strip()):
             raise CaseError("who: name the person who answers for this entry")
-        now, numbers = (
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            [len(self.log) + i for i, _ in enumerate(rows, 1)],
-        )
-        for number, (kind, about, *case) in zip(numbers, rows, strict=True):
+        now, first = datetime.now(UTC).isoformat(timespec="seconds"), len(self.log) + 1
+        for number, (kind, about, *case) in enumerate(rows, first):
             line = (number, now, who, self.detector, kind, json.dumps(about), *case)
             db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", line)
-        return numbers
+        return list(range(first, first + len(rows)))
 
-    def blobs(self, db: sqlite3.Connection, numbers: Sequence[int]) -> list[bytes]:
+    def blobs(self, db: sqlite3.Connection, entries: Sequence[Entry]) -> list[bytes]:
         """What some entries hold of images, in order."""
-        ends = (min(numbers, default=1), max(numbers, default=0))
+        ends = [f(entry.id for entry in entries) for f in (min, max)]
         found = dict(db.execute("SELECT id, x FROM entries WHERE id BETWEEN ? AND ?", ends).fetchall())
-        return [found[number] for number in numbers]
+        return [found[entry.id] for entry in entries]
+
+    def cases(self, db: sqlite3.Connection, entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], np.ndarray]]:
+        """The cases among entries, some at a time, with what was kept of their images (n, w)."""
+        cases = [entry for entry in entries if entry.kind != "finding"]
+        for block in (cases[start : start + 64] for start in range(0, len(cases), 64)):
+            yield block, np.stack([np.frombuffer(blob, "<i2") for blob in self.blobs(db, block)])

@@ -5,35 +5,28 @@
     memory.detector().predict_proba(more_images)  # an SDMAD that has learnt from all cases
     memory.rollback(17, who="Dr A. Reader")  # as it was after entry 17, bit for bit
 
-An entry holds who, when, the fingerprint of the detector, labels, and what that sees in the image: embeddings of the
-whole and, if its signs look at them, of the patches (2 bytes a number), and activations h; never the image. All are
-whole numbers of a small unit, and so are the cosines z that follow. Sums over them are exact in float64, so they are
-the same in any order, whoever wrote.
+An entry holds who, when, the fingerprint of the detector, labels, and what that sees in the image; never the image.
+Sums over cases are exact (see `case_file`), so they are the same in any order, whoever wrote.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..data import as_images
-from ..data.labels import labels_by_name
 from ..detector import SDMAD
 from ..errors import CaseError
-from ..selection import sign_scores
-from .case_file import CaseFile, Entry
+from .case_file import GRID, CaseFile, Entry, features_of, kept_form, names_shown
 from .learning import drift, learnt, with_finding
 from .moments import Moments
 from .scoring import _content, about
 
-GRID, FINE = 1024, 4096
-"""Views and h are kept in units of 1/1024; embeddings of signs, and z, are rounded to 1/4096."""
 ALARM = 10_000.0
-"""Evidence of `drift` from which it is told: reached by chance once in so many cases, or less often."""
+"""Evidence of `drift` that is told: chance reaches it once in so many cases, or less often."""
 
 
 class Memory:
@@ -48,10 +41,18 @@ class Memory:
     """
 
     def __init__(self, path: str | Path, detector: SDMAD, *, prior: float = 4.0, wait: float = 10.0):
-        self.base, self.prior = detector, prior
-        self.file = CaseFile(path, about(detector)["detector"], wait)
+        self.base, self.prior, self.file = detector, prior, CaseFile(path, about(detector)["detector"], wait)
         self._begin(detector)
         self.refresh()
+
+    def _begin(self, grown: SDMAD) -> None:
+        """Forget all cases, and go on with a detector that knows the findings that stand."""
+        self._grown, self._standing, self._taken, self._images = grown, self.file.standing, 0, dict[str, int]()
+        self._sums = Moments.none(len(grown.bank.texts) + grown.image_weights_.shape[1], len(grown.bank.categories))
+
+    def __len__(self) -> int:
+        """How many cases stand."""
+        return int(self._sums.count[-1])
 
     def add(self, images, labels=None, *, who: str, self_made: bool = False) -> list[int]:
         """Append a case for each image, all or none; the numbers of the entries.
@@ -69,29 +70,15 @@ class Memory:
             labels = dict(zip(mine.bank.categories, mine.predict(images).T, strict=True))
         return self.add_embedded(self.embedded(images), labels, list(map(_content, images)), who, self_made)
 
-    def __len__(self) -> int:
-        """How many cases stand."""
-        return int(self._sums.count[-1])
-
     def embedded(self, images) -> np.ndarray:
-        """x (N, (1 + P) D + d) int16: views and h of images in units of 1/1024."""
-        views, h = self.base.views(images)
-        return (np.hstack([views.reshape(len(h), -1), h]) * GRID).round().clip(-32768, 32767).astype("<i2")
+        """x (N, (1 + P) D + d) of images: what is kept of them, see `kept_form`."""
+        return kept_form(*self.base.views(images))
 
     def add_embedded(self, x, labels, images: Sequence[str], who: str, self_made: bool = False) -> list[int]:
         """`add` with what `embedded` gave, and for each image a text that no other image has."""
-        if labels is None:
-            raise CaseError("labels: none are given; confirm them, or take the detector's own with self_made=True")
-        if not isinstance(labels, list) or not {str, list}.issuperset({type(n) for row in labels for n in [row, *row]}):
-            categories = self._grown.bank.categories
-            columns = np.asarray(labels_by_name(labels, categories))
-            if columns.shape != (len(x), len(categories)) or not np.isin(columns, (0, 1)).all():
-                raise CaseError(f"labels: give 0 or 1 for each of {len(x)} images and {len(categories)} categories")
-            labels = [[c for c, y in zip(categories, row, strict=True) if y] for row in columns]
-        if len(labels) != len(x):
-            raise CaseError(f"labels: {len(labels)} lists of names for {len(x)} images; give one for each")
+        named = names_shown(labels, len(x), self._grown.bank.categories)
         kind = "self-made" if self_made else "confirmed"
-        return self._append(who, [(kind, *case) for case in zip(labels, images, map(bytes, x), strict=True)])
+        return self._append(who, [(kind, *case) for case in zip(named, images, map(bytes, x), strict=True)])
 
     def add_finding(self, name: str, signs: Sequence[str], images, *, who: str) -> list[int]:
         """Append a category that the detector did not know, and three or more images that show it.
@@ -108,17 +95,14 @@ class Memory:
         with self.base.installed() as clip:
             vectors = clip.encode_texts(signs).float().cpu().numpy()
         with_finding(self._grown, name, signs, vectors)  # refuses what does not fit
-        cases = [
-            ("confirmed", [name], _content(i), bytes(x)) for i, x in zip(images, self.embedded(images), strict=True)
-        ]
-        return self._append(who, [("finding", [name, signs], None, bytes(vectors)), *cases])
+        kept = zip(map(_content, images), map(bytes, self.embedded(images)), strict=True)
+        rows = [("finding", [name, signs], None, bytes(vectors)), *(("confirmed", [name], *one) for one in kept)]
+        return self._append(who, rows)
 
     def rollback(self, entry: int, *, who: str) -> None:
         """Be as after an entry, 0 for the start. Nothing is removed; a rollback is taken back in the same way."""
-        if not 0 <= entry <= len(self.file.log):
-            raise CaseError(
-                f"entry {entry}: there are 1 to {len(self.file.log)}, and 0 for the detector as it was fitted"
-            )
+        if not 0 <= entry <= (last := len(self.file.log)):
+            raise CaseError(f"entry {entry}: there are 1 to {last}, and 0 for the detector as it was fitted")
         self._append(who, [("rollback", entry, None, b"")])
 
     def detector(self) -> SDMAD:
@@ -130,18 +114,19 @@ class Memory:
     def cases(self) -> tuple[list[Entry], np.ndarray, np.ndarray]:
         """The cases that stand, in order; their embeddings u (n, D) and activations h (n, d)."""
         wide, d = self.base.sign_embeddings_.shape[1], self.base.image_weights_.shape[1]
+        found, x = list[Entry](), [np.zeros((0, wide + d))]
         with self.file.opened() as db:
             self._read(db)
-            found = self._standing()
-            x = [np.hstack([x[:, :wide], x[:, -d:]]) for _, x in self._blocks(db, found)]
-        u, h = np.hsplit(np.vstack([np.zeros((0, wide + d)), *x]) / GRID, [wide])
+            for block, kept in self.file.cases(db, self._standing):
+                found += block
+                x.append(np.hstack([kept[:, :wide], kept[:, -d:]]) / GRID)
+        u, h = np.hsplit(np.vstack(x), [wide])
         return found, u, h
 
     def prototypes(self) -> np.ndarray:
         """(C, D): the mean embedding of the cases of each category; nan where there is none."""
-        found, u, _ = self.cases()
-        shown = self._shown(found).reshape(len(found), -1)
-        return shown.T @ u / np.where(self._sums.count, self._sums.count, np.nan)[:-1, None]
+        cases, u, _ = self.cases()
+        return self._shown(cases).T @ u / np.where(self._sums.count, self._sums.count, np.nan)[:-1, None]
 
     def drift(self) -> tuple[np.ndarray, Entry | None]:
         """`drift` of the activations of the cases that stand, and the case at which it first reached `ALARM`."""
@@ -158,65 +143,38 @@ class Memory:
         """Write (kind, about, image, x) as entries if all are in order."""
         with self.file.opened("IMMEDIATE") as db:
             self._read(db)  # what others wrote
-            categories, images = [*self._grown.bank.categories], dict(self._images) if len(rows) > 1 else self._images
+            categories, own = [*self._grown.bank.categories], dict[str, int]()
             for row, (kind, what, image, _) in enumerate(rows):
                 if kind == "finding":
                     categories.append(what[0])
                 elif kind != "rollback" and (unknown := set(what).difference(categories)):
                     names = ", ".join(categories)
                     raise CaseError(f"labels: {min(unknown)!r} is none of {names}; add it as a finding, with its signs")
-                if image in images:
-                    remedy = f"leave it out, or roll back to entry {images[image] - 1} first"
-                    raise CaseError(f"image {row}: is entry {images[image]} already; {remedy}")
-                images |= {image: len(self.file.log) + row + 1} if image and len(rows) > 1 else {}
+                if earlier := self._images.get(image) or own.get(image):
+                    remedy = f"leave it out, or roll back to entry {earlier - 1} first"
+                    raise CaseError(f"image {row}: is entry {earlier} already; {remedy}")
+                own |= {image: len(self.file.log) + row + 1} if image else {}
             numbers = self.file.write(db, who, rows)
         self.refresh()
         return numbers
 
-    def _entry(self, number: int) -> Entry:
-        return self.file.log[number - 1]
-
-    def _standing(self, finding: bool = False, after: int = 0) -> list[Entry]:
-        """The cases or the findings that stand, but for the first few entries that do."""
-        found = map(self._entry, self.file.standing[after:])
-        return [entry for entry in found if (entry.kind == "finding") == finding]
+    def _read(self, db: sqlite3.Connection) -> None:
+        """Bring the sums up to date."""
+        self.file.read(db)
+        standing = self.file.standing
+        # something that was taken in may stand no longer, and a finding asks all cases for its signs
+        if standing is not self._standing or any(entry.kind == "finding" for entry in standing[self._taken :]):
+            grown = self.base
+            for entry in (entry for entry in standing if entry.kind == "finding"):
+                vectors = np.frombuffer(self.file.blobs(db, [entry])[0], "<f4").reshape(len(entry.about[1]), -1)
+                grown = with_finding(grown, entry.about[0], entry.about[1], vectors.copy())
+            self._begin(grown)
+        for block, x in self.file.cases(db, standing[self._taken :]):
+            self._sums += Moments.of(features_of(self._grown, x), self._shown(block))
+            self._images |= {case.image or "": case.id for case in block}
+        self._taken = len(standing)
 
     def _shown(self, cases: Sequence[Entry]) -> np.ndarray:
         """Y (n, C) of cases."""
-        return np.array([[float(c in case.about) for c in self._grown.bank.categories] for case in cases])
-
-    def _begin(self, grown: SDMAD) -> None:
-        """Forget all cases, and go on with a detector that knows the findings that stand."""
-        self._grown, self._taken, self._turns, self._images = grown, 0, self.file.turns, dict[str, int]()
-        wide, categories = len(grown.membership.T) + grown.image_weights_.shape[1], len(grown.bank.categories)
-        self._sums = Moments.none(wide, categories)
-
-    def _read(self, db: sqlite3.Connection) -> None:
-        self.file.read(db)
-        # something that was taken in may stand no longer, and a finding asks all cases for its signs
-        if self._turns != self.file.turns or self._standing(finding=True, after=self._taken):
-            grown = self.base
-            for entry in self._standing(finding=True):
-                name, signs = entry.about
-                vectors = np.frombuffer(self.file.blobs(db, [entry.id])[0], "<f4").reshape(len(signs), -1)
-                grown = with_finding(grown, name, signs, vectors.copy())
-            self._begin(grown)
-        for block, x in self._blocks(db, self._standing(after=self._taken)):
-            self._sums += Moments.of(self._features(x), self._shown(block))
-            self._images |= {case.image or "": case.id for case in block}
-        self._taken = len(self.file.standing)
-
-    def _blocks(self, db: sqlite3.Connection, cases: Sequence[Entry]) -> Iterator[tuple[Sequence[Entry], np.ndarray]]:
-        """Some cases at a time, with what `embedded` gave."""
-        for start in range(0, len(cases), 64):
-            block = cases[start : start + 64]
-            x = [np.frombuffer(blob, "<i2") for blob in self.file.blobs(db, [case.id for case in block])]
-            yield block, np.stack(x)
-
-    def _features(self, x: np.ndarray) -> np.ndarray:
-        """(n, S + d) z and h of what `embedded` gave, as whole numbers of units all the way."""
-        config, v = self.base.alignment, (self._grown.sign_embeddings_.double() * FINE).round()
-        views, h = np.hsplit(x.astype(np.float64), [-self.base.image_weights_.shape[1]])
-        views = torch.from_numpy(views).unflatten(1, (-1, v.shape[1]))
-        z = sign_scores(views, v, config.local, config.patches).numpy() / GRID
-        return np.hstack([z.round() / FINE, h / GRID])
+        names = self._grown.bank.categories
+        return np.array([c in case.about for case in cases for c in names], dtype=np.float64).reshape(-1, len(names))
