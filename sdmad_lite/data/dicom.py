@@ -31,7 +31,12 @@ GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 PARTS = ("FrameVOILUTSequence", "PixelValueTransformationSequence", "PixelMeasuresSequence")
 """Where enhanced files have window, rescale and spacing, which plain ones have in the header."""
 
-USUAL = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
+USUAL = {
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelRepresentation": 0,
+    "PlanarConfiguration": 0,
+}
 """What an old file may leave out."""
 
 FIRST = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|..\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
@@ -131,6 +136,7 @@ def _complete(header) -> None:
         header.file_meta.TransferSyntaxUID = plain if little else uid.ExplicitVRBigEndian
     for name, usual in USUAL.items():
         header.setdefault(name, usual)
+    header.PhotometricInterpretation = str(header.PhotometricInterpretation).strip().upper()
     for group in GROUPS:
         for frame in (header.get(group) or [])[:1]:
             for part in PARTS:

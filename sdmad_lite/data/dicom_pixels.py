@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError, needs
+from ..errors import DataError, needs, note
 
 MAX_PIXELS = 100_000_000
 """Of one image; a mammogram has 20 million. More is refused before it is unpacked."""
@@ -30,7 +30,10 @@ TOOLS = {"4.5": "dcmdjpeg", "4.7": "dcmdjpeg", "4.8": "dcmdjpls", "4.9": "gdcmco
 def number(header, name: str, empty: float) -> float:
     """The first value of an entry, `empty` where it has none."""
     values = np.ravel(header.get(name))
-    return empty if not len(values) or values[0] in (None, "") else float(values[0])
+    try:
+        return empty if not len(values) or values[0] in (None, "") else float(values[0])
+    except ValueError:
+        raise ValueError(f"{name} is {str(values[0])!r}, which is no number") from None
 
 
 def decoded(path: Path, header) -> np.ndarray:
@@ -43,9 +46,19 @@ def decoded(path: Path, header) -> np.ndarray:
         raise DataError(
             f"{path}: its pixels cannot be decoded ({syntax.name}, {syntax}: {reason}); {_advice(syntax)}"
         ) from None
+    if not syntax.is_compressed and _beyond(header):
+        note("more bits than the header declares for a pixel, the upper ones passed over", str(path))
     if stored.shape not in ((header.Rows, header.Columns), (header.Rows, header.Columns, 3)):
         raise DataError(f"{path}: its pixels have shape {stored.shape}, not what the header says; export it again")
     return stored
+
+
+def _beyond(header) -> bool:
+    """Whether whole numbers of 16 bits without a sign hold more than BitsStored, from the lowest bit, can say."""
+    if header.BitsAllocated != 16 or header.PixelRepresentation or header.get("HighBit") != header.BitsStored - 1:
+        return False
+    words = np.frombuffer(header.PixelData, "<u2" if header.original_encoding[1] else ">u2", len(header.PixelData) // 2)
+    return bool(len(words) and words.max() >> header.BitsStored)
 
 
 def _advice(syntax) -> str:
@@ -196,8 +209,10 @@ def color(stored: np.ndarray, header) -> np.ndarray:
     """Stored values (H, W, 3), or (H, W) of a palette, as (H, W, 3) uint8."""
     bits = int(header.BitsStored)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        names = [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")]
-        if not all(f"{name}Descriptor" in header for name in names):
+        names, have = [f"{name}PaletteColorLookupTable" for name in ("Red", "Green", "Blue")], {*header.dir()}
+        if any(
+            f"{name}Descriptor" not in header or not {f"{name}Data", f"Segmented{name}Data"} & have for name in names
+        ):
             raise ValueError("its palette is missing")
         if f"{names[0]}Data" in header:
             highest = max(_mend(header, name, stored, header) for name in names)

@@ -204,6 +204,7 @@ MEANS_THE_SAME = {  # pixels, the header as it should be, as it is
     ),
     "the other way": (RAMP, {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}),
     "an old header": (RAMP, {}, {"PhotometricInterpretation": None, "PixelRepresentation": None}),
+    "a name with blanks": (RAMP, {}, {"PhotometricInterpretation": " monochrome2"}),
     "bits on top": (RAMP, {}, {"PixelData": (RAMP << 4).tobytes(), "HighBit": 15}),
 }
 
@@ -230,6 +231,12 @@ def test_floats_are_read_and_what_is_no_number_is_padding(tmp_path):
     made.FloatPixelData = pixels.tobytes()
     got = np.asarray(read_image(save(made, tmp_path / "map.dcm"))).ravel().astype(int)
     assert got[0] == 0 and np.abs(got[1:] - np.linspace(0, 255, 64)[1:]).max() <= 1
+
+
+def test_bits_that_the_header_does_not_declare_are_passed_over_with_a_word(tmp_path):
+    with pytest.warns(SDMADWarning, match="more bits than the header declares for a pixel"):
+        got = shown(tmp_path, RAMP | 0x8000, 12)
+    np.testing.assert_array_equal(got, shown(tmp_path, RAMP, 12))
 
 
 def test_a_slope_of_nothing_counts_as_none_with_a_word(tmp_path):
@@ -341,6 +348,7 @@ def test_grey_jpeg_is_read(tmp_path):
 def test_colour_is_read_where_the_modality_has_it_and_refused_elsewhere(tmp_path):
     color = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
     np.testing.assert_array_equal(shown(tmp_path, color, color=True), color)
+    np.testing.assert_array_equal(shown(tmp_path, color, color=True, PlanarConfiguration=None), color)
     planes = dicom(color, PlanarConfiguration=1, PixelData=color.transpose(2, 0, 1).tobytes())
     np.testing.assert_array_equal(np.asarray(read_image(save(planes, tmp_path / "planes.dcm"), color=True)), color)
     with pytest.raises(DataError, match=r"planes\.dcm: is a colour image"):
@@ -422,6 +430,16 @@ def patched(name, value):
     return lambda: dicom(RAMP, bits=12, **{name: value})
 
 
+def without(made, name) -> Dataset:
+    delattr(made, name)
+    return made
+
+
+def in_words(made, tag, text) -> Dataset:
+    made.add_new(tag, "LO", text)
+    return made
+
+
 REFUSED = {
     "two frames": (patched("NumberOfFrames", 2), "has 2 frames; export the frame"),
     "no pixels": (patched("PixelData", None), "declares 64 x 64 pixels, but none are found in it; export it again"),
@@ -441,6 +459,8 @@ REFUSED = {
     "colour in one sample": (patched("PhotometricInterpretation", "RGB"), "'RGB' with 1 samples"),
     "odd bits": (patched("BitsAllocated", 7), "cannot be decoded"),
     "no bits": (patched("BitsAllocated", None), "cannot be decoded"),
+    "a slope in words": (lambda: in_words(dicom(RAMP), 0x00281053, "1,0"), "RescaleSlope is '1,0', which is no number"),
+    "a palette of two colours": (lambda: without(palette(), "GreenPaletteColorLookupTableData"), "palette is missing"),
     "an endless slope": (lambda: dicom(RAMP, RescaleSlope="1e999", RescaleIntercept=0), "DICOM .*not finite"),
     "a palette without colours": (patched("PhotometricInterpretation", "PALETTE COLOR"), "cannot be read as DICOM"),
 }
