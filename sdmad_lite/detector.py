@@ -20,7 +20,6 @@ import torch
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
-from tqdm import tqdm
 
 from .alignment import NO_ADAPTERS, AdapterConfig, AlignmentConfig, align, build_adapters, installed, record_activations
 from .data import ImageTable
@@ -214,12 +213,9 @@ class SDMAD:
     @noting()
     def _of_pixels(self, function: Callable, images, progress: bool) -> tuple[np.ndarray, np.ndarray]:
         """Two arrays that a function makes of the pixels of images, batch by batch."""
-        self.check_fitted()
-        images, size = as_images(images)[0], 64
-        starts = tqdm(range(0, len(images), size), desc="images", disable=not progress, leave=False)
         with self.installed() as clip:
-            pixels = (clip.prepare(images[i : i + size], self.bank.color, strict=i == 0) for i in starts)
-            first, second = zip(*map(function, pixels), strict=True)
+            parts = map(function, clip.batches(images, color=self.bank.color, progress=progress))
+            first, second = zip(*parts, strict=True)
         return np.concatenate(first), np.concatenate(second)
 
     def cosines(self, images, *, progress: bool = False) -> np.ndarray:

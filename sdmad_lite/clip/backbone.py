@@ -12,8 +12,7 @@ Preprocessing, tokenizer and widths come from open_clip; nothing of CLIP is writ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -75,12 +74,15 @@ class Backbone:
     in them in full; `shape` is "squash", "pad" or "crop", see there.
     """
 
-    def __init__(self, model: Any, preprocess, tokenizer, name: str, pretrained: str | None):
+    def __init__(self, model: Any, tokenizer, name: str, pretrained: str | None, shape: str = "own"):
+        if shape not in (*SHAPES, "own"):
+            raise BackboneError(f"shape={shape!r} is not known; give {', '.join(SHAPES)} or own")
         self.model: Any = model.eval().requires_grad_(False)  # open_clip has many kinds of models
-        self.preprocess, self.tokenizer = preprocess, tokenizer
-        self.name, self.pretrained = name, pretrained
-        modes = {mode: shape for shape, mode in SHAPES.items()}
-        self.shape = modes[PreprocessCfg(**self.model.visual.preprocess_cfg).resize_mode]
+        self.tokenizer, self.name, self.pretrained = tokenizer, name, pretrained
+        config = PreprocessCfg(**self.model.visual.preprocess_cfg)
+        config = replace(config, resize_mode=SHAPES.get(shape, config.resize_mode))
+        self.preprocess = image_transform_v2(config, is_train=False)
+        self.shape = next(name for name, mode in SHAPES.items() if mode == config.resize_mode)
 
     @cached_property
     def blocks(self) -> dict[str, Blocks]:
@@ -97,16 +99,8 @@ class Backbone:
 
     def shaped(self, shape: str) -> Backbone:
         """The same model with another `shape`, see `load_clip`."""
-        config = PreprocessCfg(**self.model.visual.preprocess_cfg)
-        if shape not in (*SHAPES, "own"):
-            raise BackboneError(f"shape={shape!r} is not known; give {', '.join(SHAPES)} or own")
-        config = replace(config, resize_mode=SHAPES.get(shape, config.resize_mode))
-        if SHAPES[self.shape] == config.resize_mode:
-            return self
-        other = copy(self)
-        other.preprocess = image_transform_v2(config, is_train=False)
-        other.shape = next(name for name, mode in SHAPES.items() if mode == config.resize_mode)
-        return other
+        other = Backbone(self.model, self.tokenizer, self.name, self.pretrained, shape)
+        return self if other.shape == self.shape else other
 
     @property
     def device(self) -> torch.device:
@@ -179,15 +173,17 @@ class Backbone:
         """How many columns of tokens (S, L) can matter."""
         return text_length(self.model, tokens)
 
+    def batches(self, images, batch_size: int = 64, color: bool = False, progress: bool = False) -> Iterator[Tensor]:
+        """`prepare` of one or many images, a batch at a time."""
+        images, _ = as_images(images)
+        for i in tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False):
+            yield self.prepare(images[i : i + batch_size], color, strict=i == 0)
+
     @noting()
     @torch.no_grad()
-    def encode_images(
-        self, images: Sequence, batch_size: int = 64, color: bool = False, progress: bool = False
-    ) -> Tensor:
+    def encode_images(self, images, batch_size: int = 64, color: bool = False, progress: bool = False) -> Tensor:
         """u: (N, D) unit-length embeddings of one or many images on the CPU, in batches; read in `color` or grey."""
-        images, _ = as_images(images)
-        starts = tqdm(range(0, len(images), batch_size), desc="images", disable=not progress, leave=False)
-        parts = (self.prepare(images[i : i + batch_size], color, strict=i == 0) for i in starts)
+        parts = self.batches(images, batch_size, color, progress)
         return torch.cat([self.image_features(part).cpu() for part in parts])
 
     @torch.no_grad()
@@ -269,7 +265,6 @@ def load_clip(
                 force_preprocess_cfg={key: tag[key] for key in PIXELS if key in tag},
                 text_cfg=text,
             )
-        preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         model = model.to(device)
     except BackboneError:
         raise
@@ -282,9 +277,9 @@ def load_clip(
     # in full, so that a saved detector finds them from another folder too
     name = f"local-dir:{folder.absolute()}" if folder and name not in SHIPPED else name
     pretrained = str(Path(weights).absolute()) if weights and not tag else pretrained
-    backbone = Backbone(model, preprocess, tokenizer, name, pretrained)
+    backbone = Backbone(model, tokenizer, name, pretrained, shape or "own")
     # a model that cuts pictures by itself is not to do so without a word
-    return backbone.shaped(shape or ("squash" if backbone.shape == "crop" else "own"))
+    return backbone if shape or backbone.shape != "crop" else backbone.shaped("squash")
 
 
 def _checked_tag(name: str, pretrained: str | None) -> dict:

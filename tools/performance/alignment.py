@@ -69,9 +69,7 @@ class Other:
     """Training steps by other ways than `align`, on a model of their own, each saving switched on or off."""
 
     def __init__(self, backbone: Backbone, task: Task, batch: int):
-        self.backbone = Backbone(
-            deepcopy(backbone.model), backbone.preprocess, backbone.tokenizer, backbone.name, backbone.pretrained
-        )
+        self.backbone = Backbone(deepcopy(backbone.model), backbone.tokenizer, backbone.name, backbone.pretrained)
         self.device, self.batch = backbone.device, batch
         self.pixels = backbone.prepare(task.images[:batch]).to(self.device)
         self.labels = torch.as_tensor(task.labels[:batch], dtype=torch.float32, device=self.device)
