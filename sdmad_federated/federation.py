@@ -134,7 +134,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
     stage1 += training.bias.detach().double().cpu().numpy()
     # the chosen signs are to be as sure as stage 1 was with all of them, and the image evidence as sure as they are
     chosen = mean_margins(sums["signs"], selector.weights_)
-    calibration = Calibration().fit_means(chosen, stage1 if detector.alignment.steps else None)
+    calibration = Calibration().fit(chosen, stage1 if detector.alignment.steps else None)
 
     def at(**given: np.ndarray) -> np.ndarray:
         answers = _checked(ask("evidence", given), {"sums": np.empty((c, d + 2))}, "the image evidence")

@@ -30,7 +30,7 @@ from .explain import explanation_of, sign_maps
 from .files import NOTICE, is_main, new_folder
 from .running import RunConfig, own_device, remove_checkpoint
 from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
-from .selection.calibration import best_f1_thresholds
+from .selection.calibration import best_f1_thresholds, class_means
 from .selection.sign_selector import equal_weights, margins, sign_scores
 from .signs.bank import SignBank, load_bank
 from .signs.lint import check_model
@@ -144,7 +144,8 @@ class SDMAD:
         # the chosen signs are to be as sure as stage 1 was with all of them
         stage1 = margins(cosines[0], equal_weights(self.membership)) * aligned.scale + aligned.bias.double().numpy()
         chosen = selector.transform(cosines[0])
-        calibration = Calibration().fit(chosen, labels, stage1 if self.alignment.steps else None)
+        wanted = class_means(stage1, labels) if self.alignment.steps else None
+        calibration = Calibration().fit(class_means(chosen, labels), wanted)
         # beside the signs speaks what the image shows without words; the logit is a mean of both
         share, activations = self.evidence.share, aligned.activations.double().numpy()
         image = ImageEvidence(self.evidence).fit(activations, labels, calibration.transform(chosen))

@@ -42,11 +42,11 @@ def learnt(detector: SDMAD, sums: Moments, prior: float | np.ndarray = 4.0) -> S
     signs = np.stack([_sign_weights(detector, some, i, c, int(fewer[c])) for i, c in enumerate(known.tolist())])
     images, chance = _image_weights(means[0, :, wide:] - means[1, :, wide:], some, wide)
     half = np.array([[0.5], [-0.5]]) * np.ones_like(count)
-    sign_fit = Calibration(0).fit_means((means[:, :, :wide] * signs).sum(-1), half)
+    sign_fit = Calibration(0).fit((means[:, :, :wide] * signs).sum(-1), half)
     # in the very cases that it came from, a direction of many dimensions finds chance as well: up to 3/4 of the gap
     found = (means[:, :, wide:] * images).sum(-1)
     chance = np.minimum(chance * (1 / count).sum(0), 0.75 * (found[0] - found[1])) / (1 / count).sum(0)
-    image_fit = Calibration(0).fit_means(found - 2 * half * chance / count, half)
+    image_fit = Calibration(0).fit(found - 2 * half * chance / count, half)
     to_signs, to_images = (1 - by_image) * sign_fit.scale_[:, None], by_image * image_fit.scale_[:, None] * images
     # how steep: by the spread of both together within the classes
     both, centre = np.hstack([to_signs * signs, to_images]), sums.total[-1] / n

@@ -27,15 +27,8 @@ class Calibration:
     def __init__(self, fallback_scale: float = 10.0):
         self.fallback_scale = fallback_scale
 
-    def fit(self, margins: np.ndarray, labels: np.ndarray, logits: np.ndarray | None = None) -> Calibration:
-        """From margins g (N, C), labels Y (N, C) with both values in each column, and logits with the wanted means.
-
-        Without logits (N, C) positives are to lie at 1 and negatives at -1.
-        """
-        return self.fit_means(class_means(margins, labels), None if logits is None else class_means(logits, labels))
-
-    def fit_means(self, found: np.ndarray, wanted: np.ndarray | None = None) -> Calibration:
-        """The same from class means (2, C), as `class_means` gives them."""
+    def fit(self, found: np.ndarray, wanted: np.ndarray | None = None) -> Calibration:
+        """From class means (2, C) of margins, see `class_means`, to wanted ones; 1 and -1 where none are given."""
         wanted = np.array([[1.0], [-1.0]]) if wanted is None else wanted
         gap = found[0] - found[1]
         usable = (gap > 1e-6) & (wanted[0] > wanted[1])

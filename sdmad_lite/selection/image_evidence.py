@@ -58,7 +58,7 @@ class ImageEvidence:
 
     def scaled(self, weights: np.ndarray, bias: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> ImageEvidence:
         """Take a regression, W (C, d) and b (C,), as sure as the signs are: its class means (2, C), and theirs."""
-        calibration = Calibration(fallback_scale=1.0).fit_means(found, wanted)
+        calibration = Calibration(fallback_scale=1.0).fit(found, wanted)
         self.weights_ = calibration.scale_[:, None] * weights
         self.bias_ = calibration.scale_ * bias + calibration.bias_
         return self
