@@ -126,7 +126,6 @@ class Encoders:
         self.backbone, self.training, self.run = backbone, training, run
         self.pixels, self.tokens = backbone.prepare(images, bank.color), backbone.tokenize(bank.texts)
         self.membership = torch.from_numpy(bank.membership()).to(backbone.device)
-        self.length = backbone.text_length(self.tokens)  # found once: in every step it would wait for a GPU
         with torch.no_grad():
             self.frozen = backbone.text_features(self.tokens)
 
@@ -164,7 +163,7 @@ class Encoders:
 
     def embed_signs(self) -> Tensor:
         """v (S, D), with gradients to the adapters."""
-        return self._encode(lambda tokens: self.backbone.text_features(tokens, self.length), self.tokens)
+        return self._encode(self.backbone.text_features, self.tokens)
 
     def _encode(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with self.run.autocast(self.backbone.device):

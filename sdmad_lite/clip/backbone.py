@@ -132,7 +132,11 @@ class Backbone:
         return torch.stack([self.preprocess(picture) for picture in pictures])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts to tokens (S, L); a BankError names one that is empty or longer than the text tower reads."""
+        """Texts to tokens (S, L), of which only the `text_length` is kept that can matter.
+
+        Raises:
+            BankError: one is empty or longer than the text tower reads; names it.
+        """
         limit = self.tokenizer.context_length
         for text in texts:
             if not text.strip():
@@ -149,7 +153,7 @@ class Backbone:
                 f"{self.name}: the tokenizer gives token {int(tokens.max())}, but the text tower knows {known}; give "
                 "the tokenizer of this model"
             )
-        return tokens.to(self.device)
+        return tokens[:, : text_length(self.model, tokens)].to(self.device)
 
     def _token_count(self, text: str) -> int:
         tokenizer = self.tokenizer
@@ -165,13 +169,9 @@ class Backbone:
         with last_layer_cut(self.model):
             return F.normalize(self.model.encode_image(pixels.to(self.device)), dim=-1)
 
-    def text_features(self, tokens: Tensor, length: int | None = None) -> Tensor:
-        """v: unit-length embeddings (S, D) of tokens, with gradients to what trains; for `length` see `text_length`."""
-        return encode_text(self.model, tokens, length)
-
-    def text_length(self, tokens: Tensor) -> int:
-        """How many columns of tokens (S, L) can matter."""
-        return text_length(self.model, tokens)
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """v: unit-length embeddings (S, D) of tokens, with gradients to whatever trains."""
+        return encode_text(self.model, tokens)
 
     def batches(self, images, batch_size: int = 64, color: bool = False, progress: bool = False) -> Iterator[Tensor]:
         """`prepare` of one or many images, a batch at a time."""

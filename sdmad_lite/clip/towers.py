@@ -143,15 +143,11 @@ def text_length(model: Any, tokens: Tensor) -> int:
     return tokens.shape[1]
 
 
-def encode_text(model: Any, tokens: Tensor, length: int | None = None) -> Tensor:
-    """Unit-length embeddings (S, D) of tokens (S, L), of which the first `length` columns are read.
-
-    That is `text_length` when left out; to find it waits for a GPU, so whoever encodes the same texts often gives it.
-    """
+def encode_text(model: Any, tokens: Tensor) -> Tensor:
+    """Unit-length embeddings (S, D) of tokens (S, L), with as many columns as `text_length` asks for, or more."""
     from open_clip import CLIP
 
-    text, length = getattr(model, "text", model), length or text_length(model, tokens)
-    tokens = tokens[:, :length]
+    text, length = getattr(model, "text", model), tokens.shape[1]
     if not _reads_its_end(text):
         return F.normalize(model.encode_text(tokens), dim=-1)
     shorter = {"attn_mask": text.attn_mask[:length, :length]}

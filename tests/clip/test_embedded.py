@@ -63,7 +63,7 @@ def test_blank_and_overlong_texts_are_refused(clip):
 
 @pytest.mark.parametrize("name", shipped_banks())
 def test_the_signs_of_every_shipped_bank_fit(clip, name):
-    assert clip.tokenize(load_bank(name).texts).shape[1] == clip.tokenizer.context_length
+    assert 2 < clip.tokenize(load_bank(name).texts).shape[1] <= clip.tokenizer.context_length
 
 
 def test_images_of_any_size_are_read(clip):

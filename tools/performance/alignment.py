@@ -73,8 +73,7 @@ class Other:
         self.device, self.batch = backbone.device, batch
         self.pixels = backbone.prepare(task.images[:batch]).to(self.device)
         self.labels = torch.as_tensor(task.labels[:batch], dtype=torch.float32, device=self.device)
-        self.tokens = backbone.tokenize(task.texts)
-        self.length = backbone.text_length(self.tokens)
+        self.cut, self.tokens = backbone.tokenize(task.texts), backbone.tokenizer(list(task.texts)).to(self.device)
         self.weights = equal_weights(task.membership).to(self.device)
 
     def loss(self, u: torch.Tensor, v: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -134,7 +133,7 @@ class Other:
                 with run.autocast(self.device):
                     embed = split_image_tower(self.backbone)[1]
                     u = embed(activations)[:, 0] if kept else self.backbone.image_features(self.pixels)
-                    v = self.backbone.text_features(self.tokens, self.length) if cut else self.plain_text()
+                    v = self.backbone.text_features(self.cut) if cut else self.plain_text()
                 optimizer.zero_grad()
                 self.loss(u, v, self.labels).backward()
                 optimizer.step()
