@@ -2,13 +2,12 @@
 
 `load.py` looks at what is there; `folder.py` reads a labels.csv from its `cells.py`, `classes.py` a folder per class,
 `npz.py` the form of MedMNIST; `names.py` says what a class is, `copies.py` which pictures are the same. `table.py` has
-the table, its splits and draws; `images.py` finds images, `pictures.py` opens one, `dicom.py` one of DICOM and
-`dicom_pixels.py` its pixels; `paths.py` says why a file cannot be read.
+the table, its splits and draws; `images.py` finds images, `pictures.py` opens one, and asks the
+companion `sdmad_dicom` for what `dicom.py` finds to be DICOM; `paths.py` says why a file cannot be read.
 """
 
 from .classes import load_classes
 from .copies import digests, without_copies
-from .dicom import dicom_meta
 from .folder import load_folder
 from .images import IMAGE_ENDINGS, as_images, walk_images
 from .load import load_data
@@ -27,5 +26,5 @@ from .table import (
 
 __all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
 __all__ += ["digests", "without_copies"]
-__all__ += ["dicom_meta", "draw_support", "load_classes", "load_data", "load_folder", "load_npz"]
+__all__ += ["draw_support", "load_classes", "load_data", "load_folder", "load_npz"]
 __all__ += ["patient_folds", "read_image", "read_images", "split_train_test", "walk_images"]

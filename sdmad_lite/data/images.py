@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError, note
-from .dicom import DICOM_ENDINGS, is_dicom, is_document
+from .dicom import DICOM_ENDINGS, is_dicom
 from .paths import check_link, check_no_link, reading
 from .table import ImageTable
 
@@ -75,6 +75,8 @@ def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterato
 
 
 def _walk(folder: Path, within: str | Path | None, passed: dict[str, list[str]]) -> Iterator[Path]:
+    from sdmad_dicom import is_document  # a companion, which asks for pydicom where it meets DICOM
+
     with reading(folder, "change its permissions or leave it out"), os.scandir(folder) as entries:
         # with the slash, so that the order is that of the paths
         names = sorted(e.name + "/" * e.is_dir(follow_symlinks=False) for e in entries)

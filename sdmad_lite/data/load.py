@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import DataError, noting
 from .classes import load_classes, subfolders
 from .copies import without_copies
-from .dicom import with_dicom_meta
+from .dicom import is_dicom
 from .folder import load_folder
 from .names import NORMAL, Names, plain
 from .npz import load_npz
@@ -55,7 +55,11 @@ def load_data(
     elif names is not None:
         raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")
     else:
-        table = with_dicom_meta(_read(path, categories, normal, others))
+        table = _read(path, categories, normal, others)
+        if all(isinstance(image, Path) and is_dicom(image) for image in table.images):
+            from sdmad_dicom import with_dicom_meta
+
+            table = with_dicom_meta(table)
         check_split(path, table)
     return table if drop_copies is None or categories == () else without_copies(path, table, drop_copies)[0]
 

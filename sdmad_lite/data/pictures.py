@@ -17,9 +17,11 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..errors import DataError, note, noting, renote
-from .dicom import is_dicom, read_dicom
-from .dicom_pixels import MAX_PIXELS, stretched
+from .dicom import is_dicom
 from .paths import check_file, reading
+
+MAX_PIXELS = 100_000_000
+"""Of one image; a mammogram has 20 million. More is refused before it is unpacked."""
 
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 """What is opened, by content. Others that Pillow knows are left out: some start another program (EPS)."""
@@ -107,6 +109,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _opened(path: Path) -> Image.Image:
     check_file(path)
     if is_dicom(path):
+        from sdmad_dicom import read_dicom
+
         return read_dicom(path)
     with warnings.catch_warnings(), reading(path, ADVICE, " as an image"):
         warnings.simplefilter("ignore")  # of odd tags, and of sizes below our limit
@@ -158,6 +162,15 @@ def _plain(image: Image.Image, key: str | int) -> Image.Image:
         note(CLEAR, key)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), clear).convert("RGB")
     return image
+
+
+def stretched(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Percentiles 0.5 and 99.5 of the values `inside` become 0 and 255; padding does not count."""
+    counted = values[inside] if inside.any() else values.ravel()
+    low, high = np.percentile(counted, [0.5, 99.5])
+    if low == high:  # a small bright thing on an even ground
+        low, high = counted.min(), counted.max()
+    return (values.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.zeros(values.shape)
 
 
 def _check_depth(image: Image.Image, name: str) -> None:

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError, needs, note
-
-MAX_PIXELS = 100_000_000
-"""Of one image; a mammogram has 20 million. More is refused before it is unpacked."""
+from sdmad_lite.data.pictures import MAX_PIXELS, stretched
+from sdmad_lite.errors import DataError, needs, note
 
 JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 """Transfer syntaxes of lossy JPEG, whose streams say themselves what their colours are."""
@@ -194,15 +192,6 @@ def _has_window(header, whole: bool, slope: float) -> bool:
         function = "LINEAR_EXACT" if not whole or (width < 1 and slope % 1) else "LINEAR"
     header.VOILUTFunction = function
     return bool(np.isfinite([center, width]).all()) and (width >= 1 or (width > 0 and function != "LINEAR"))
-
-
-def stretched(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Percentiles 0.5 and 99.5 of the values `inside` become 0 and 255; padding does not count."""
-    counted = values[inside] if inside.any() else values.ravel()
-    low, high = np.percentile(counted, [0.5, 99.5])
-    if low == high:  # a small bright thing on an even ground
-        low, high = counted.min(), counted.max()
-    return (values.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.zeros(values.shape)
 
 
 def color(stored: np.ndarray, header) -> np.ndarray:

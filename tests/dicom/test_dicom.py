@@ -31,7 +31,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from sdmad_lite.data import dicom_meta, load_data, read_image, walk_images
+from sdmad_dicom import dicom_meta
+from sdmad_lite.data import load_data, read_image, walk_images
 from sdmad_lite.data.dicom import is_dicom
 from sdmad_lite.errors import DataError, MissingExtraError, SDMADWarning
 
