@@ -21,10 +21,11 @@ IMAGE_ENDINGS: tuple[str, ...] = (*_PLAIN, *DICOM_ENDINGS)
 
 PASSED = "masks and hidden files, passed over"
 DOCUMENTS = "DICOM reports, plans and indexes, which hold no image, passed over"
-_HIDDEN = ("__MACOSX", "@eaDir")
-_MASK = re.compile(r"(.+?)[ _-]+(?:masks?|seg|segmentations?|labels?|gt)(?:[ _-]*\d+)?", re.IGNORECASE)
+_HIDDEN = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_KIND = r"(?:masks?|seg|segmentations?|labels?|gt)"
+_MASK = re.compile(rf"(.+?)[ ._-]+{_KIND}(?:[ _-]*\d+)?|{_KIND}[ ._-]+(.+)", re.IGNORECASE)
 _MASKS, _IMAGES = (
-    re.compile(r"masks?|segmentations?|ground[ _-]?truth", re.IGNORECASE),
+    re.compile(r"(?:.+[ _-])?(?:masks?|segmentations?|ground[ _-]?truth)", re.IGNORECASE),
     ("image", "images", "img", "imgs"),
 )
 
@@ -107,4 +108,4 @@ def _is_mask(name: str, stems: set[str], beside: list[str]) -> bool:
     if name.endswith("/"):
         return bool(_MASKS.fullmatch(name[:-1])) and any(other[:-1].lower() in _IMAGES for other in beside)
     found = _MASK.fullmatch(os.path.splitext(name)[0])
-    return found is not None and found[1].lower() in stems
+    return found is not None and (found[1] or found[2]).lower() in stems

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn import metrics
 
 from ..data.labels import labels_by_name
 from ..errors import DataError
@@ -111,7 +110,7 @@ def _check(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], th
         raise DataError(f"scores {scores.shape}, labels {labels.shape} and {count} categories: give both as (N, C)")
     if not np.isfinite(scores).all():
         raise DataError(f"scores: row {np.argwhere(~np.isfinite(scores))[0][0]} is not finite; give numbers")
-    if not np.isin(labels, (0, 1)).all():
+    if ((labels != 0) & (labels != 1)).any():
         raise DataError("labels: only 0 and 1 are allowed")
     if thresholds is not None and np.shape(thresholds) != (count,):
         raise DataError(f"thresholds: shape {np.shape(thresholds)}, expected one for each of {count} categories")
@@ -154,12 +153,16 @@ def _macro(scores: list[Score], **across: float | None) -> Macro:
 def _across(scores: np.ndarray, labels: np.ndarray, thresholds: np.ndarray | None) -> dict[str, float | None]:
     """The figures of `Macro` that look at all categories of an image together."""
     found: dict[str, float | None] = {}
-    # an image can be ranked if it has one category and lacks another
-    if ((labels.sum(1) > 0) & (labels.sum(1) < labels.shape[1])).any():
-        found["ranking_loss"] = float(metrics.label_ranking_loss(labels, scores))
+    has, count = labels == 1, labels.sum(1)
+    pairs = count * (labels.shape[1] - count)  # of a category that an image shows and one that it does not
+    if pairs.any():
+        wrong = np.zeros(len(labels))
+        for c, rows in enumerate(has.T):
+            wrong[rows] += (~has[rows] & (scores[rows] >= scores[rows, c, None])).sum(1)
+        found["ranking_loss"] = float(np.mean(wrong / np.maximum(pairs, 1)))
     if thresholds is not None:
         decided = scores >= np.asarray(thresholds)
-        found["f1_micro"] = _f1(labels.ravel() == 1, decided.ravel())
-        found["exact_match"] = float(metrics.accuracy_score(labels, decided))
-        found["hamming_loss"] = float(metrics.hamming_loss(labels, decided))
+        found["f1_micro"] = _f1(has.ravel(), decided.ravel())
+        found["exact_match"] = float((has == decided).all(1).mean())
+        found["hamming_loss"] = float((has != decided).mean())
     return found

@@ -84,6 +84,8 @@ def test_a_folder_is_walked_in_the_order_of_its_paths(folder):
     [
         ["a/._z.JPG", ".ipynb_checkpoints/b.png", "__MACOSX/._b.png"],
         ["b_mask.png", "a/z_mask_1.PNG", "a_seg.tif"],
+        ["mask_b.png", "a/z.mask.png", "Segmentation-a.tif"],
+        ["$RECYCLE.BIN/b.png", "System Volume Information/b.png", "lost+found/b.png"],
         ["b-Segmentation.png", "a/Z GT.bmp", "b_label 2.png"],
     ],
 )

@@ -142,6 +142,13 @@ def test_rankings_are_those_of_scikit_learn(digits):
     assert found == pytest.approx(metrics.f1_score(y, score >= 0.5), abs=1e-14)
 
 
+def test_the_ranking_loss_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels, scores = (rng.random((200, 5)) < 0.3).astype(int), rng.random((200, 5)).round(1)
+    found = evaluate(scores, labels, list("ABCDE")).multilabel.macro.ranking_loss
+    assert found == pytest.approx(metrics.label_ranking_loss(labels, scores), abs=1e-14)
+
+
 def test_only_the_order_of_scores_matters_to_the_rankings():
     plain, curved = evaluate(SCORES, LABELS, ["A", "B"]), evaluate(np.exp(5 * SCORES), LABELS, ["A", "B"])
     assert plain == curved
