@@ -1,67 +1,40 @@
-"""Commands for after the fit: what to decide, and who pays. `commands.py` has the others."""
+"""Commands for after the fit: who pays, what to decide, another hospital; and those of `case_commands`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 import sdmad_lite as sd
 
-from .cli import answer, app, command, output, remark
+from . import case_commands  # noqa: F401  # adds its own
+from .cli import answer, app, command, output
 from .errors import SDMADError
 from .files import NOTICE
-from .options import Detector, Device, DropCopies, Images, Part, parts_of
+from .options import Detector, Device, FewImages, Images, Judged, Part, Source, files_of, parts_of
 
-Exclude = Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")]
-Resamples = Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")]
-Seed = Annotated[int, Option(min=0, help="of the resamples")]
-
-
-def scored(detector: str, source: Part, exclude: bool, drop_copies: bool, device: str | None) -> tuple:
-    """Detector, table of unseen images with those of its categories that there are, scores, thresholds and copies."""
-    from .data import without_copies
-    from .evaluation.seen_images import unseen
-
-    fitted = sd.SDMAD.load(detector, device=device)
-    known = fitted.bank.categories
-    table = unseen(detector, source.table(known, usual="test"), exclude)
-    table, copies = without_copies(source.data, table, drop_copies, not output.quiet)
-    if missing := [c for c in known if c not in table.categories]:
-        remark(f"not scored, the data have no column for them: {', '.join(missing)}")
-    if not table.has_patients:
-        remark("the data name no patients: intervals take every image for another one and may be too narrow")
-    if not table.labels.any() or table.labels.all():
-        raise SDMADError(
-            f"{source.data}: the images show none or all of the categories; give some with and some without"
-        )
-    columns = [known.index(c) for c in table.categories]
-    scores = fitted.predict_proba(table.images, progress=not output.quiet)[:, columns]
-    return table, scores, fitted.thresholds_[columns], copies
+KINDS = "absent", "present"
 
 
 @command(app, "subgroups", "sdmad subgroups --detector build/detector --data data_samples/chest --by sex,site,sex+site")
 def subgroups(
     detector: Detector,
     source: Part,
+    judged: Judged,
     by: Annotated[str | None, Option(help="columns, + for crossings (default: sex, age, site, as there are)")] = None,
     least: Annotated[int, Option(min=1, help="patients that a group must have for a figure")] = 10,
-    exclude_support: Exclude = False,
-    drop_copies: DropCopies = False,
-    resamples: Resamples = 200,
-    seed: Seed = 0,
-    device: Device = None,
 ) -> None:
     """Who pays: figures and errors by sex, age, site and crossings, with intervals, on images not seen before."""
     from .deployment.subgroups import by_group, columns_to_group
     from .show.answers import groups_text
 
-    table, scores, thresholds, _ = scored(detector, source, exclude_support, drop_copies, device)
+    table, scores, thresholds, _ = judged.scores(detector, source)
     if not (asked := parts_of(by) or columns_to_group(table)):
         raise SDMADError(f"{source.data}: no column sex, age, site or view to group by; name another with --by")
-    rows = by_group(scores, table, thresholds, asked, least=least, resamples=resamples, random_state=seed)
+    draws, seed = judged.resamples, judged.seed
+    rows = by_group(scores, table, thresholds, asked, least=least, resamples=draws, random_state=seed)
     told = {"detector": detector, "images": len(table), "by": asked, "groups": [asdict(row) for row in rows]}
     answer(told | {"notice": NOTICE}, f"{groups_text(rows)}\n{len(table)} images\n{NOTICE}")
 
@@ -74,7 +47,7 @@ def subgroups(
 def decide(
     detector: Detector,
     source: Images,
-    images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
+    images: FewImages = None,
     level: Annotated[float, Option(help="share of images whose set is to hold the truth")] = 0.9,
     prevalence: Annotated[float | None, Option(help="of each category (default: that of the support set)")] = None,
     estimate: Annotated[bool, Option("--estimate", help="prevalence: the likeliest for these images")] = False,
@@ -88,7 +61,6 @@ def decide(
     detector; afterwards --data can be left out. Without images it says what can be promised.
     """
     from .deployment.decisions import Decisions, cost_threshold, cross_fit, promised_cover
-    from .deployment.scoring import listed
     from .evaluation.seen_images import seen
     from .show.answers import decisions_text, promises_text
 
@@ -102,10 +74,7 @@ def decide(
         decisions.save(detector)
     else:
         decisions = Decisions.load(detector, fitted)
-    folders = {name: [path for _, path in listed(name)] for name in images or [] if Path(name).is_dir()}
-    few = dict(listed([path for name in images for path in folders.get(name, [name])])) if images else {}
-    shares = decisions.shares(prevalence)
-    rows = []
+    few, shares, rows = files_of(images), decisions.shares(prevalence), []
     if few:
         logits = fitted.decision_function(list(few.values()), progress=progress)
         shares = decisions.prevalence(logits)[:, 0] if estimate else shares
@@ -114,11 +83,32 @@ def decide(
             for category, p, word in zip(decisions.categories, *columns, strict=True):
                 row = {"image": name, "category": category, "probability": float(p), "answer": str(word)}
                 rows.append(row | {"alarm": bool(p >= cost_threshold(miss))})
-    kinds = [dict(zip(("absent", "present"), map(int, pair), strict=True)) for pair in decisions.counts]
     promised = {
-        name: {kind: {"images": n, "cover": promised_cover(n, level)} for kind, n in of.items()}
-        for name, of in zip(decisions.categories, kinds, strict=True)
+        name: {kind: {"images": n, "cover": promised_cover(n, level)} for kind, n in zip(KINDS, counts, strict=True)}
+        for name, counts in zip(decisions.categories, decisions.counts.tolist(), strict=True)
     }
     told = {"detector": detector, "level": level, "promises": promised, "decisions": rows}
     told |= {"prevalence": dict(zip(decisions.categories, shares.tolist(), strict=True)), "notice": NOTICE}
     answer(told, f"{decisions_text(rows)}{promises_text(promised, level)}\n{NOTICE}")
+
+
+@command(
+    app, "sites", "sdmad sites --detector build/detector --data data_samples/chest --site data_samples/chest --shots 4"
+)
+def sites(
+    detector: Detector,
+    source: Source,
+    site: Annotated[str, Option(help="data of the other hospital; --data are those of home, both read alike")],
+    shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
+    resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
+    seed: Annotated[int, Option(min=0, help="of the halves, shots and resamples")] = 0,
+    device: Device = None,
+) -> None:
+    """Another hospital: three remedies side by side, before and after, at both sites."""
+    from .deployment.sites import compare_sites
+    from .show.answers import remedies_text
+
+    fitted = sd.SDMAD.load(detector, device=device)
+    home, away = (replace(source, data=data).table(fitted.bank.categories) for data in (source.data, site))
+    rows = compare_sites(fitted, home, away, shots=shots, resamples=resamples, random_state=seed)
+    answer({"figures": [asdict(row) for row in rows], "notice": NOTICE}, f"{remedies_text(rows)}\n{NOTICE}")

@@ -1,20 +1,20 @@
-"""Commands of a detector at work: a memory of confirmed cases, and another hospital. `commands.py` has the others."""
+"""Commands of a memory of confirmed cases. `commands.py` has the others."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 import sdmad_lite as sd
 
 from .cli import answer, app, command, output
 from .errors import SDMADError
 from .files import NOTICE
-from .options import Detector, Device, Part, Source
+from .options import Detector, Device, FewImages, Part, files_of
 
 if TYPE_CHECKING:
     from .deployment.memory import Memory
@@ -23,9 +23,9 @@ memory_app = typer.Typer(
     help="A memory of confirmed cases: a detector learns while it works, without training.", rich_markup_mode=None
 )
 app.add_typer(memory_app, name="memory")
-
 File = Annotated[str, Option("--memory", help="SQLite file of the cases; 'add' makes it where there is none")]
 Who = Annotated[str, Option(help="the person who answers for this entry")]
+SIGN = "of the --finding: what is visible; repeat it for more"
 
 
 def opened(memory: str, detector: str, device: str | None, new: bool = False) -> Memory:
@@ -49,7 +49,7 @@ def add(
     source: Part,
     who: Who,
     finding: Annotated[str | None, Option(help="all images show this, which the detector did not know")] = None,
-    sign: Annotated[list[str] | None, Option(help="of the --finding: what is visible; repeat it for more")] = None,
+    sign: Annotated[list[str] | None, Option(help=SIGN)] = None,
     self_made: Annotated[bool, Option("--self-made", help="its own decisions, unconfirmed; scores may fall")] = False,
     device: Device = None,
 ) -> None:
@@ -63,7 +63,7 @@ def add(
     else:
         numbers = cases.add(table.images, None if self_made else table.labels, who=who, self_made=self_made)
     told = {"memory": str(Path(memory).resolve()), "entries": numbers, "cases": len(cases), "notice": NOTICE}
-    answer(told, f"entries {numbers[0]} to {numbers[-1]}, {told['cases']} cases: {told['memory']}\n{NOTICE}")
+    answer(told, f"entries {numbers[0]} to {numbers[-1]}, {len(cases)} cases: {told['memory']}\n{NOTICE}")
 
 
 @command(
@@ -74,12 +74,11 @@ def add(
 def score(
     memory: File,
     detector: Detector,
-    images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
+    images: FewImages = None,
     out: Annotated[str | None, Option(help="folder of the detector that has learnt, for all other commands")] = None,
     device: Device = None,
 ) -> None:
     """Score images with what the cases have taught, or write the detector that has learnt."""
-    from .deployment.scoring import listed
     from .show.answers import explained_rows, explained_table
 
     if bool(images) == bool(out):
@@ -88,28 +87,21 @@ def score(
     if out:
         told = {"detector": str(learnt.save(out).resolve()), "notice": NOTICE}
         return answer(told, f"{NOTICE}\ndetector: {told['detector']}")
-    folders = {name: [path for _, path in listed(name)] for name in images or () if Path(name).is_dir()}
-    paths = [path for name in images or () for path in folders.get(name, [name])]
-    found = explained_rows(learnt, dict(listed(paths)), not output.quiet)
+    found = explained_rows(learnt, files_of(images), not output.quiet)
     answer({"predictions": found, "notice": NOTICE}, f"{explained_table(found)}\n{NOTICE}")
 
 
 @command(memory_app, "log", "sdmad memory log --memory build/cases.db --detector build/detector")
 def log(memory: File, detector: Detector, device: Device = None) -> None:
     """List the entries, those that were rolled back too, and say whether the cases drift; exit code 1 if they do."""
-    from .show.answers import aligned
+    from .show.answers import log_text
 
     cases = opened(memory, detector, device)
-    standing, (evidence, alarm) = {entry.id for entry in cases.file.standing}, cases.drift()
+    (evidence, alarm), standing = cases.drift(), {entry.id for entry in cases.file.standing}
     told = [asdict(entry) | {"stands": entry.id in standing} for entry in cases.file.log]
-    rows = [["entry", "at", "who", "kind", "about", ""]]
-    for entry in cases.file.log:
-        about = ", ".join(entry.about) or "normal" if entry.image else str(entry.about)
-        off = "" if entry.id in standing or entry.kind == "rollback" else "rolled back"
-        rows.append([str(entry.id), entry.at, entry.who, entry.kind, about, off])
     text = f"drift: cases come otherwise since before entry {alarm.id}" if alarm else "drift: none"
     found = {"entries": told, "drift": alarm and alarm.id, "evidence": evidence.tolist()}
-    answer(found, f"{aligned(rows)}\n{text}", int(alarm is not None))
+    answer(found, f"{log_text(told)}\n{text}", int(alarm is not None))
 
 
 @command(
@@ -128,26 +120,4 @@ def rollback(
     cases = opened(memory, detector, device)
     cases.rollback(to, who=who)
     told = {"memory": str(Path(memory).resolve()), "cases": len(cases)}
-    answer(told, f"{told['cases']} cases stand: {told['memory']}")
-
-
-@command(
-    app, "sites", "sdmad sites --detector build/detector --data data_samples/chest --site data_samples/chest --shots 4"
-)
-def sites(
-    detector: Detector,
-    source: Source,
-    site: Annotated[str, Option(help="data of the other hospital; --data are those of home, both read alike")],
-    shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
-    resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
-    seed: Annotated[int, Option(min=0, help="of the halves, shots and resamples")] = 0,
-    device: Device = None,
-) -> None:
-    """Another hospital: three remedies side by side, before and after, at both sites."""
-    from .deployment.sites import compare_sites
-    from .show.answers import remedies_text
-
-    fitted = sd.SDMAD.load(detector, device=device)
-    home, away = (replace(source, data=data).table(fitted.bank.categories) for data in (source.data, site))
-    rows = compare_sites(fitted, home, away, shots=shots, resamples=resamples, random_state=seed)
-    answer({"figures": [asdict(row) for row in rows], "notice": NOTICE}, f"{remedies_text(rows)}\n{NOTICE}")
+    answer(told, f"{len(cases)} cases stand: {told['memory']}")

@@ -14,12 +14,27 @@ from typer import Argument, Option
 
 import sdmad_lite as sd
 
-from . import case_commands  # noqa: F401  # adds its own
-from .after_fit import Exclude, Resamples, Seed, scored
+from . import after_fit  # noqa: F401  # adds its own
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, claimed, is_main, new_folder, world, write_text
-from .options import Asked, Detector, Device, DropCopies, Images, Model, Part, Scoring, Source, Stage1, Task, set_in
+from .options import (
+    Asked,
+    Detector,
+    Device,
+    DropCopies,
+    FewImages,
+    Images,
+    Judged,
+    Model,
+    Part,
+    Scoring,
+    Source,
+    Stage1,
+    Task,
+    files_of,
+    set_in,
+)
 
 
 @command(app, "run", "sdmad run --data data_samples/chest --signs chest_phantoms --out build/report")
@@ -105,7 +120,7 @@ def predict(
     detector: Detector,
     source: Images,
     scoring: Scoring,
-    images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")] = None,
+    images: FewImages = None,
     out: Annotated[str | None, Option(help=".parquet (a folder), .csv or .jsonl: a row per image")] = None,
     form: Annotated[Literal["table", "csv"] | None, Option("--format", help="of stdout (default: table)")] = None,
     maps: Annotated[str | None, Option(metavar="DIR", help="folder of heat maps of the categories detected")] = None,
@@ -136,8 +151,7 @@ def predict(
     root = Path(source.data) if source.data and Path(source.data).is_dir() else None
     rows: Any = root  # a folder is searched for images at any depth
     if images:
-        folders = {name: [path for _, path in listed(name)] for name in images if Path(name).is_dir()}
-        rows = [path for name in images for path in folders.get(name, [name])]
+        rows = list(files_of(images).values())
     elif source != Images(source.data) or not root or (root / "labels.csv").exists():
         rows = source.table(())
     if maps or not out:
@@ -163,21 +177,17 @@ def predict(
 def evaluate(
     detector: Detector,
     source: Part,
-    exclude_support: Exclude = False,
-    drop_copies: DropCopies = False,
-    resamples: Resamples = 200,
-    seed: Seed = 0,
+    judged: Judged,
     out: Annotated[str | None, Option(help="JSON file to write as well")] = None,
-    device: Device = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
     from .evaluation.intervals import bootstrap, remarks
     from .show.answers import scores_by_protocol
 
-    table, scores, thresholds, copies = scored(detector, source, exclude_support, drop_copies, device)
+    table, scores, thresholds, copies = judged.scores(detector, source)
     patients, progress = list(table.patients()), not output.quiet
     given = scores, table.labels, table.categories, thresholds
-    result = bootstrap(*given, patients, resamples, seed, progress=progress)
+    result = bootstrap(*given, patients, judged.resamples, judged.seed, progress=progress)
     for line in remarks(result):
         remark(line)
     told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}

@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from typer import Option
+from typer import Argument, Option
 
 import sdmad_lite as sd
 
-from .cli import remark
+from .cli import output, remark
 from .errors import DataError, SDMADError
 
 if TYPE_CHECKING:
@@ -27,11 +27,20 @@ SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evalua
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
 Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
+FewImages = Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")]
 
 
 def parts_of(text: str | None) -> list[str]:
     """Names between commas."""
     return [name.strip() for name in text.split(",")] if text else []
+
+
+def files_of(images: list[str] | None) -> dict[str, str]:
+    """Name -> path of images, and of those in folders at any depth."""
+    from .deployment.scoring import listed
+
+    folders = {name: [path for _, path in listed(name)] for name in images or () if Path(name).is_dir()}
+    return dict(listed([path for name in images for path in folders.get(name, [name])])) if images else {}
 
 
 def set_in(group: object) -> str:
@@ -110,6 +119,37 @@ class Images(Part):
         """Refuse options of data where there are none."""
         if not self.data and (given := set_in(self)):
             raise SDMADError(f"{given}: only beside data=; leave it out")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """By which images a detector is judged."""
+
+    exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False
+    drop_copies: DropCopies = False
+    resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200
+    seed: Annotated[int, Option(min=0, help="of the resamples")] = 0
+    device: Device = None
+
+    def scores(self, detector: str, source: Part) -> tuple:
+        """Table of unseen images with those of its categories that there are, scores, thresholds and copies."""
+        from .data import without_copies
+        from .evaluation.seen_images import unseen
+
+        fitted = sd.SDMAD.load(detector, device=self.device)
+        known = fitted.bank.categories
+        table = unseen(detector, source.table(known, usual="test"), self.exclude_support)
+        table, copies = without_copies(source.data, table, self.drop_copies, not output.quiet)
+        if missing := [c for c in known if c not in table.categories]:
+            remark(f"not scored, the data have no column for them: {', '.join(missing)}")
+        if not table.has_patients:
+            remark("the data name no patients: intervals take every image for another one and may be too narrow")
+        if not table.labels.any() or table.labels.all():
+            what = "the images show none or all of the categories; give some with and some without"
+            raise SDMADError(f"{source.data}: {what}")
+        columns = [known.index(c) for c in table.categories]
+        scores = fitted.predict_proba(table.images, progress=not output.quiet)[:, columns]
+        return table, scores, fitted.thresholds_[columns], copies
 
 
 @dataclass(frozen=True)

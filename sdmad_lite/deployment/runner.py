@@ -76,11 +76,9 @@ class Exported:
     def outputs(self, images, *names: str) -> list[np.ndarray]:
         """Of N images what the tower says: "embedding" (N, D), "patches" (N, h, w, D), "activations" (N, d)."""
         shape: Any = getattr(images, "shape", ())  # of one image (H, W) or (H, W, 3), of many one more
-        one = (
-            isinstance(images, (str, Path, Image.Image)) or len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
-        )
-        pixels = (self.prepare(image)[None] for image in ([images] if one else images))
-        found = [self.tower.run(names, {"pixels": x}, self.options) for x in pixels]
+        one = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+        many = [images] if one or isinstance(images, (str, Path, Image.Image)) else images
+        found = [self.tower.run(names, {"pixels": self.prepare(image)[None]}, self.options) for image in many]
         if not found:
             raise ExportError("images: the list is empty; give at least one image")
         return [np.concatenate(rows).astype(np.float64) for rows in zip(*found, strict=True)]
@@ -88,12 +86,12 @@ class Exported:
     def features(self, images) -> tuple[np.ndarray, np.ndarray]:
         """What a score is made of: cosines z (N, S) of images and signs, and pooled activations h (N, d)."""
         v, local = self._array("sign_embeddings").T, self.about["local"]
-        if not local:
-            u, h = self.outputs(images, "embedding", "activations")
-            return u @ v, h
-        u, h, patches = self.outputs(images, "embedding", "activations", "patches")
-        best = np.sort((patches @ v).reshape(len(u), -1, v.shape[1]), axis=1)[:, -self.about["patches"] :]
-        return (1 - local) * (u @ v) + local * best.mean(1), h
+        u, h, *patches = self.outputs(images, "embedding", "activations", *["patches"] * (local > 0))
+        z = u @ v
+        for found in patches:  # of which those most like a sign count
+            best = np.sort((found @ v).reshape(len(u), -1, v.shape[1]), axis=1)[:, -self.about["patches"] :]
+            z = (1 - local) * z + local * best.mean(1)
+        return z, h
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray) -> np.ndarray:
         """Logits (N, C) from z (N, S) and h (N, d)."""
@@ -114,23 +112,23 @@ class Exported:
         `signs` are the category's own, first the one that adds most, and then the normal ones.
         """
         (z,), (h,) = self.features([image])
-        (logits,), scale, reference = self.logits(z[None], h[None]), self._array("scale"), self._array("reference")
-        weights, membership, found = self._array("weights"), self._array("membership"), []
-        bias = self._array("bias") + scale * (weights @ reference)  # the logit of a normal image by its signs
+        (logits,), weights, membership = (
+            self.logits(z[None], h[None]),
+            self._array("weights"),
+            self._array("membership"),
+        )
+        parts = self._array("scale")[:, None] * weights * (z - self._array("reference"))
         by_image = self._array("image_weights") @ h + self._array("image_bias")
+        bias, p, found = logits - by_image - parts.sum(1), 1 / (1 + np.exp(-logits)), []
         for c, category in enumerate(self.categories):
-            parts = scale[c] * weights[c] * (z - reference)
-            order = sorted(
-                np.flatnonzero(membership[c + 1] + membership[0]), key=lambda s: (membership[0, s], -parts[s])
-            )
+            own = np.flatnonzero(membership[c + 1] + membership[0])
             signs = [
-                {"text": self.signs[s], "weight": weights[c, s], "cosine": float(z[s]), "contribution": float(parts[s])}
+                {"text": self.signs[s], "weight": weights[c, s], "cosine": float(z[s]), "contribution": parts[c, s]}
                 | {"normal": bool(membership[0, s]), "reason": self.about["reasons"][c][str(s)]}
-                for s in map(int, order)
+                for s in sorted(own.tolist(), key=lambda s: (membership[0, s], -parts[c, s]))
             ]
-            probability, threshold = float(1 / (1 + np.exp(-logits[c]))), float(self.thresholds[c])
-            row = {"category": category, "probability": probability, "threshold": threshold}
-            row |= {"detected": probability >= threshold, "logit": float(logits[c]), "bias": float(bias[c])}
+            row = {"category": category, "probability": float(p[c]), "threshold": float(self.thresholds[c])}
+            row |= {"detected": bool(p[c] >= self.thresholds[c]), "logit": float(logits[c]), "bias": float(bias[c])}
             found.append(row | {"image": float(by_image[c]), "signs": signs})
         return found
 
@@ -142,16 +140,21 @@ class Exported:
         """
         if not self.about["maps"]:
             raise ExportError(f"{self.folder}: its image tower gives no patch embeddings; there are no heat maps")
-        (patches,) = self.outputs([image], "patches")
-        maps = np.moveaxis(patches[0] @ self._array("map_embeddings").T, -1, 0)
-        size, how = read_image(image, self.about["color"]).size, self.about["pixels"]
+        (patches,), how = self.outputs([image], "patches"), self.about["pixels"]
+        maps, size = (
+            np.moveaxis(patches[0] @ self._array("map_embeddings").T, -1, 0),
+            read_image(image, self.about["color"]).size,
+        )
         if how["shape"] == "squash" or size[0] == size[1]:
             return maps
         # the whole image in sides of the square, in whose middle it lies
         scale = (min if how["shape"] == "pad" else max)(side / old for side, old in zip(how["size"], size, strict=True))
-        for axis, share in ((2, size[0] * scale / how["size"][0]), (1, size[1] * scale / how["size"][1])):
-            maps = stretched(maps, share, axis)
-        return maps
+        w, h = (old * scale / side * n for side, old, n in zip(how["size"], size, maps.shape[:0:-1], strict=True))
+        (down, across), new = np.divide(maps.shape[1:], 2), (max(1, round(w)), max(1, round(h)))
+        box = across - w / 2, down - h / 2, across + w / 2, down + h / 2
+        extent, smooth = Image.Transform.EXTENT, Image.Resampling.BILINEAR
+        planes = (Image.fromarray(one.astype(np.float32)) for one in maps)
+        return np.stack([np.array(one.transform(new, extent, box, smooth, fillcolor=np.nan)) for one in planes])
 
 
 def check_files(folder: Path) -> None:
@@ -160,10 +163,10 @@ def check_files(folder: Path) -> None:
         raise ExportError(f"{folder}: holds no {SUMS}; name a folder that 'sdmad export' wrote")
     for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
-        if not (folder / name).is_file():
-            raise ExportError(f"{folder / name}: is missing; copy the folder again, or export again")
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise ExportError(f"{folder / name}: was changed since the export; copy the folder again, or export again")
+        found = (folder / name).is_file() and hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if found != digest:
+            what = "was changed since the export" if found else "is missing"
+            raise ExportError(f"{folder / name}: {what}; copy the folder again, or export again")
 
 
 def read_image(image, color: bool) -> Image.Image:
@@ -197,19 +200,6 @@ def placed(picture: Sequence[int], square: Sequence[int], shape: str) -> tuple[t
     return (new[0], new[1]), (-round((new[0] - square[0]) / 2), -round((new[1] - square[1]) / 2))
 
 
-def stretched(maps: np.ndarray, share: float, axis: int) -> np.ndarray:
-    """Maps over a square as maps over an image whose side is `share` of that of the square, in the same middle."""
-    old = maps.shape[axis]
-    new = max(1, round(old * share))
-    at = ((np.arange(new) + 0.5) / new - 0.5) * share + 0.5  # middles of the new cells, in sides of the square
-    place = (at * old - 0.5).clip(0, old - 1)
-    low = np.minimum(place.astype(int), max(old - 2, 0))
-    high, part = np.minimum(low + 1, old - 1), place - low
-    x = np.moveaxis(maps, axis, -1)
-    x = x[..., low] * (1 - part) + x[..., high] * part
-    return np.moveaxis(np.where((at < 0) | (at > 1), np.nan, x), -1, axis)
-
-
 def main(words: Sequence[str]) -> int:
     """Print the probability, the decision and the reasons of each category for each image."""
     if not words or words[0].startswith("-"):
@@ -223,10 +213,10 @@ def main(words: Sequence[str]) -> int:
                 own = [f"{s['text']} {s['contribution']:+.2f}" for s in row["signs"] if s["weight"] > 0][:3]
                 verdict = "detected" if row["detected"] else "        "
                 print(f"  {row['probability']:.3f} {verdict} {row['category']}: {'; '.join(own)}")
-        print(detector.about["notice"])
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(detector.about["notice"])
     return 0
 
 

@@ -86,6 +86,16 @@ def promises_text(promises: Mapping[str, Mapping], level: float) -> str:
     return aligned(lines)
 
 
+def log_text(entries: Sequence[Mapping]) -> str:
+    """A row for each entry of a memory, and whether it stands."""
+    rows = [["entry", "at", "who", "kind", "about", ""]]
+    for e in entries:
+        what = ", ".join(e["about"]) or "normal" if e["image"] else str(e["about"])
+        off = "" if e["stands"] or e["kind"] == "rollback" else "rolled back"
+        rows.append([str(e["id"]), e["at"], e["who"], e["kind"], what, off])
+    return aligned(rows)
+
+
 def remedies_text(rows: Sequence[SiteFigure]) -> str:
     """What each remedy does to each figure at each site, and what it is."""
     lines = [["remedy", "at", "figure", "before", "after", "difference", "verdict"]]
