@@ -4,8 +4,8 @@
     table = load_dataset("nih_chest14", "/data/nih")
 
 `entry.py` says what is known of a set; `chest.py`, `vindr.py`, `covid.py`, `fundus.py`, `folders.py`, `fastmri.py`,
-`medfm.py` and `medmnist.py` read them; `page.py` writes docs/results/datasets.md. Nothing is fetched unless
-`get_dataset` is called.
+`medfm.py` and `medmnist.py` read them, `npz.py` any .npz of MedMNIST's form; `page.py` writes docs/results/datasets.md.
+Nothing is fetched unless `get_dataset` is called.
 """
 
 from __future__ import annotations

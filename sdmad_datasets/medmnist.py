@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdmad_lite.data import load_npz
 from sdmad_lite.errors import DataError
 
 from .entry import Dataset, Download, Row
+from .npz import load_npz
 
 SIZES = (28, 64, 128, 224)
 

@@ -12,7 +12,6 @@ from .copies import without_copies
 from .dicom import is_dicom
 from .folder import load_folder
 from .names import NORMAL, Names, plain
-from .npz import load_npz
 from .paths import reading
 from .table import PARTS, ImageTable, check_split
 
@@ -51,6 +50,8 @@ def load_data(
     if not os.path.exists(path):  # unlike Path.exists, also for a name too long or with a zero byte
         raise DataError(f"{path}: no such file or folder; correct the path")
     if path.suffix.lower() == ".npz" and not path.is_dir():
+        from sdmad_datasets.npz import load_npz
+
         table = load_npz(path, categories, normal, names, others)
     elif names is not None:
         raise DataError(f"{path}: names= is for a .npz; a folder has its names in labels.csv or in its subfolders")

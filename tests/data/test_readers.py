@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdmad_lite.data import ImageTable, load_data, load_folder, load_npz, read_image, split_train_test
+from sdmad_datasets.npz import load_npz
+from sdmad_lite.data import ImageTable, load_data, load_folder, read_image, split_train_test
 from sdmad_lite.errors import DataError, SDMADWarning
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from .names import Names, check_others, find_normal, plain
-from .paths import reading
-from .table import SPLITS, ImageTable, table_of_classes
+from sdmad_lite.data.names import Names, check_others, find_normal, plain
+from sdmad_lite.data.paths import reading
+from sdmad_lite.data.table import SPLITS, ImageTable, table_of_classes
+from sdmad_lite.errors import DataError
 
 MAX_BYTES = 16 << 30
 """Of all arrays together; ChestMNIST at 224 pixels, the largest of its kind, has 5.6 GB."""
