@@ -206,7 +206,7 @@ def embed(
     signs: Annotated[str | None, Option(help="sign bank; the frozen model alone, nothing after adapters")] = None,
 ) -> None:
     """Write embeddings of images and signs, before and after the adapters."""
-    from .deployment.embeddings import write_embeddings
+    from .deployment.tables import write_embeddings
 
     if Path(out).suffix not in (".npz", ".parquet"):
         raise SDMADError(f"--out {out}: end it in .npz or .parquet, the two forms there are")

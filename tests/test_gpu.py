@@ -8,8 +8,8 @@ from test_golden import SAVED
 
 from sdmad_lite import SDMAD, AlignmentConfig, load_clip, score_archive
 from sdmad_lite.data import draw_support
-from sdmad_lite.deployment.embeddings import write_embeddings
 from sdmad_lite.deployment.scoring import ScoringConfig, score_table
+from sdmad_lite.deployment.tables import write_embeddings
 from sdmad_lite.running import RunConfig
 
 DEVICE = "cuda"

@@ -9,6 +9,7 @@ promise for positives is made of positives alone. Where these are few, "too few 
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Decisions:
     @property
     def counts(self) -> np.ndarray:
         """(C, 2) labelled images without each category, and with it."""
-        return np.column_stack([(self.labels == value).sum(0) for value in (0, 1)])
+        return np.stack([(self.labels == value).sum(0) for value in (0, 1)], 1)
 
     @cached_property
     def models(self) -> list[LogisticRegression]:
@@ -96,12 +97,9 @@ class Decisions:
         A category has to look there as in the support set [Saerens et al. 2002].
         """
 
-        def loss(share: float, ratios: np.ndarray) -> float:
-            return -np.logaddexp(np.log(share) + ratios, np.log1p(-share)).sum()
-
-        def likeliest(decisions: Decisions, rows: np.ndarray) -> list[float]:
-            how = {"bounds": (1e-4, 1 - 1e-4), "method": "bounded"}
-            return [minimize_scalar(loss, args=(ratios,), **how).x for ratios in decisions.evidence(rows).T]
+        def likeliest(own: Decisions, rows: np.ndarray) -> list[float]:
+            losses = [lambda p, r=r: -np.logaddexp(np.log(p) + r, np.log1p(-p)).sum() for r in own.evidence(rows).T]
+            return [minimize_scalar(loss, bounds=(1e-4, 1 - 1e-4), method="bounded").x for loss in losses]
 
         rng, found = np.random.default_rng(random_state), [likeliest(self, logits)]
         while len(found) <= resamples:
@@ -170,12 +168,10 @@ class Decisions:
 def cross_fit(detector: SDMAD, support: ImageTable, folds: int = 5, progress: bool = False) -> Decisions:
     """Decisions for a fitted detector: each support image is scored by a refit that never saw its patient."""
     table = support.by_name(detector.bank.categories)
-    parts = ("backbone", "adapters", "alignment", "selection", "evidence", "run", "random_state")
     logits, fold = np.empty(table.labels.shape), patient_folds(table, folds, detector.random_state)
     for k in tqdm(range(fold.max() + 1), desc="folds", disable=not progress):
         others, held = (table.rows(np.flatnonzero(rows)) for rows in (fold != k, fold == k))
-        other = SDMAD(detector.bank, **{part: getattr(detector, part) for part in parts}).fit_table(others)
-        logits[fold == k] = other.decision_function(held.images)
+        logits[fold == k] = copy.copy(detector).fit_table(others).decision_function(held.images)
     return Decisions(detector.bank.categories, logits, np.asarray(table.labels), about(detector)["detector"])
 
 

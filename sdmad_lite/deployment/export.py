@@ -35,9 +35,8 @@ from .scoring import about
 if TYPE_CHECKING:
     from ..detector import SDMAD
 
-RUNNER, PAGE = "score.py", "index.html"
+RUNNER, PAGE, OUTPUTS = "score.py", "index.html", ("embedding", "activations", "patches")
 LIMIT = 5_000_000  # bytes of a folder, without onnxruntime-web, above which a remark is made
-OUTPUTS = ("embedding", "activations", "patches")
 LINEAR = {"MatMul", "Gemm", "Transpose"}  # what takes the weights of a linear layer in an exported graph
 
 
@@ -54,23 +53,22 @@ class Tower(nn.Module):
         self.size = (size, size) if isinstance(size, int) else tuple(size)  # (H, W)
         _, shown = embed_with_patches(self.model, self.example())
         self.outputs, self.grid = OUTPUTS[: 2 if shown is None else 3], shown is not None and shown.shape[1:3]
-        self.local = len(self.outputs) == 3 and detector.alignment.local > 0
-        self.name = detector.backbone.name
+        self.local, self.name = shown is not None and detector.alignment.local > 0, detector.backbone.name
 
     def example(self) -> Tensor:
         """Pixels (2, 3, H, W) of noise."""
-        pixels = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
-        return pixels.to(self._detector[0].backbone.device)
+        noise = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0))
+        return noise.to(self._detector[0].backbone.device)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Of OUTPUTS those that the tower has."""
         with self._detector[0].installed() as clip:
             views, activations = self._detector[0].views_of_pixels(pixels)
-        found = views[:, 0], activations
         if len(self.outputs) == 2:
-            return found
+            return views[:, 0], activations
         # a score that looks at patches shows where by them, another one by those of the frozen model
-        return *found, views[:, 1:].unflatten(1, self.grid) if self.local else clip.patch_features(pixels).float()
+        patches = views[:, 1:].unflatten(1, self.grid) if self.local else clip.patch_features(pixels).float()
+        return views[:, 0], activations, patches
 
 
 @torch.no_grad()
@@ -109,8 +107,8 @@ def export_detector(detector: SDMAD, out: str | Path, runtime: str | Path | None
 
 def write_sums(folder: Path) -> None:
     """SHA-256 of each file, in the form of `sha256sum`, by which a changed one is known."""
-    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder).as_posix()}\n" for f in files]
     (folder / runner.SUMS).write_text("".join(sums), encoding="utf-8")
 
 
@@ -158,14 +156,9 @@ def state(detector: SDMAD, tower: Tower) -> dict[str, Any]:
     local, patched = detector.alignment.local, len(tower.outputs) == 3
     maps = (detector.sign_embeddings_ if local else clip.encode_texts(bank.texts)) if patched else torch.empty(0)
     numbers = ("weights", "scale", "bias", "thresholds", "image_weights", "image_bias", "reference")
-    return {
-        "format": 1,
-        "notice": NOTICE,
-        "detector": about(detector)["detector"],
-        "bank": bank.name,
-        "color": bank.color,
-        "categories": list(bank.categories),
-        "signs": list(bank.texts),
+    said = {"format": 1, "notice": NOTICE, "detector": about(detector)["detector"], "bank": bank.name}
+    said |= {"color": bank.color, "categories": list(bank.categories), "signs": list(bank.texts)}
+    return said | {
         "membership": detector.membership.astype(int).tolist(),
         "reasons": [{str(s): why for s, why in of.items()} for of in detector.reasons_],
         "pixels": {name: pixels[name] for name in ("size", "shape", "interpolation", "mean", "std")},
@@ -173,15 +166,15 @@ def state(detector: SDMAD, tower: Tower) -> dict[str, Any]:
         "local": local if patched else 0,
         "patches": detector.alignment.patches,
         **{name: np.asarray(getattr(detector, f"{name}_")).tolist() for name in numbers},
-        "sign_embeddings": [[float(f"{x:.6g}") for x in row] for row in detector.sign_embeddings_.tolist()],
-        "map_embeddings": [[float(f"{x:.6g}") for x in row] for row in maps.tolist()],
+        "sign_embeddings": detector.sign_embeddings_.double().numpy().round(7).tolist(),
+        "map_embeddings": maps.double().numpy().round(7).tolist(),
     }
 
 
 def check_same(tower: Tower, folder: Path) -> None:
     """Refuse a folder whose tower says other than the detector's: not all that is exported means the same."""
     pixels = tower.example()
-    (found,) = runner.Exported(folder).tower.run(["embedding"], {"pixels": pixels.cpu().numpy()})
-    alike = float((tower(pixels)[0].cpu() * torch.from_numpy(found)).sum(1).min())
+    found = torch.from_numpy(runner.Exported(folder).tower.run(["embedding"], {"pixels": pixels.cpu().numpy()})[0])
+    alike = float((tower(pixels)[0].cpu() * found).sum(1).min())
     if not alike > 0.99:
         raise BackboneError(f"{tower.name}: says something else as ONNX (cosine {alike:.3f}); choose a plain ViT")

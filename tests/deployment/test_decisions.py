@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,11 +134,12 @@ def test_folds_keep_patients_together_and_leave_every_category_some():
 class Remembers:
     """In place of SDMAD: its logits are the numbers of the images that it was fitted on."""
 
-    def __init__(self, bank, **settings):
-        self.bank, self.settings = bank, settings
+    def __init__(self, *categories):
+        self.bank, self.random_state, self.made = SimpleNamespace(categories=categories), 3, []
 
     def fit_table(self, table):
         self.fitted = set(table.patients())
+        self.made.append(self)
         return self
 
     def decision_function(self, images):
@@ -148,18 +150,12 @@ class Remembers:
 def test_no_image_is_scored_by_a_detector_that_saw_its_patient(monkeypatch):
     table = plain_table([[0, 0], [1, 0], [0, 1], [1, 1]] * 6, patient_id=[f"P{i // 2}" for i in range(24)])
     table = replace(table, categories=("A", "B"))
-    detector = Remembers(type("Bank", (), {"categories": ("A", "B")}))
-    names = ("backbone", "adapters", "alignment", "selection", "evidence", "run")
-    vars(detector).update({name: f"the {name}" for name in names}, random_state=3)
-    made = []
-    monkeypatch.setattr(
-        room, "SDMAD", lambda *given, **settings: made.append(settings) or Remembers(*given, **settings)
-    )
+    detector = Remembers("A", "B")
     monkeypatch.setattr(room, "about", lambda detector: {"detector": "its hash"})
     found = cross_fit(detector, table, folds=3)
     assert found.logits[:, 0].tolist() == list(range(24)) and found.logits[:, 1].tolist() == [8] * 24
-    assert found.detector == "its hash" and len(made) == 3
-    assert all(settings == {name: f"the {name}" for name in names} | {"random_state": 3} for settings in made)
+    assert found.detector == "its hash" and len(detector.made) == 3 and detector not in detector.made
+    assert not hasattr(detector, "fitted") and all(other.random_state == 3 for other in detector.made)
 
 
 # On disk, and as a command
