@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what an editor sees; `_HOME` says the same to Python
     from sdmad_datasets import load_dataset
+    from sdmad_llm import generate_signs
 
     from .alignment import AdapterConfig, AlignmentConfig, RunConfig
     from .clip.backbone import load_clip
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # what an editor sees; `_HOME` says the same to Python
     from .selection import SelectionConfig
     from .show import plots
     from .signs.bank import SignBank, load_bank
-    from .signs.generate import generate_signs
     from .signs.lint import check_bank
 
 __version__ = "0.2.0"
@@ -36,7 +36,7 @@ _HOME = {
     "SelectionConfig": "sdmad_lite.selection",
     "check_bank": "sdmad_lite.signs.lint",
     "evaluate": "sdmad_lite.evaluation.protocols",
-    "generate_signs": "sdmad_lite.signs.generate",
+    "generate_signs": "sdmad_llm",
     "load_clip": "sdmad_lite.clip.backbone",
     "load_dataset": "sdmad_datasets",
     "score_archive": "sdmad_lite.deployment.scoring",

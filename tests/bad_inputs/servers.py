@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 
 from sdmad_datasets import fetch, unpack
-from sdmad_lite.signs.generate import generate_signs
+from sdmad_llm import generate_signs
 
 from .world import Case, serving
 

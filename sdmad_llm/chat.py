@@ -21,11 +21,12 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import GenerationError, needs
-from ..files import write_text
+from sdmad_lite.errors import GenerationError, needs
+from sdmad_lite.files import write_text
+from sdmad_lite.signs.rules import short
+
 from .answers import CUT, PROMPTS, BadAnswer, Response
 from .generate import Settings
-from .rules import short
 
 openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, and what it sends by
 Form = Literal["json_schema", "json_object", "text"]

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from sdmad_lite.errors import GenerationError, MissingExtraError, OutputError
-from sdmad_lite.signs import check_bank, generate_signs, load_bank, parse_bank, usable_signs
-from sdmad_lite.signs.answers import BadAnswer
+from sdmad_lite.signs import check_bank, load_bank, parse_bank
 from sdmad_lite.signs.bank import Sign
-from sdmad_lite.signs.generate import merge
+from sdmad_llm import generate_signs, usable_signs
+from sdmad_llm.answers import BadAnswer
+from sdmad_llm.generate import merge
 
 KEY = "sk-secret-0123456789"
 CHEST = ["Effusion", "Edema"]
@@ -694,9 +695,9 @@ def test_a_wrong_argument_is_named_and_nothing_is_sent(script, change, named):
 
 
 def test_openai_is_an_extra_that_only_generation_needs(script, monkeypatch):
-    code = "import sys, sdmad_lite.signs; sys.exit('openai' in sys.modules)"
+    code = "import sys, sdmad_llm; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    monkeypatch.delitem(sys.modules, "sdmad_lite.signs.chat", raising=False)
+    monkeypatch.delitem(sys.modules, "sdmad_llm.chat", raising=False)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingExtraError, match=r"sdmad_lite\[llm\]"):
         generate(script)

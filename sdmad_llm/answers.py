@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
-from ..errors import needs
-from .bank import once
-from .rules import key, short
+from sdmad_lite.errors import needs
+from sdmad_lite.signs.bank import once
+from sdmad_lite.signs.rules import key, short
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 ENDS, BEGINS, STOPS = (re.compile("|".join(marks), re.S | re.I | re.M) for marks in PROMPTS["marks"].values())

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 from tqdm import tqdm
 
-from .. import __version__
-from ..errors import GenerationError
-from ..files import user_cache
+from sdmad_lite import __version__
+from sdmad_lite.errors import GenerationError
+from sdmad_lite.files import user_cache
+from sdmad_lite.signs.bank import PLAIN, Sign, SignBank, parse_bank, problems, structure
+from sdmad_lite.signs.lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
+from sdmad_lite.signs.rules import Finding, key, short
+
 from .answers import PROMPTS, BadAnswer, entries, entry
-from .bank import PLAIN, Sign, SignBank, parse_bank, problems, structure
-from .lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
-from .rules import Finding, key, short
 
 if TYPE_CHECKING:
     from .chat import Chat
