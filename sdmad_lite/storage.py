@@ -66,7 +66,10 @@ class Model(BaseModel, strict=True, extra="forbid"):
             )
         weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
         name, shape = f"local-dir:{place}" if own else self.name, self.shape or "own"
-        return load_clip(name, weights, own_device(device), shape=shape)
+        clip = load_clip(name, weights, own_device(device), shape=shape)
+        if name == "embedded" and clip.fingerprint != self.fingerprint:  # what version 0.1.0 called so
+            return load_clip("embedded-2", weights, own_device(device), shape=shape)
+        return clip
 
     def differs(self, backbone: Backbone) -> list[str]:
         """In what a backbone is not that of the fit; version 0.1.0 saved the fingerprint alone."""

@@ -1,8 +1,10 @@
 """What the embedded CLIP knows without training: `python tools/backbone_eval.py --seed 0`.
 
-Draws phantoms anew and prints for each sign of each modality the zero-shot AUROC (cosine of image and sign
-text), for each category that of its signs' mean cosine less that of the normal signs, with 95 % bootstrap
-intervals over images. The last line is one JSON object: figure -> [value, interval].
+Draws phantoms anew and prints for each sign of each modality the zero-shot AUROC of its score (of the whole image and
+of the patches most like it, as a detector scores by default), for each category that of its signs' mean score less
+that of the normal signs, with 95 % bootstrap intervals over images. Beside them: does a sign of a kept-out category
+tell its own images from others of that category (sign_truth_frozen), and does a sentence find a composed finding of
+the second hold-out (composition_auroc_mean). The last line is one JSON object: figure -> [value, interval].
 For teaching and research on phantoms; not for clinical use.
 """
 
@@ -17,10 +19,21 @@ import torch
 from pretrain_words import Phrases
 from sklearn.metrics import roc_auc_score
 
-from sdmad_course.sign_truth import touched
+from sdmad_course.sign_truth import sign_truth, touched
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.selection import equal_weights, margins
+from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
+from sdmad_phantoms.findings import (
+    Finding,
+    draw_findings,
+    held_out,
+    sample_finding,
+    second_hold_out,
+    sentence,
+    true_of,
+)
 
 FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from
 ROUNDS = 200
@@ -69,6 +82,38 @@ def pointing(backbone: Backbone, kind: Modality, drawn: list[Phantom]) -> tuple[
     return np.array(hits), np.array(chance)
 
 
+@torch.no_grad()
+def scores(backbone: Backbone, images: list[np.ndarray], color: bool, texts: list[str]) -> np.ndarray:
+    """z (N, S) of the frozen model, as a detector scores by default."""
+    look, v, out = AlignmentConfig(), backbone.encode_texts(texts), []
+    for start in range(0, len(images), 64):
+        views = backbone.views(backbone.prepare(images[start : start + 64], color)).cpu()
+        out.append(sign_scores(views, v, look.local, look.patches).numpy())
+    return np.concatenate(out)
+
+
+def compositions(backbone: Backbone, kind: Modality, count: int, seed: int) -> np.ndarray:
+    """(n,) for each image with one composed finding, of a kind that pretraining never drew: the AUROC of the sentence
+    that says it, of this image against all for which the sentence is not true.
+    """
+    rng, name, drawn = np.random.default_rng(seed), kind.name, []
+
+    def wanted(f: Finding) -> bool:
+        return second_hold_out(name, f) and not held_out(name, f) and f.shape != "structure"
+
+    while len(drawn) < count:
+        f, patient = sample_finding(name, rng, kind.sides, wanted), kind.sample_patient(rng, "P")
+        image, (mask,) = draw_findings(name, patient, [f], rng)
+        if mask.any():  # else it lies where nothing can be seen of it
+            drawn.append((f, image))
+    images, found = [image for _, image in drawn], []
+    z = scores(backbone, images, kind.bank.color, [sentence(name, f.says(), rng) for f, _ in drawn])
+    for i, (f, _) in enumerate(drawn):
+        others = np.array([not true_of(name, f.says(), g) for g, _ in drawn])
+        found.append((z[i, i] > z[others, i]).mean() + (z[i, i] == z[others, i]).mean() / 2)
+    return np.array(found)
+
+
 class Report:
     """Everything measured on one modality, and its pages."""
 
@@ -77,21 +122,23 @@ class Report:
         seen = list(sample_phantoms(images, seed, kind.seen, images_per_patient=1, modality=kind.name))
         every = list(sample_phantoms(images, seed + 1, images_per_patient=1, modality=kind.name))
         self.new = [sign for sign in bank.signs if sign not in kind.seen_signs]
-        u, u_every = (backbone.encode_images([p.image for p in d], color=bank.color) for d in (seen, every))
         truth = np.array([[sign.id in p.signs for sign in kind.seen_signs] for p in seen])
 
-        def signs(pictures, labels, texts):
-            return Scored(labels, (pictures @ backbone.encode_texts(texts).T).numpy(), seed)
-
-        self.known = signs(u, truth, [s.text for s in kind.seen_signs])
-        unseen = [phrasings for phrasings in Phrases(kind).unseen[: len(kind.seen_signs)]]
-        self.unseen = [signs(u, truth, list(texts)) for texts in zip(*unseen, strict=True)]
-        self.kept_out = signs(
-            u_every, np.array([[s.id in p.signs for s in self.new] for p in every]), [s.text for s in self.new]
-        )
+        # the texts of pretraining and their held-out phrasings, on images without the kept-out categories
+        known = [s.text for s in kind.seen_signs]
+        groups = [known, *map(list, zip(*Phrases(kind).unseen[: len(known)], strict=True))]
+        z = scores(backbone, [p.image for p in seen], bank.color, [text for group in groups for text in group])
+        self.known, *self.unseen = (Scored(truth, part, seed) for part in np.split(z, len(groups), axis=1))
+        # the bank, on images of all categories
+        z = scores(backbone, [p.image for p in every], bank.color, bank.texts)
+        ids = {sign.text: sign.id for sign in bank.signs}
+        drawn = np.array([[ids.get(text) in p.signs for text in bank.texts] for p in every])
         labels = np.array([[c in p.categories for c in bank.categories] for p in every])
-        cosines = (u_every @ backbone.encode_texts(bank.texts).T).numpy()
-        self.category = Scored(labels, margins(cosines, equal_weights(bank.membership())), seed)
+        self.kept_out = Scored(*(x[:, [bank.texts.index(s.text) for s in self.new]] for x in (drawn, z)), seed)
+        self.category = Scored(labels, margins(z, equal_weights(bank.membership())), seed)
+        new = [bank.categories.index(c) for c in kind.kept_out]
+        self.within = sign_truth(z, drawn, labels[:, new], bank.membership()[[0, *(c + 1 for c in new)]]).within
+        self.composed = compositions(backbone, kind, images // 3, seed)
         self.hits, self.chance = pointing(backbone, kind, seen)
 
     @property
@@ -129,16 +176,24 @@ def summary(reports: list[Report], seed: int) -> dict:
     known, boot = [r.known.auroc for r in reports], [r.known.boot for r in reports]
     drop = [r.known.auroc - r.unseen_auroc for r in reports]
     hits, chance = (np.concatenate([getattr(r, name) for r in reports]) for name in ("hits", "chance"))
-    pointed = np.random.default_rng(seed).choice(hits, (ROUNDS, len(hits))).mean(1)
+    rng = np.random.default_rng(seed)
+    within, composed = (np.concatenate([getattr(r, name) for r in reports]) for name in ("within", "composed"))
+
+    def of(values: np.ndarray) -> list:
+        """Mean of values and its bootstrap interval over them."""
+        return [float(values.mean()), interval(rng.choice(values, (ROUNDS, len(values))).mean(1))]
+
     old = [np.array([c not in r.kind.kept_out for c in r.kind.bank.categories]) for r in reports]
     category = [(r.category.auroc, r.category.boot) for r in reports]
     return {
         "sign_auroc_mean": over(known, boot),
         "sign_auroc_min": over(known, boot, np.min),
         "unseen_phrasing_drop": over(drop, [r.known.boot - r.unseen_boot for r in reports]),
-        "pointing_game": [float(hits.mean()), interval(pointed)],
+        "pointing_game": of(hits),
         "pointing_game_chance": [float(chance.mean()), None],
         "kept_out_auroc_mean": over([r.kept_out.auroc for r in reports], [r.kept_out.boot for r in reports]),
+        "sign_truth_frozen": of(within[np.isfinite(within)]),
+        "composition_auroc_mean": of(composed),
         "category_auroc_mean": over(
             [a[o] for (a, _), o in zip(category, old, strict=True)],
             [b[:, o] for (_, b), o in zip(category, old, strict=True)],

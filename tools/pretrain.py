@@ -40,7 +40,7 @@ from tqdm import tqdm
 from sdmad_lite.clip.backbone import SHIPPED
 from sdmad_phantoms import MODALITIES
 
-WORK, FOLDER = Path("build/pretrain"), SHIPPED["embedded-3"]
+WORK, FOLDER = Path("build/pretrain"), SHIPPED["embedded"]
 CURVE = Path("docs/results/pretraining_3.jsonl")
 WEIGHTS = {"signs": 1.0, "findings": 1.0, "patches": 1.0, "thumbnail": 0.5, "teacher": 0.5}
 HARD = 4.0

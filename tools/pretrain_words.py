@@ -37,7 +37,7 @@ from sdmad_phantoms.findings import (
     sentence,
 )
 
-FOLDER = SHIPPED["embedded-3"]
+FOLDER = SHIPPED["embedded"]
 HELD_OUT = 4
 """Of the phrasings under "signs", those that pretraining never reads: `backbone_eval.py` measures new words by them."""
 KEPT_OUT_NAMES = re.compile("pneumothora|atelecta|fibros|sclerosis|subdural|occlusion|papill", re.IGNORECASE)

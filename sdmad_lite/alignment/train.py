@@ -43,7 +43,7 @@ class AlignmentConfig(Settings):
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
     intra: NotNegative = 0.1  # weight of `intra_anomaly_loss`
-    local: Share = 0.0  # of the patches most like a sign in its score, see `sign_scores`; 0 looks at the whole alone
+    local: Share = 0.5  # of the patches most like a sign in its score, see `sign_scores`; 0 looks at the whole alone
     patches: AtLeastOne = 4  # of an image that count there
     hardness: NotNegative = 0.0  # focusing exponent of `inter_anomaly_loss`; above 0 the hardest pairs weigh most
 

@@ -1,7 +1,7 @@
 """CLIP to look with: any open_clip model behind one small class, and the embedded default.
 
     load_clip()                                   # ships with the package, nothing is downloaded
-    load_clip("embedded-3")                       # ships too, understands more words
+    load_clip("embedded-2")                       # the default of version 0.1.0, which knows fewer words
     load_clip("ViT-B-32", pretrained="openai")    # any open_clip name and tag
     load_clip("ViT-B-32", pretrained="weights.safetensors")
     load_clip("local-dir:my_clip") or load_clip("hf-hub:org/name")
@@ -33,8 +33,8 @@ from .hub import make_tokenizer, model_folder, tag_file, text_settings, why_not
 from .towers import Blocks, embed_with_patches, encode_text, find_blocks, last_layer_cut, text_length
 
 EMBEDDED = Path(__file__).parent / "embedded"
-SHIPPED = {"embedded": EMBEDDED, "embedded-3": EMBEDDED.with_name("embedded_3")}
-"""What comes with the package, by name: version 2, and version 3, which knows a language of findings."""
+SHIPPED = {"embedded": EMBEDDED, "embedded-2": EMBEDDED.with_name("embedded_2")}
+"""What comes with the package, by name: the default, which knows a language of findings, and that of version 0.1.0."""
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
 """What becomes of a picture that is not square, and open_clip's name for it."""
 CUT = "not square, cut to the middle square (shape='crop')"
@@ -226,7 +226,7 @@ def load_clip(
     answers and HF_HUB_OFFLINE is not set. Checkpoints are read as tensors alone: one that holds code is refused.
 
     Args:
-        name: "embedded" or "embedded-3", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
+        name: "embedded" or "embedded-2", an open_clip model name, or an open_clip "local-dir:" or "hf-hub:" name.
         pretrained: open_clip tag or weights file (.safetensors, or .pt, .bin, .pth of tensors alone); "random" for
             untrained weights. "embedded" and names with a schema bring their own: leave it out, or "random".
         device: where it runs, "cpu", "cuda:1" or the number of a GPU; an accelerator if there is one when left out.
@@ -287,7 +287,7 @@ def _checked_tag(name: str, pretrained: str | None) -> dict:
     known = name.replace("/", "-")
     if known not in open_clip.list_models():
         raise BackboneError(
-            f"unknown model {name!r}: use 'embedded', 'embedded-3', a name of open_clip.list_models(), "
+            f"unknown model {name!r}: use 'embedded', 'embedded-2', a name of open_clip.list_models(), "
             "'local-dir:FOLDER' or 'hf-hub:ORGANISATION/NAME'"
         )
     tag = open_clip.get_pretrained_cfg(known, pretrained) if pretrained else {}

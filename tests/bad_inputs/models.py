@@ -192,7 +192,7 @@ CASES = [
     clip(
         "a name that is no model",
         (
-            "unknown model 'ViT-B-33': use 'embedded', 'embedded-3', a name of open_clip.list_models(), 'local-dir:"
+            "unknown model 'ViT-B-33': use 'embedded', 'embedded-2', a name of open_clip.list_models(), 'local-dir:"
             "FOLDER' or 'hf-hub:ORGANISATION/NAME'"
         ),
         "ViT-B-33",

@@ -84,20 +84,20 @@ def test_an_image_is_its_class_token_plus_the_mean_of_its_patches(clip):
         np.testing.assert_allclose(clip.patch_features(pixels), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_version_3_is_there_by_name_and_understands_words_better(clip):
+def test_the_model_of_version_0_1_0_is_there_by_name_and_understands_fewer_words(clip):
     """On signs that neither was pretrained on, of all modalities, the same phantoms for both."""
-    newer, found = load_clip("embedded-3", device="cpu"), {}
-    assert newer.name == "embedded-3" and newer.fingerprint != clip.fingerprint
+    older, found = load_clip("embedded-2", device="cpu"), {}
+    assert older.name == "embedded-2" and older.fingerprint != clip.fingerprint
     for kind in MODALITIES.values():
         phantoms = list(sample_phantoms(150, SEED, modality=kind.name))
         signs = [sign for sign in kind.bank.signs if sign not in kind.seen_signs]
         truth = np.array([[sign.id in p.signs for sign in signs] for p in phantoms])
-        for model in (clip, newer):
+        for model in (clip, older):
             u = model.encode_images([p.image for p in phantoms], color=kind.bank.color)
             cosines = (u @ model.encode_texts([s.text for s in signs]).T).numpy()
             rows = [roc_auc_score(t, z) for t, z in zip(truth.T, cosines.T, strict=True) if t.sum() >= 4]
             found.setdefault(model.name, []).extend(rows)
-    assert np.mean(found["embedded-3"]) > np.mean(found["embedded"]) + 0.03
+    assert np.mean(found["embedded"]) > np.mean(found["embedded-2"]) + 0.03
 
 
 def sign_auroc(clip, kind) -> dict[str, float]:
