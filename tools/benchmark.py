@@ -54,7 +54,7 @@ from sdmad_phantoms import CHEST, MODALITIES, Modality, modality_named, sample_p
 
 CELLS, EPISODES, BANKS = Path("build/benchmark"), Path("tools/episodes"), Path("tools/banks")
 SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results/few_shots.md")
-SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (1, 4, 16), 5
+SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (4, 16), 5
 TRAIN, TEST, SEED = 600, 800, 1000
 REAL, CLEAN = "nih", "clean"
 WRONG = {"30 % wrong": 0.3, "50 % wrong": 0.5}

@@ -111,16 +111,16 @@ def explanation() -> Figure:
 
 
 def pretraining() -> Figure:
-    """The four losses of pretraining over images seen."""
+    """The five losses of pretraining over its steps; in the first ones the text tower reads the teacher's texts alone."""
     rows = [json.loads(line) for line in Path("docs/results/pretraining.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()
-    for name, color in zip(("signs", "captions", "patches", "thumbnail"), plots.PALETTE, strict=False):
-        axis.plot([row["images"] for row in rows], [row[name] for row in rows], color=color, label=name)
-    minutes, cores = rows[-1]["seconds"] / 60, rows[-1]["processes"]
-    title = f"All four losses still fall after {minutes:.0f} minutes on {cores} cores"
-    axis.set(xlabel="images seen", ylabel="loss", title=title)
-    axis.legend()
+    for name, color in zip(("signs", "findings", "patches", "thumbnail", "teacher"), plots.PALETTE, strict=False):
+        known = [row for row in rows if name in row]
+        axis.plot([row["step"] for row in known], [row[name] for row in known], color=color, label=name)
+    axis.set(xlabel="steps (first the texts alone, then with images)", ylabel="loss", yscale="log")
+    axis.set_title(f"All losses of images still fall after {rows[-1]['seconds']} seconds on a GPU")
+    axis.legend(ncols=2)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -41,7 +41,7 @@ from sdmad_lite.clip.backbone import SHIPPED
 from sdmad_phantoms import MODALITIES
 
 WORK, FOLDER = Path("build/pretrain"), SHIPPED["embedded"]
-CURVE = Path("docs/results/pretraining_3.jsonl")
+CURVE = Path("docs/results/pretraining.jsonl")
 WEIGHTS = {"signs": 1.0, "findings": 1.0, "patches": 1.0, "thumbnail": 0.5, "teacher": 0.5}
 HARD = 4.0
 """How much more an image's own sentences weigh, the true one and the altered one, than those of other images."""
