@@ -101,6 +101,25 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: Tensor | None = None
     return _over_image(maps.permute(2, 0, 1), *picture.size, backbone).numpy()
 
 
+@torch.no_grad()
+def patch_shares(detector: SDMAD, image) -> np.ndarray:
+    """(S, h, w) what each patch of the square that the model saw adds to z, less that of a normal image. [ours]
+
+    A patch has a share of its own where it is one of those most like the sign, and an equal part of the rest. Summed
+    over patches, times scale and weight, the shares are the contribution of the sign.
+    """
+    config, v = detector.alignment, detector.sign_embeddings_
+    with detector.installed() as clip:
+        pixels = clip.prepare([image], detector.bank.color, strict=False)
+        h, w = clip.patch_features(pixels).shape[1:3]
+        cosines = v @ clip.views(pixels)[0].float().cpu().T
+    whole, patches = cosines[:, :1], cosines[:, 1:]  # (S, 1), (S, P)
+    best = patches.topk(min(config.patches, h * w), dim=1)
+    looked = torch.zeros_like(patches).scatter(1, best.indices, best.values / best.values.shape[1])
+    rest = (1 - config.local) * whole - torch.from_numpy(detector.reference_)[:, None].float()
+    return (config.local * looked + rest / (h * w)).unflatten(1, (h, w)).numpy()
+
+
 def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:
     """Maps (S, h, w) of the square that the model saw as maps of the image from which that was made."""
     if backbone.shape == "squash" or width == height:

@@ -19,6 +19,7 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, DetectorError, OutputError, SDMADError
+from sdmad_lite.explain import patch_shares
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
 
@@ -179,12 +180,17 @@ def test_sign_maps_have_a_cosine_for_each_sign_and_patch(fitted, bank, images):
 
 
 @pytest.mark.parametrize("patches", [1, 3, 99])
-def test_a_score_that_looks_at_patches_is_shown_by_its_map(tiny_clip, bank, support, images, tmp_path, patches):
+def test_a_score_that_looks_at_patches_is_explained_patch_by_patch(tiny_clip, bank, support, images, tmp_path, patches):
     alignment = AlignmentConfig(steps=4, augmentations=2, local=0.6, patches=patches)
     detector = SDMAD(bank, backbone=tiny_clip, alignment=alignment).fit_table(support)
     z, _ = detector.features(images[0])
-    for e in detector.explain(images[0]):
-        assert all(sign.cosine == pytest.approx(z[0, bank.texts.index(sign.text)], abs=1e-6) for sign in e.signs)
+    shares = patch_shares(detector, images[0])  # (S, h, w)
+    parts = detector.scale_[:, None] * detector.weights_ * shares.sum((1, 2))
+    for c, e in enumerate(detector.explain(images[0])):
+        for sign in e.signs:
+            s = bank.texts.index(sign.text)
+            assert sign.cosine == pytest.approx(z[0, s], abs=1e-6)
+            assert sign.contribution == pytest.approx(parts[c, s], abs=1e-5)
     # the map is that of the adapted model, whose brightest patches count
     maps = detector.sign_maps(images[0])
     with detector.installed() as clip:

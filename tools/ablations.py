@@ -120,11 +120,11 @@ GRIDS = {
     "small CNN": ({}, {"steps": 200}, {"lr": 1e-3}),
     "prototypical episodes": ({}, {"episodes": 400}, {"lr": 1e-3}),
     "first-order MAML": ({}, {"inner_lr": 0.1}, {"adapt_steps": 40}),
-    "Gaussian discriminant": ({}, {"alpha": 0.01}, {"alpha": 1.0}, {"alpha": 10.0}),
-    "kernel ridge": ({}, {"ridge": 0.1}, {"ridge": 10.0}, {"beta": 5.5}, {"beta": 0.5}, {"scale": 3.0}),
+    "Gaussian discriminant": ({}, {"alpha": 3.0}, {"alpha": 300.0}),
+    "kernel ridge": ({}, {"ridge": 0.1}, {"beta": 0.5}, {"scale": 3.0}, {"scale": 10.0}),
     "blended probe": ({}, {"start": 3.0}, {"lr": 3e-2}, {"steps": 300}),
-    "concepts": ({}, {"keep": 0.3}, {"keep": 1.0}, {"lr": 3e-2}, {"cover": 0.0}),
-    "two stages": ({}, {"lr": 1e-3}, {"lr": 1e-2}, {"steps": 120}),
+    "concepts": ({}, {"keep": 0.3}, {"keep": 1.0}, {"lr": 1e-2}, {"cover": 0.0}),
+    "two stages": ({}, {"lr": 3e-3}, {"steps": 60}),
 }
 
 

@@ -19,9 +19,9 @@ import torch
 from pretrain_words import Phrases
 from sklearn.metrics import roc_auc_score
 
-from sdmad_course.sign_truth import sign_truth, touched
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
+from sdmad_lite.evaluation.sign_truth import sign_truth, touched
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms

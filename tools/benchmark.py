@@ -241,7 +241,8 @@ def main() -> None:
     tasks = [(name, CLEAN, k, None) for name in names for k in shots]
     tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
     tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
-    tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, -task[2]))  # what matters most first, then the longest
+    # what matters most first, then the longest
+    tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, task[1] != CLEAN, -task[2]))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, one_thread) as pool:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))

@@ -26,10 +26,10 @@ from scipy.ndimage import zoom
 from tqdm import tqdm
 
 from sdmad_course import load_or_fit, samples, support_and_validation
-from sdmad_course.sign_truth import touched
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.files import NOTICE
 from sdmad_lite.signs.bank import SignBank, load_bank

@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sdmad_course import load_or_fit, samples, support_and_validation
-from sdmad_course.sign_truth import touched
 from sdmad_lite.alignment import installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import needed_blocks
+from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.files import NOTICE
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks

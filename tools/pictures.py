@@ -111,7 +111,7 @@ def explanation() -> Figure:
 
 
 def pretraining() -> Figure:
-    """The five losses of pretraining over its steps; in the first ones the text tower reads the teacher's texts alone."""
+    """The five losses of pretraining over its steps; in the first the text tower reads the teacher's texts alone."""
     rows = [json.loads(line) for line in Path("docs/results/pretraining.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis = figure.subplots()

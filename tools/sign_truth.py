@@ -19,12 +19,12 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from sdmad_course.sign_truth import points_at, sign_truth
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.intervals import mean_interval
+from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
 from sdmad_lite.files import write_text
 from sdmad_lite.selection import margins
 from sdmad_lite.selection.sign_selector import sign_scores

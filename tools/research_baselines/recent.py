@@ -38,7 +38,7 @@ class GaussianDiscriminant:
     """
 
     what: ClassVar[str] = "Gaussian discriminant beside the sign margin"
-    alpha: float = 0.1  # weight of the discriminant beside 100 times the margin
+    alpha: float = 30.0  # weight of the discriminant beside 100 times the margin
 
     def __call__(self, support: Support) -> Predictor:
         x, target = (part.double() for part in support.examples)
@@ -62,7 +62,7 @@ class KernelRidge:
     """
 
     what: ClassVar[str] = "kernel ridge on what the sign margin leaves over (as ProKeR)"
-    scale: float = 10.0  # s
+    scale: float = 1.0  # s
     ridge: float = 1.0  # l
     beta: float = 2.0  # k(a, b) = exp(-beta (1 - a b))
 
@@ -102,6 +102,7 @@ class Concepts(Trained):
     """
 
     what: ClassVar[str] = "signs chosen before training, then a linear layer (as LaBo)"
+    lr: float = 3e-2
     keep: float = 0.6  # share of each category's signs
     cover: float = 1.0  # weight of the coverage
 
@@ -139,8 +140,8 @@ class TwoStages:
     """
 
     what: ClassVar[str] = "both towers' norms tuned, then a linear readout (as 2SFS)"
-    steps: int = 60  # of the first part
-    lr: float = 3e-3
+    steps: int = 100  # of the first part
+    lr: float = 1e-2
     batch: int = 32
     augmentations: int = 8
 
