@@ -226,7 +226,9 @@ def test_from_a_few_images_it_learns_to_tell_categories_that_co_occur(tiny_clip,
 
 
 def test_no_steps_score_the_frozen_model(tiny_clip, bank, support, images):
-    detector = SDMAD.training_free(bank, backbone=tiny_clip, selection=SelectionConfig(rule="all"))
+    detector = SDMAD.training_free(
+        bank, backbone=tiny_clip, selection=SelectionConfig(rule="all"), alignment=AlignmentConfig(0, local=0)
+    )
     detector.fit_table(support)
     z = (tiny_clip.encode_images(images) @ tiny_clip.encode_texts(bank.texts).T).double().numpy()
     member = bank.membership().astype(np.float64)
