@@ -5,6 +5,9 @@ test image:
 - contributions, image evidence and bias against the logit: the largest difference;
 - pointing game: does the brightest patch of a sign's heat map touch what the generator drew for it? By chance: the
   share of patches that do. The same for a backbone with random weights, which must be at chance;
+- sign truth: does a sign's score tell its own images from others of the category, is the longest bar a sign that was
+  drawn (beside a sign picked at random), and does the map that the score reads touch what was drawn; for categories of
+  pretraining and those kept out;
 - deletion and insertion: the sign's cosine as patches are blurred away, or brought back, from the brightest on, less
   the same for patches in random order (the mean over the course, in units of the cosine's own deviation over images);
 - with --real DIR: the boxes that radiologists drew, for the signs of their finding.
@@ -29,7 +32,7 @@ from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.sign_truth import touched
+from sdmad_lite.evaluation.sign_truth import points_at, sign_truth, touched
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.files import NOTICE
 from sdmad_lite.signs.bank import SignBank, load_bank
@@ -60,6 +63,24 @@ def pointing(backbone: Backbone, bank: SignBank, table: ImageTable) -> list[tupl
                 brightest = maps[bank.texts.index(texts[name])].argmax()
                 out.append((texts[name], float(cells.flat[brightest]), float(cells.mean())))
     return out
+
+
+def reasons(detector: SDMAD, table: ImageTable, categories: Sequence[str]) -> dict[str, np.ndarray]:
+    """Figure -> values of the signs of some categories, see `sign_truth` and `points_at`."""
+    bank, rows = detector.bank, [detector.bank.categories.index(name) for name in categories]
+    texts = {sign.id: sign.text for sign in bank.signs}
+    own = detector.membership[[row + 1 for row in rows]].any(0)
+    z = detector.cosines(table.images)
+    masks = [{texts[name]: mask for name, mask in load_masks(table, row).items()} for row in range(len(table))]
+    drawn = np.array([[text in shown for text in bank.texts] for shown in masks])
+    member = detector.membership[[0, *(row + 1 for row in rows)]]
+    truth = sign_truth(z, drawn, table.labels[:, rows], member, detector.contributions(z)[:, rows])
+    hits = []
+    for row in np.flatnonzero((drawn & own).any(1)):
+        wanted = [masks[row].get(text) if mine else None for text, mine in zip(bank.texts, own, strict=True)]
+        hits.append(points_at(detector.sign_maps(table.images[row]), wanted))
+    found = {"sign_truth": truth.within[np.isfinite(truth.within)], "pointing_game_scored": np.concatenate(hits)[:, 0]}
+    return found | {"longest_bar_true": truth.bars[:, 0], "longest_bar_chance": truth.bars[:, 1]}
 
 
 def courses(backbone: Backbone, bank: SignBank, table: ImageTable, rows: Sequence[int], rng) -> np.ndarray:
@@ -119,10 +140,15 @@ def main() -> None:
     args = parser.parse_args()
     clip, untrained = load_clip(), load_clip(pretrained="random")
     errors, known, new, random, curves = [], [], [], [], []
+    told: dict[str, list[np.ndarray]] = {}
     for name, kind in tqdm(MODALITIES.items(), desc="modalities"):
         bank, train, test = samples(name)
         support, _ = support_and_validation(train, SHOTS, SEED)
-        errors.append(sum_error(load_or_fit(support, bank, clip, f"all_{name}", SEED), test.images))
+        detector = load_or_fit(support, bank, clip, f"all_{name}", SEED)
+        errors.append(sum_error(detector, test.images))
+        for group, categories in (("seen", kind.seen), ("kept_out", kind.kept_out)):
+            for figure, values in reasons(detector, test, categories).items():
+                told.setdefault(f"{figure}_{group}", []).append(values)
         seen = {sign.text for sign in kind.seen_signs}
         for text, hit, chance in pointing(clip, bank, test):
             (known if text in seen else new).append((hit, chance))
@@ -139,6 +165,7 @@ def main() -> None:
         "pointing_game_seen_signs": plain([hit for hit, _ in known]),
         "pointing_game_kept_out_signs": plain([hit for hit, _ in new]),
         "pointing_game_random_weights": plain([hit for hit, _ in random]),
+        **{figure: plain(np.concatenate(values)) for figure, values in told.items()},
         "deletion": plain([curve[0] for curve in curves]),
         "insertion": plain([curve[1] for curve in curves]),
         "signs_with_a_place": len(every),
