@@ -28,6 +28,11 @@ Who = Annotated[str, Option(help="the person who answers for this entry")]
 SIGN = "of the --finding: what is visible; repeat it for more"
 
 
+def example(what: str, more: str = "") -> str:
+    """A command line for the help."""
+    return f"sdmad memory {what} --memory build/cases.db --detector build/detector {more}".rstrip()
+
+
 def opened(memory: str, detector: str, device: str | None, new: bool = False) -> Memory:
     """The memory in a file, of the detector in a folder."""
     from .deployment.memory import Memory
@@ -37,12 +42,7 @@ def opened(memory: str, detector: str, device: str | None, new: bool = False) ->
     return Memory(memory, sd.SDMAD.load(detector, device=device))
 
 
-@command(
-    memory_app,
-    "add",
-    "sdmad memory add --memory build/cases.db --detector build/detector --data data_samples/chest --split test \\\n"
-    "      --who 'Dr A. Reader'",
-)
+@command(memory_app, "add", example("add", "--data data_samples/chest --split test --who 'Dr A. Reader'"))
 def add(
     memory: File,
     detector: Detector,
@@ -66,11 +66,7 @@ def add(
     answer(told, f"entries {numbers[0]} to {numbers[-1]}, {len(cases)} cases: {told['memory']}\n{NOTICE}")
 
 
-@command(
-    memory_app,
-    "score",
-    "sdmad memory score --memory build/cases.db --detector build/detector data_samples/chest/images/0000.png",
-)
+@command(memory_app, "score", example("score", "data_samples/chest/images/0000.png"))
 def score(
     memory: File,
     detector: Detector,
@@ -91,7 +87,7 @@ def score(
     answer({"predictions": found, "notice": NOTICE}, f"{explained_table(found)}\n{NOTICE}")
 
 
-@command(memory_app, "log", "sdmad memory log --memory build/cases.db --detector build/detector")
+@command(memory_app, "log", example("log"))
 def log(memory: File, detector: Detector, device: Device = None) -> None:
     """List the entries, those that were rolled back too, and say whether the cases drift; exit code 1 if they do."""
     from .show.answers import log_text
@@ -104,11 +100,7 @@ def log(memory: File, detector: Detector, device: Device = None) -> None:
     answer(found, f"{log_text(told)}\n{text}", int(alarm is not None))
 
 
-@command(
-    memory_app,
-    "rollback",
-    "sdmad memory rollback --memory build/cases.db --detector build/detector --to 0 --who 'Dr A. Reader'",
-)
+@command(memory_app, "rollback", example("rollback", "--to 0 --who 'Dr A. Reader'"))
 def rollback(
     memory: File,
     detector: Detector,

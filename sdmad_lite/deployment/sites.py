@@ -18,8 +18,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ..data import ImageTable, as_images, draw_support, read_image, split_train_test
 from ..detector import SDMAD
-from ..errors import DataError, SDMADError
+from ..errors import DataError
 from ..evaluation.intervals import resampled
+from ..settings import AtLeastOne, checked
 from .learning import learnt
 from .moments import Moments
 
@@ -102,31 +103,29 @@ def compare_sites(
     Raises:
         DataError: no normal image at a site, or fewer patients of a category than shots.
     """
-    if resamples < 1:
-        raise SDMADError(f"resamples is {resamples}: it must be at least 1, for a remedy is judged by its interval")
-    tables, rows = {"home": home, "site": site}, list[SiteFigure]()
+    checked("resamples", resamples, AtLeastOne)  # a remedy is judged by its interval
     parts = {}
-    for name, table in tables.items():
+    for name, table in {"home": home, "site": site}.items():
         parts[name] = split_train_test(table.by_name(detector.bank.categories), random_state)
         if not all((part.labels.sum(1) == 0).any() for part in parts[name]):
             raise DataError(f"{name}: no normal image in one half of its patients; add some, of several patients")
-    few = {name: train.rows(draw_support(train, shots, random_state)) for name, (train, _) in parts.items()}
-    normals = {
-        name: [train.images[i] for i in np.flatnonzero(train.labels.sum(1) == 0)] for name, (train, _) in parts.items()
-    }
-    cases = np.vstack([np.hstack(detector.features(table.images)) for table in few.values()])
-    shown = np.vstack([table.labels for table in few.values()])
+    adapt = {name: train for name, (train, _) in parts.items()}
+    few = [train.rows(draw_support(train, shots, random_state)) for train in adapt.values()]
+    cases = np.vstack([np.hstack(detector.features(table.images)) for table in few])
+    taught = learnt(detector, Moments.of(cases, np.vstack([table.labels for table in few])))
+    normals = [[t.images[i] for i in np.flatnonzero(t.labels.sum(1) == 0)] for t in (adapt["site"], adapt["home"])]
+    moved = centred(detector, *normals)
+    curve = exposure_curve(adapt["site"].images, adapt["home"].images, detector.bank.color)
     # what each remedy makes of the images that judge it
     test = {name: part for name, (_, part) in parts.items()}
     features = {name: detector.features(part.images) for name, part in test.items()}
     before = {name: detector.logits(*of) for name, of in features.items()}
-    curve = exposure_curve(parts["site"][0].images, parts["home"][0].images, detector.bank.color)
-    taught, moved = learnt(detector, Moments.of(cases, shown)), centred(detector, normals["site"], normals["home"])
     after = {
         ("exposure", "site"): detector.decision_function(exposed(test["site"].images, curve)),
         ("normals", "site"): before["site"] + moved.bias_ - detector.bias_,
         **{("shots", name): taught.logits(*of) for name, of in features.items()},
     }
+    rows = []
     for (remedy, name), logits in after.items():
         found = before[name], logits, test[name], detector.thresholds_, resamples, random_state
         rows += [SiteFigure(remedy, name, *figure) for figure in _figures(*found)]
