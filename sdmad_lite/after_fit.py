@@ -13,7 +13,7 @@ from . import case_commands  # noqa: F401  # adds its own
 from .cli import answer, app, command, output
 from .errors import SDMADError
 from .files import NOTICE
-from .options import Detector, Device, FewImages, Images, Judged, Part, Source, files_of, parts_of
+from .options import MAX_SEED, Detector, Device, FewImages, Images, Judged, Part, Source, files_of, parts_of
 
 KINDS = "absent", "present"
 
@@ -101,7 +101,7 @@ def sites(
     site: Annotated[str, Option(help="data of the other hospital; --data are those of home, both read alike")],
     shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
     resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
-    seed: Annotated[int, Option(min=0, help="of the halves, shots and resamples")] = 0,
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the halves, shots and resamples")] = 0,
     device: Device = None,
 ) -> None:
     """Another hospital: three remedies side by side, before and after, at both sites."""

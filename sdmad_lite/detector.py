@@ -90,6 +90,8 @@ class SDMAD:
         for name, kind in (CONFIGS | {"run": RunConfig}).items():
             if not isinstance(given := getattr(self, name), kind):
                 raise SDMADError(f"{name}: expected {kind.__name__}(...), not {type(given).__name__}")
+        if not isinstance(random_state, (int, np.integer)) or not 0 <= random_state < 2**32:
+            raise SDMADError(f"random_state is {random_state}: it must be a whole number from 0 to 2**32 - 1")
         if not self.alignment.steps and self.adapters != NO_ADAPTERS:
             raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         if isinstance(backbone, str):

@@ -23,6 +23,7 @@ BANKS = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "signs" 
 DATA = "a folder with labels.csv or with a subfolder per class (images may be DICOM), or a .npz file"
 SHAPE = "what becomes of images that are not square: all of them squashed, padded, or cropped (default: squash)"
 CHOICES = ("missing", "size", "uncertain", "views", "official_split")
+MAX_SEED = 2**32 - 1  # that numpy and torch both take
 SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
@@ -32,7 +33,7 @@ FewImages = Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="ima
 
 def parts_of(text: str | None) -> list[str]:
     """Names between commas."""
-    return [name.strip() for name in text.split(",")] if text else []
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def files_of(images: list[str] | None) -> dict[str, str]:
@@ -84,7 +85,7 @@ class Source:
             try:
                 table = sd.load_data(self.data, categories, self.normal, names, others, drop_copies=None)
             except DataError as error:
-                raise DataError(f"{error}{self._as_published(categories)}") from None
+                raise DataError(f"{error}{self._as_published(categories) if ' class' in str(error) else ''}") from None
         else:
             table = sd.load_dataset(self.dataset, self.data, **choices)
             before, table = len(table), table.matching(categories) if categories else table
@@ -128,7 +129,7 @@ class Judged:
     exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False
     drop_copies: DropCopies = False
     resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200
-    seed: Annotated[int, Option(min=0, help="of the resamples")] = 0
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the resamples")] = 0
     device: Device = None
 
     def scores(self, detector: str, source: Part) -> tuple:
@@ -142,7 +143,7 @@ class Judged:
         table, copies = without_copies(source.data, table, self.drop_copies, not output.quiet)
         if missing := [c for c in known if c not in table.categories]:
             remark(f"not scored, the data have no column for them: {', '.join(missing)}")
-        if not table.has_patients:
+        if self.resamples and not table.has_patients:
             remark("the data name no patients: intervals take every image for another one and may be too narrow")
         if not table.labels.any() or table.labels.all():
             what = "the images show none or all of the categories; give some with and some without"
@@ -159,11 +160,15 @@ class Task:
     signs: Annotated[str, Option(help=f"sign bank: a JSON file, or {BANKS}")]
     categories: Annotated[str | None, Option(help="comma-separated categories to use (default: all that fit)")] = None
     shots: Annotated[int | None, Option(min=1, help="positives per category ('run': 16, 'fit': all rows)")] = None
-    seed: Annotated[int, Option(min=0, help="of the (first) draw and of everything random")] = 0
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the (first) draw and of everything random")] = 0
 
     def chosen(self, where: str, table: ImageTable) -> ImageTable:
         """The table with the --categories, all where none is named; refused where no image is normal."""
-        table = table.restricted(parts_of(self.categories)) if self.categories else table
+        from .data.names import plain
+
+        spelled = {plain(name): name for name in table.categories}
+        named = [spelled.get(plain(name), name) for name in parts_of(self.categories)]
+        table = table.restricted(named) if named else table
         if table.labels.any(1).all():
             shown = f"each of the {len(table)} images shows some of {', '.join(table.categories)}"
             raise DataError(f"{where}: {shown}; add normal images, for scores are measured against them")

@@ -258,6 +258,11 @@ CASES = [
         "Invalid value for '--seed': Input should be greater than or equal to 0; see 'sdmad fit --help'",
     ),
     command(
+        "fit: a seed that is too large",
+        fitting(seed=10**20),
+        "Invalid value for '--seed': Input should be less than or equal to 4294967295; see 'sdmad fit --help'",
+    ),
+    command(
         "fit: no steps",
         fitting(steps=0),
         "--steps is 0: it must be at least 1; to train nothing, give --training-free",
