@@ -129,7 +129,7 @@ def _findings(
     Raises:
         DataError: a column may be a misspelt one, or a finding, and nobody said which.
     """
-    own = [name for name in categories if name in names] if categories else []
+    own = [name for name in dict.fromkeys(categories or ()) if name in names]
     missing = [name for name in (*(categories or ()), *DESCRIBED) if name not in columns]
     further, passed = [], []
     for name in names:
