@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit
 
 from sdmad_lite.alignment import installed
-from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
+from sdmad_lite.clip.backbone import Backbone, as_device, load_clip
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection import support_auroc
@@ -38,7 +38,7 @@ def versions(seed: int = 0) -> str:
     """Of what a notebook runs on, in one line."""
     import torch
 
-    return f"Python {sys.version.split()[0]}, torch {torch.__version__}, device {default_device()}, seed {seed}"
+    return f"Python {sys.version.split()[0]}, torch {torch.__version__}, device {as_device()}, seed {seed}"
 
 
 def random_clip() -> Backbone:

@@ -42,19 +42,14 @@ PIXELS = ("mean", "std", "interpolation", "resize_mode")
 """How pixels are prepared, beside the size, which is the model's."""
 
 
-def default_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
-
-
-def as_device(given: str | int | torch.device | None) -> torch.device:
-    """A device as torch, the command line or a number means it; `default_device` for None.
+def as_device(given: str | int | torch.device | None = None) -> torch.device:
+    """A device as torch, the command line or a number means it; for None the accelerator, or the CPU without one.
 
     Raises:
         BackboneError: this machine has it not.
     """
     if given is None:
-        return default_device()
+        return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
     try:
         kind = int(given) if isinstance(given, str) and given.isdigit() else given
         device = torch.device("" if isinstance(given, bool) else kind)

@@ -39,7 +39,7 @@ from sdmad_lite.alignment import (
     inter_anomaly_loss,
     split_image_tower,
 )
-from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
+from sdmad_lite.clip.backbone import Backbone, as_device, load_clip
 from sdmad_lite.running import compiled
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.signs.bank import load_bank
@@ -290,7 +290,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(args.device or default_device())
+    device = as_device(args.device)
     cpu = device.type == "cpu"
     views, images = args.views or (1 if cpu else 8), args.images or (1 if cpu else 16)
     if args.grow:

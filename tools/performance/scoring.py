@@ -16,7 +16,7 @@ import torch
 from common import ratio, record, spread, take_turns
 
 from sdmad_lite.alignment import build_adapters
-from sdmad_lite.clip.backbone import Backbone, default_device, load_clip
+from sdmad_lite.clip.backbone import Backbone, as_device, load_clip
 from sdmad_lite.deployment.scoring import scores
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.selection import equal_weights
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images at once (default 128 on an accelerator, 16 on a CPU)")
     parser.add_argument("--rounds", type=int, default=30, help="measured calls of each (default 30)")
     args = parser.parse_args()
-    device = torch.device(args.device or default_device())
+    device = as_device(args.device)
     gpu = device.type != "cpu"
     models = args.models or ["embedded", "ViT-B-32", *(["ViT-L-14-336"] if gpu else [])]
     figures = {}
