@@ -32,14 +32,13 @@ from tqdm import tqdm
 from sdmad_lite.alignment import (
     AdapterConfig,
     AlignmentConfig,
-    embed_augmented,
     installed,
     iter_augmented,
     record_activations,
 )
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.baselines import Query, Support
+from sdmad_lite.evaluation.baselines import Query, Support, embed_augmented
 from sdmad_lite.evaluation.experiment import IMAGE_ONLY
 from sdmad_lite.evaluation.intervals import mean_interval, paired
 from sdmad_lite.evaluation.protocols import evaluate

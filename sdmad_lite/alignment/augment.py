@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..running.run import in_batches, sent
+from ..running.run import sent
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
@@ -66,10 +66,3 @@ def iter_augmented(backbone: Backbone, pixels: Tensor, count: int, seed: int) ->
     plain = pixels * std + mean
     for _ in range(count - 1):
         yield (augment(plain, generator) - mean) / std
-
-
-@torch.no_grad()
-def embed_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
-    """(count, N, D) unit embeddings of augmented images, on the CPU: for methods that train on the frozen features."""
-    versions = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
-    return torch.stack([in_batches(backbone.image_features, version).cpu() for version in versions])

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..alignment import inter_anomaly_loss
+from ..alignment import in_batches, inter_anomaly_loss, iter_augmented
 from ..data.labels import labels_by_name
 from ..errors import DataError, SDMADError
 from ..selection import equal_weights, logistic, margins
@@ -295,3 +295,10 @@ ON_FEATURES: dict[str, Method] = {
     "CLIP-Adapter": ClipAdapter(),
 }
 """By the name that tables show. Each runs in seconds; those that train on images stand in tools/research_baselines."""
+
+
+@torch.no_grad()
+def embed_augmented(backbone: Backbone, images, count: int, seed: int, color: bool = False) -> Tensor:
+    """(count, N, D) unit embeddings of augmented images, on the CPU: for methods that train on the frozen features."""
+    versions = iter_augmented(backbone, backbone.prepare(images, color), count, seed)
+    return torch.stack([in_batches(backbone.image_features, version).cpu() for version in versions])

@@ -12,13 +12,13 @@ import torch
 from scipy.special import expit
 from tqdm import tqdm
 
-from ..alignment import AlignmentConfig, embed_augmented
+from ..alignment import AlignmentConfig
 from ..data import SUBGROUP_COLUMNS, ImageTable, draw_support, split_train_test
 from ..detector import SDMAD
 from ..errors import DataError
 from ..selection import SelectionConfig, equal_weights, margins
 from ..signs.bank import SignBank
-from .baselines import ON_FEATURES, Method, Predictor, Query, Support
+from .baselines import ON_FEATURES, Method, Predictor, Query, Support, embed_augmented
 from .intervals import Interval, Paired, over_draws, paired
 from .protocols import Evaluation, evaluate
 from .sealed import SealedTest

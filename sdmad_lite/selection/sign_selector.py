@@ -177,9 +177,8 @@ class SignSelector:
         for c, equal in enumerate(equal_weights(membership)):
             own, normal = (np.flatnonzero(membership[row]) for row in (c + 1, 0))
             signs = np.concatenate([own, normal])
-            side = np.sign(equal[signs])
             # normal signs come negated: every column is expected to be higher on positives
-            found = partial(spread, c, signs, side)
+            found = partial(spread, c, signs, np.sign(equal[signs]))
             w, note = self._weigh(found, equal[signs], int(positives[c]), images, auroc[c, own])
             # a sign that weighs next to nothing beside its like is dropped; the heaviest one always stays
             for part in (slice(None, len(own)), slice(len(own), None)):

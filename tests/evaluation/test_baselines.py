@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import quick_baselines
+from conftest import quick_baselines, stripes
 from research_baselines import BASELINES
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.errors import DataError, SDMADError
-from sdmad_lite.evaluation.baselines import Query, Support, descend, prototypes
+from sdmad_lite.evaluation.baselines import Query, Support, descend, embed_augmented, prototypes
 from sdmad_lite.selection import equal_weights
 
 MEMBERSHIP = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
@@ -213,3 +213,10 @@ def test_every_method_agrees_on_a_gpu(quick, shown, tiny_clip_name, name):
     there = replace(support, backbone=load_clip(tiny_clip_name, device="cuda"))
     np.testing.assert_allclose(quick[name](there)(query), quick[name](support)(query), atol=1e-2)
     assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+def test_embedded_views_are_those_of_the_frozen_model(tiny_clip):
+    images, _ = stripes(0, 3)
+    u = embed_augmented(tiny_clip, images, 3, seed=0)
+    assert u.shape == (3, 12, 16) and not torch.allclose(u[0], u[1])
+    torch.testing.assert_close(u[0], tiny_clip.encode_images(images))
