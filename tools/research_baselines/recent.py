@@ -148,7 +148,7 @@ class TwoStages:
     def __call__(self, support: Support) -> Predictor:
         clip, color = support.backbone, support.bank.color
         model = copy.deepcopy(clip.model)
-        tuned = Backbone(model, clip.preprocess, clip.tokenizer, clip.name, clip.pretrained)
+        tuned = Backbone(model, clip.tokenizer, clip.name, clip.pretrained, clip.shape)
         norms = [p for m in model.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters()]
         temperature, tokens = Temperature(support.labels.shape[1]).to(clip.device), tuned.tokenize(support.bank.texts)
         weights, target = support.weights.to(clip.device), support.target.to(clip.device)
