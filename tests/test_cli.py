@@ -383,7 +383,9 @@ def test_embeddings_before_and_after_the_adapters(world, ask, tmp_path):
     detector = SDMAD.load(world.fitted)
     images = [world.path / "data" / f"{i}.png" for i in (3, 4, 5)]
     np.testing.assert_allclose(found["image"], detector.backbone.encode_images(images), atol=1e-6)
-    np.testing.assert_allclose(found["image_adapted"] @ found["sign_adapted"].T, detector.cosines(images), atol=1e-5)
+    with detector.installed() as adapted:
+        np.testing.assert_allclose(found["image_adapted"], adapted.encode_images(images), atol=1e-5)
+    np.testing.assert_allclose(found["sign_adapted"], detector.sign_embeddings_, atol=1e-5)
     assert found["image_id"].tolist() == ["3.png", "4.png", "5.png"]
     assert found["sign_text"].tolist() == detector.bank.texts and found["labels"].shape == (3, 2)
     assert abs(found["image"] - found["image_adapted"]).max() > 1e-4

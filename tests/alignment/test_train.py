@@ -23,6 +23,7 @@ from sdmad_lite.alignment import (
     mixup,
 )
 from sdmad_lite.selection import equal_weights, margins
+from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_lite.signs.bank import parse_bank
 
 # two categories that share sign 1; sign 3 is normal
@@ -263,9 +264,10 @@ def test_the_loss_falls_and_the_support_set_is_separated(tiny_clip, patterns):
 
 def test_the_returned_cosines_are_those_of_the_adapted_model(tiny_clip, patterns):
     adapters, aligned = train(tiny_clip, patterns, steps=5)
-    with installed(tiny_clip, adapters):
-        u, v = tiny_clip.encode_images(patterns[0]), tiny_clip.encode_texts(TEXTS)
-    torch.testing.assert_close(aligned.cosines[0], u @ v.T, rtol=1e-5, atol=1e-6)
+    with installed(tiny_clip, adapters), torch.no_grad():
+        views, v = tiny_clip.views(tiny_clip.prepare(patterns[0])), tiny_clip.encode_texts(TEXTS)
+    z = sign_scores(views, v, AlignmentConfig().local, AlignmentConfig().patches)
+    torch.testing.assert_close(aligned.cosines[0], z, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(aligned.sign_embeddings, v, rtol=1e-5, atol=1e-6)
     assert aligned.cosines.shape == (2, 12, len(TEXTS))
 
@@ -312,7 +314,7 @@ def test_a_watcher_sees_every_step_and_the_adapted_model(tiny_clip, patterns):
 
 def test_no_steps_leave_the_frozen_model(tiny_clip, patterns):
     off = AdapterConfig(vision_share=0, text_share=0)
-    aligned = align(tiny_clip, build_adapters(tiny_clip, off), *patterns, BANK, AlignmentConfig(steps=0))
+    aligned = align(tiny_clip, build_adapters(tiny_clip, off), *patterns, BANK, AlignmentConfig(steps=0, local=0))
     assert aligned.history == []
     assert torch.equal(aligned.cosines[0], tiny_clip.encode_images(patterns[0]) @ aligned.sign_embeddings.T)
     assert torch.equal(aligned.sign_embeddings, tiny_clip.encode_texts(TEXTS))
