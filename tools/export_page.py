@@ -38,6 +38,7 @@ from sdmad_lite.data import draw_support
 from sdmad_lite.deployment.export import Tower, as_onnx, export_detector, smaller
 from sdmad_lite.deployment.runner import Exported
 from sdmad_lite.files import NOTICE, write_text
+from sdmad_lite.selection import sign_scores
 from sdmad_phantoms import sample_phantoms
 
 PAGE, SAMPLES, MODALITIES = Path("docs/results/export.md"), Path("data_samples"), ("chest", "brain", "fundus")
@@ -186,16 +187,19 @@ def forms(detector: SDMAD, place: Path) -> dict[str, Path]:
 def compared(detector: SDMAD, modality: str, place: Path, found: dict[str, list]) -> None:
     """Add to each form what it says of fresh phantoms: same decisions, same reasons, and its size and time."""
     images = [phantom.image for phantom in sample_phantoms(FRESH, seed=977, modality=modality)]
-    z, h = detector.features(images)
+    (z, h), config = detector.features(images), detector.alignment
     pixels, wanted = detector.backbone.prepare(images, detector.bank.color).numpy(), Said(detector, z, h)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     for name, file in forms(detector, place).items():
         session = onnxruntime.InferenceSession(file, options)
-        outputs = [session.run(["embedding", "activations"], {"pixels": x[None]}) for x in pixels]
-        u, activations = (np.concatenate(rows).astype(np.float64) for rows in zip(*outputs, strict=True))
-        same = wanted.alike(Said(detector, u @ detector.sign_embeddings_.double().numpy().T, activations))
+        asked = ["embedding", "activations", *["patches"] * (config.local > 0)]
+        outputs = [session.run(asked, {"pixels": x[None]}) for x in pixels]
+        u, activations, *patches = (np.concatenate(rows).astype(np.float64) for rows in zip(*outputs, strict=True))
+        views = torch.from_numpy(np.hstack([part.reshape(len(u), -1, u.shape[1]) for part in (u, *patches)]))
+        cosines = sign_scores(views, detector.sign_embeddings_.double(), config.local, config.patches).numpy()
+        same = wanted.alike(Said(detector, cosines, activations))
         row = found.setdefault(name, [[], [], [], []])
         row[0].append(megabytes(file))
         row[1].append(seconds(lambda s=session: s.run(None, {"pixels": pixels[:1]}), 50))
