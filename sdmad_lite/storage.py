@@ -87,7 +87,7 @@ class State(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
     selection: SelectionConfig
     evidence: EvidenceConfig
     seed: int
-    scale: list[Number]
+    scale: list[Annotated[Number, Field(ge=0)]]
     bias: list[Number]
     weights: list[list[Number]]
     thresholds: list[Annotated[float, Field(ge=0, le=1)]]

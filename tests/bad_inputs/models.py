@@ -128,6 +128,12 @@ CHANGES = [
     ),
     (
         STATE,
+        "a scale that turns the ranking round",
+        state(scale=lambda found: [-1.0, *found[1:]]),
+        "scale.0: Input should be greater than or equal to 0",
+    ),
+    (
+        STATE,
         "a threshold above 1",
         state(thresholds=lambda found: [0.5, 1.5]),
         "thresholds.1: Input should be less than or equal to 1",
