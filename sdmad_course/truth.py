@@ -61,13 +61,14 @@ class Pointing(NamedTuple):
     chance: float
 
 
-def maps_against_truth(backbone: Backbone, bank: SignBank, table: ImageTable, rows: Sequence[int]) -> Pointing:
-    """The pointing game over the drawn signs of some images of a sample set."""
+def maps_against_truth(model: SDMAD | Backbone, bank: SignBank, table: ImageTable, rows: Sequence[int]) -> Pointing:
+    """The pointing game over the drawn signs of some images of a sample set, for a detector or a frozen model."""
     text, found = {sign.id: sign.text for sign in bank.signs}, list[np.ndarray]()
     for row in rows:
         masks = {text[name]: mask for name, mask in load_masks(table, row).items() if name in text}
         if masks:
-            maps = sign_maps(backbone, bank, table.images[row])
+            image = table.images[row]
+            maps = model.sign_maps(image) if isinstance(model, SDMAD) else sign_maps(model, bank, image)
             found.extend(points_at(maps, [masks.get(sign) for sign in bank.texts]))
     hit, chance = np.mean(found, axis=0) if found else (np.nan, np.nan)
     return Pointing(len(found), float(hit), float(chance))
@@ -83,7 +84,7 @@ def without(picture: Image.Image, patches: np.ndarray) -> Image.Image:
 def score_map(detector: SDMAD, image, category: str, side: int = 8) -> np.ndarray:
     """(side, side): how far the category's logit falls when this square of the image is blurred away.
 
-    Unlike the cosine of patches it asks the whole score: signs after stage 1, and the image evidence.
+    Unlike the map of a sign it asks the whole score: all signs, of the whole image too, and the image evidence.
     """
     picture, c = read_image(image, detector.bank.color), detector.bank.categories.index(category)
     squares = np.eye(side * side, dtype=bool).reshape(-1, side, side)
