@@ -39,6 +39,7 @@ class AlignmentConfig(Settings):
     steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
     lr: Positive = 2e-2  # peak learning rate of Adam
     batch_size: AtLeastOne = 32  # support images in a step
+    sign_batch: AtLeastOne | None = None  # signs in a step, drawn anew in each, see `draw_signs`; all when left out
     augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`
@@ -125,7 +126,7 @@ class Encoders:
     def __init__(self, backbone: Backbone, training: Training, images: Sequence, bank: SignBank, run: RunConfig):
         self.backbone, self.training, self.run = backbone, training, run
         self.pixels, self.tokens = backbone.prepare(images, bank.color), backbone.tokenize(bank.texts)
-        self.membership = torch.from_numpy(bank.membership()).to(backbone.device)
+        self.bank, self.membership = bank, torch.from_numpy(bank.membership()).to(backbone.device)
         with torch.no_grad():
             self.frozen = backbone.text_features(self.tokens)
 
@@ -161,9 +162,14 @@ class Encoders:
         """Activations (n, ...) to views (n, 1 + P, D), see `Backbone.views`, with gradients to the adapters."""
         return self._encode(self.above, activations)
 
-    def embed_signs(self) -> Tensor:
-        """v (S, D), with gradients to the adapters."""
-        return self._encode(self.backbone.text_features, self.tokens)
+    def draw_signs(self) -> Tensor:
+        """Numbers of the signs of this step."""
+        most, seed = self.training.config.sign_batch, (self.training.seed, self.training.step + 1)
+        return sent(draw_signs(self.bank.membership(), most, seed), self.frozen.device)
+
+    def embed_signs(self, signs: Tensor) -> Tensor:
+        """v (S, D) of these signs, with gradients to the adapters."""
+        return self._encode(self.backbone.text_features, self.tokens[signs])
 
     def _encode(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with self.run.autocast(self.backbone.device):
@@ -190,17 +196,29 @@ class Encoders:
         )
 
 
+def draw_signs(membership: np.ndarray, most: int | None, seed: Sequence[int]) -> Tensor:
+    """Numbers of `most` signs, drawn by the seed from each row of M (C + 1, S) in turn; of fewer signs all."""
+    rows, count = membership.shape
+    if most is None or count <= most:
+        return torch.arange(count)
+    order = np.random.default_rng(seed).permutation(count)
+    drawn = membership[:, order]
+    turn = np.where(drawn > 0, drawn.cumsum(1), count).min(0)  # 1 for the first of a row, 2 for the second
+    return torch.from_numpy(order[turn.argsort(kind="stable")][: max(rows, most)])
+
+
 def training_step(training: Training, encoders: Encoders) -> None:
     """One step of stage 1: draw, blend, embed, compare, update."""
-    config, membership = training.config, encoders.membership
+    config, signs = training.config, encoders.draw_signs()
+    membership = encoders.membership[:, signs]
     activations, labels = training.blend(*encoders.batch())
-    views, v = encoders.embed(activations), encoders.embed_signs()
+    views, v = encoders.embed(activations), encoders.embed_signs(signs)
     z = sign_scores(views, v, config.local, config.patches)
     # how much more an image looks like a category's signs than like the normal ones, as a logit
     logits = margins(z, equal_weights(membership)) * training.log_scale.exp() + training.bias
     inter = inter_anomaly_loss(logits, labels, config.hardness)
     discrepancy = discrepancy_loss(v, membership)
-    intra = intra_anomaly_loss(v, encoders.frozen, membership)
+    intra = intra_anomaly_loss(v, encoders.frozen[signs], membership)
     training.update(inter + config.discrepancy * discrepancy + config.intra * intra, [inter, discrepancy, intra])
 
 

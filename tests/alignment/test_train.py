@@ -22,6 +22,7 @@ from sdmad_lite.alignment import (
     iter_augmented,
     mixup,
 )
+from sdmad_lite.alignment.train import draw_signs
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_lite.signs.bank import parse_bank
@@ -32,6 +33,25 @@ MEMBERSHIP = torch.tensor([[0.0, 0, 0, 1], [1, 1, 0, 0], [0, 1, 1, 0]])
 
 def unit(*shape, seed=0):
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+# Signs of a step
+
+
+def test_of_a_large_bank_some_signs_are_drawn_and_each_category_has_one():
+    member = np.eye(4, 40)  # three rows of one sign each, the others are of the fourth
+    member[3] += np.arange(40) >= 4
+    assert draw_signs(member, 40, (0, 1)).tolist() == list(range(40))
+    drawn = [draw_signs(member, 10, (0, step)).tolist() for step in range(50)]
+    assert all(len(set(signs)) == 10 and set(signs) >= {0, 1, 2} for signs in drawn)
+    assert set().union(*drawn) == set(range(40)) and drawn[1] == draw_signs(member, 10, (0, 1)).tolist()
+    assert len(draw_signs(member, 1, (0, 1))) == 4
+
+
+def test_each_category_has_as_many_signs_in_a_step_as_another():
+    member = np.repeat(np.eye(3), (30, 5, 25), axis=1)
+    counts = [member[:, draw_signs(member, 21, (0, step))].sum(1).tolist() for step in range(20)]
+    assert all(sorted(count)[0] == 5 and sorted(count)[1:] == [8, 8] for count in counts)
 
 
 # Category logit

@@ -131,7 +131,7 @@ PLANTED = {
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
 def test_a_planted_checkpoint_is_one_error(plant, tiny_clip, bank, phantom_table, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("sdmad_lite.alignment.train.Checkpoint", noting(kept))
+    monkeypatch.setattr("sdmad_lite.running.resume.Checkpoint", noting(kept))
     how = {"backbone": tiny_clip, "alignment": AlignmentConfig(steps=3, augmentations=1), "run": RunConfig()}
     support = phantom_table.rows(draw_support(phantom_table, 3, seed=0))
     SDMAD(bank, **how).fit_table(support, checkpoint=tmp_path)

@@ -227,6 +227,7 @@ GROWN = {
     "as it is": {},
     "images": {"extra": 9 * 32},
     "signs": {"signs": 500},
+    "signs, 128 of them in a step": {"signs": 500, "sign_batch": 128},
     "categories": {"categories": 30},
     "K": {"shots": 80},
 }
@@ -238,6 +239,8 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
     steps, once, step, counts, peaks = 4, {}, {}, {}, {}
     for _ in range(rounds):
         for name, change in GROWN.items():
+            change, most = dict(change), change.get("sign_batch")
+            change.pop("sign_batch", None)
             task = Task(**{**base, **change})
             counts[name] = len(task.images)
             ticks = []
@@ -246,7 +249,10 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
                 drain()
                 ticks.append(perf_counter())
 
-            config, adapters = AlignmentConfig(steps=steps, augmentations=views), build_adapters(backbone)
+            config, adapters = (
+                AlignmentConfig(steps=steps, augmentations=views, sign_batch=most),
+                build_adapters(backbone),
+            )
             with peak_memory(backbone.device) as peak:
                 whole = seconds(
                     lambda t=task, a=adapters, c=config, w=watch: align(
