@@ -231,6 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="chest only, K = 1, 4, 16 and one dirty bank")
     parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, help="all of these when left out")
+    parser.add_argument("--banks", nargs="+", choices=(CLEAN, *NOISY), help="clean or dirty ones, all when left out")
     parser.add_argument("--real", type=Path, help="folder with labels.csv of NIH radiographs")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one core each")
     args = parser.parse_args()
@@ -238,7 +239,9 @@ def main() -> None:
         ([CHEST.name], QUICK_SHOTS, ["50 % wrong"]) if args.quick else (list(MODALITIES), SHOTS, NOISY)
     )
     shots = sorted(args.shots or every)
-    tasks = [(name, CLEAN, k, None) for name in names for k in shots]
+    banks = args.banks or [CLEAN, *noisy]
+    tasks = [(name, CLEAN, k, None) for name in names for k in shots if CLEAN in banks]
+    noisy = [variant for variant in noisy if variant in banks]
     tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
     tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
     # what matters most first, then the longest
@@ -248,6 +251,7 @@ def main() -> None:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: cell["shots"])
     more = ["--real DIR"] * bool(args.real) + [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
+    more += [f"--banks {' '.join(map(repr, banks))}"] * bool(args.banks)
     command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(more)}'" * bool(more)
     write_json(SUMMARY, summary(cells, command))
     write_page(SUMMARY, PAGE)

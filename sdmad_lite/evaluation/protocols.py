@@ -104,6 +104,18 @@ def evaluate(
     )
 
 
+def confusion(decisions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(C, C): of the images that show category i and not j, the share in which j was detected; nan where there is none.
+
+    On the diagonal, of all images that show i, the share in which i was. Decisions and labels (N, C) are 0 or 1. [ours]
+    """
+    d, y = (np.asarray(rows, dtype=np.float64) for rows in (decisions, labels))
+    shown, found = y.T @ (1 - y), y.T @ (d * (1 - y))
+    np.fill_diagonal(shown, y.sum(0))
+    np.fill_diagonal(found, (d * y).sum(0))
+    return np.divide(found, shown, out=np.full_like(shown, np.nan), where=shown > 0)
+
+
 def _check(scores: np.ndarray, labels: np.ndarray, categories: Sequence[str], thresholds: np.ndarray | None) -> None:
     count = len(categories)
     if scores.shape != labels.shape or scores.ndim != 2 or scores.shape[1] != count:

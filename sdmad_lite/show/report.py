@@ -17,6 +17,7 @@ from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
 from ..evaluation.intervals import figure_text, over_draws, remarks
+from ..evaluation.protocols import confusion
 from ..explain import CategoryExplanation
 from ..files import NOTICE, write_text
 from . import plots
@@ -31,9 +32,12 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
             only findings left out, `copies` of others.
     """
     first, result = experiment.detectors[0], experiment.mean()
+    scores, labels = experiment.scores[BOTH_STAGES][0], experiment.test.labels
+    shown = labels.sum(1)
     data |= {
         "test": len(experiment.test),
         "patients": "patient_id" in experiment.test.meta,
+        "cardinality": float(shown[shown > 0].mean()),
         "shots": experiment.shots,
         "draws": len(experiment.seeds),
         "seeds": experiment.seeds,
@@ -52,6 +56,7 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
     subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
     known = {"subgroups": subgroups, "methods": methods, "left_out": left_out, "data": data, "notice": NOTICE}
     known["remarks"] = remarks(result, len(experiment.seeds))
+    known["confusion"] = confusion(scores >= first.thresholds_, labels).tolist()
     signs = sign_table(experiment)
     write_json(folder / "metrics.json", vars(result) | known)
     write_json(folder / "signs.json", signs)
@@ -64,8 +69,8 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
         result=result,
         signs=signs,
         bars={method: [macro.ap for macro in row["macro"].values()] for method, row in methods.items()},
-        scores=experiment.scores[BOTH_STAGES][0],
-        labels=experiment.test.labels,
+        scores=scores,
+        labels=labels,
         example=_example(experiment),
         plots=plots,
         figure_text=figure_text,

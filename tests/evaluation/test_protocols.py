@@ -10,7 +10,7 @@ from sklearn import metrics
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.intervals import Interval, bootstrap, mean_interval, over_draws, paired, remarks
-from sdmad_lite.evaluation.protocols import Macro, Score, evaluate, ranked
+from sdmad_lite.evaluation.protocols import Macro, Score, confusion, evaluate, ranked
 
 #                    A    B     what it shows
 IMAGES = np.array(
@@ -34,6 +34,12 @@ def result():
 def is_score(score, auroc, ap, positives, negatives):
     assert (score.auroc, score.ap) == pytest.approx((auroc, ap))
     return (score.positives, score.negatives) == (positives, negatives)
+
+
+def test_what_is_taken_for_what_by_hand():
+    """A is found in 2 of its 3 images, B in both; B in none of two images of A alone, A in the one image of B alone."""
+    np.testing.assert_allclose(confusion(SCORES >= 0.5, LABELS), [[2 / 3, 0], [1, 1]])
+    assert np.isnan(confusion(LABELS[:, [0, 0]], LABELS[:, [0, 0]])[0, 1])
 
 
 def test_detection_by_hand(result):
