@@ -72,6 +72,7 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
         scores=scores,
         labels=labels,
         example=_example(experiment),
+        looks=first.alignment.local > 0,
         plots=plots,
         figure_text=figure_text,
     )
