@@ -92,7 +92,7 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
         share = detected[rows].mean() if rows.any() else 0
         axis.barh(i, share, color=HAS if i == 0 else OTHER if i > 1 else NORMAL)
         axis.text(share + 0.02, i, f"{detected[rows].sum()} of {rows.sum()}", va="center", fontsize=SMALL)
-    title = f"detected: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
+    title = f"from {threshold:.2f} on: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
     finish(
         axis,
         [fill(name, 16) for name in groups],

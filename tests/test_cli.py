@@ -699,9 +699,9 @@ def test_rows_of_validation_are_no_matter_to_a_report(data, arguments, tmp_path)
 
 
 def test_a_folder_that_is_no_class_folder_is_told_of_the_public_set(tmp_path, capsys):
-    for name in ("notumor", "pituitary"):
+    for grey, name in enumerate(("notumor", "pituitary")):
         (tmp_path / name).mkdir()
-        Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
+        Image.new("L", (8, 8), grey).save(tmp_path / name / "1.png")
     given = ["--data", tmp_path, "--signs", "brain_tumor_mri", "--out", tmp_path / "out"]
     assert main(["fit", *map(str, given)]) == 2
     assert "is read with --dataset brain_tumor_mri\n" in capsys.readouterr().err
