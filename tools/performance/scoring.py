@@ -43,6 +43,7 @@ def untrained(backbone: Backbone, bank: str = "chest_phantoms", seed: int = 0) -
     detector.image_bias_, detector.bias_, detector.scale_, detector.thresholds_ = (
         torch.full((4, categories), 0.5).double().numpy()
     )
+    detector.history_, detector.reasons_ = [], [{} for _ in detector.bank.categories]
     return detector
 
 
