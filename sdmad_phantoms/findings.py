@@ -475,6 +475,11 @@ def second_hold_out(modality: str, f: Finding) -> bool:
     return zlib.crc32(f"{modality} {f.shape} {f.tone} {f.place}".encode()) % 10 == 0
 
 
+def for_measuring(modality: str, f: Finding) -> bool:
+    """Whether a finding may measure words: of the second hold-out, no structure, nothing like a kept-out category."""
+    return second_hold_out(modality, f) and not held_out(modality, f) and f.shape != "structure"
+
+
 # --- sampling and drawing
 
 ALONG = {

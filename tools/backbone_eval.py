@@ -12,28 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from pretrain_words import Phrases
+from shared import frozen_scores
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.evaluation.sign_truth import sign_truth, touched
 from sdmad_lite.selection import equal_weights, margins
-from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
-from sdmad_phantoms.findings import (
-    Finding,
-    draw_findings,
-    held_out,
-    sample_finding,
-    second_hold_out,
-    sentence,
-    true_of,
-)
+from sdmad_phantoms.findings import draw_findings, for_measuring, sample_finding, sentence, true_of
 
 FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from
 ROUNDS = 200
@@ -82,14 +75,9 @@ def pointing(backbone: Backbone, kind: Modality, drawn: list[Phantom]) -> tuple[
     return np.array(hits), np.array(chance)
 
 
-@torch.no_grad()
 def scores(backbone: Backbone, images: list[np.ndarray], color: bool, texts: list[str]) -> np.ndarray:
     """z (N, S) of the frozen model, as a detector scores by default."""
-    look, v, out = AlignmentConfig(), backbone.encode_texts(texts), []
-    for start in range(0, len(images), 64):
-        views = backbone.views(backbone.prepare(images[start : start + 64], color)).cpu()
-        out.append(sign_scores(views, v, look.local, look.patches).numpy())
-    return np.concatenate(out)
+    return frozen_scores(backbone, images, color, texts, AlignmentConfig())
 
 
 def compositions(backbone: Backbone, kind: Modality, count: int, seed: int) -> np.ndarray:
@@ -98,11 +86,8 @@ def compositions(backbone: Backbone, kind: Modality, count: int, seed: int) -> n
     """
     rng, name, drawn = np.random.default_rng(seed), kind.name, []
 
-    def wanted(f: Finding) -> bool:
-        return second_hold_out(name, f) and not held_out(name, f) and f.shape != "structure"
-
     while len(drawn) < count:
-        f, patient = sample_finding(name, rng, kind.sides, wanted), kind.sample_patient(rng, "P")
+        f, patient = sample_finding(name, rng, kind.sides, partial(for_measuring, name)), kind.sample_patient(rng, "P")
         image, (mask,) = draw_findings(name, patient, [f], rng)
         if mask.any():  # else it lies where nothing can be seen of it
             drawn.append((f, image))

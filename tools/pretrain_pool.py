@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import sdmad_phantoms.findings as findings
 from sdmad_phantoms import MODALITIES, sample_phantoms
-from sdmad_phantoms.findings import Finding, held_out, sample_finding, second_hold_out
+from sdmad_phantoms.findings import Finding, for_measuring, sample_finding
 from sdmad_phantoms.modality import LEAST_PIXELS
 
 SEED = 20261127
@@ -55,9 +55,7 @@ def findings_chunk(name: str, number: int, count: int, second: bool = False) -> 
     """
     rng = np.random.default_rng([SEED, number, [*MODALITIES].index(name), second])
     kind, language, rows = MODALITIES[name], Language(MODALITIES[name]), []
-    wanted: Callable[[Finding], bool] | None = None
-    if second:
-        wanted = lambda f: second_hold_out(name, f) and not held_out(name, f) and f.shape != "structure"  # noqa: E731
+    wanted = partial(for_measuring, name) if second else None
     while len(rows) < count:
         patient, some = kind.sample_patient(rng, "P"), {}
         for _ in range(rng.choice([0, 1, 2, 3], p=[0.08, 0.42, 0.35, 0.15])):

@@ -1,8 +1,25 @@
-"""What several scripts share: cells and tables of their pages."""
+"""What several scripts share: scores of a frozen model, cells and tables of their pages."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
+
+from sdmad_lite.selection.sign_selector import sign_scores
+
+if TYPE_CHECKING:
+    from sdmad_lite.alignment import AlignmentConfig
+    from sdmad_lite.clip.backbone import Backbone
+
+
+@torch.no_grad()
+def frozen_scores(clip: Backbone, images: Sequence, color: bool, texts: list[str], look: AlignmentConfig) -> np.ndarray:
+    """z (N, S) of the frozen model, which looks at patches as `look` says."""
+    views = torch.cat([clip.views(pixels).cpu() for pixels in clip.batches(images, color=color)])
+    return sign_scores(views, clip.encode_texts(texts), look.local, look.patches).numpy()
 
 
 def one_thread() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from shared import frozen_scores
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
@@ -27,7 +28,6 @@ from sdmad_lite.evaluation.intervals import mean_interval
 from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
 from sdmad_lite.files import write_text
 from sdmad_lite.selection import margins
-from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import MODALITIES, sample_phantoms
 
@@ -72,14 +72,11 @@ def backbone(name: str, weights: str | None) -> Backbone:
     return load_clip(name, weights, device="cpu")
 
 
-@torch.no_grad()
 def frozen(model: str, name: str) -> dict[str, float]:
     """Before any training: AUROC of each sign's score over all images, and within its category."""
     (clip, weights, local), (table, bank, drawn, _) = MODELS[model], phantoms(name, *TEST)
     clip = backbone(clip, weights)
-    starts = range(0, len(table.images), 64)
-    views = torch.cat([clip.views(clip.prepare(table.images[i : i + 64], bank.color)) for i in starts])
-    z = sign_scores(views, clip.encode_texts(bank.texts), local, 4).numpy()
+    z = frozen_scores(clip, table.images, bank.color, bank.texts, AlignmentConfig(local=local))
     own = [s for s in np.flatnonzero(bank.membership()[1:].any(0)) if 8 <= drawn[:, s].sum()]
     over = float(np.mean([roc_auc_score(drawn[:, s], z[:, s]) for s in own]))
     return {"over": over, "within": sign_truth(z, drawn, table.labels, bank.membership()).auroc}

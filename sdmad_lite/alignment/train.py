@@ -126,7 +126,8 @@ class Encoders:
     def __init__(self, backbone: Backbone, training: Training, images: Sequence, bank: SignBank, run: RunConfig):
         self.backbone, self.training, self.run = backbone, training, run
         self.pixels, self.tokens = backbone.prepare(images, bank.color), backbone.tokenize(bank.texts)
-        self.bank, self.membership = bank, torch.from_numpy(bank.membership()).to(backbone.device)
+        self.owners = bank.membership()  # the same as membership, where signs are drawn
+        self.membership = torch.from_numpy(self.owners).to(backbone.device)
         with torch.no_grad():
             self.frozen = backbone.text_features(self.tokens)
 
@@ -165,7 +166,7 @@ class Encoders:
     def draw_signs(self) -> Tensor:
         """Numbers of the signs of this step."""
         most, seed = self.training.config.sign_batch, (self.training.seed, self.training.step + 1)
-        return sent(draw_signs(self.bank.membership(), most, seed), self.frozen.device)
+        return sent(draw_signs(self.owners, most, seed), self.frozen.device)
 
     def embed_signs(self, signs: Tensor) -> Tensor:
         """v (S, D) of these signs, with gradients to the adapters."""

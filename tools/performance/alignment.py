@@ -227,10 +227,11 @@ GROWN = {
     "as it is": {},
     "images": {"extra": 9 * 32},
     "signs": {"signs": 500},
-    "signs, 128 of them in a step": {"signs": 500, "sign_batch": 128},
+    "signs, 128 of them in a step": {"signs": 500},
     "categories": {"categories": 30},
     "K": {"shots": 80},
 }
+SIGN_BATCH = {"signs, 128 of them in a step": 128}
 
 
 def growth(backbone: Backbone, rounds: int, views: int) -> dict:
@@ -239,8 +240,6 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
     steps, once, step, counts, peaks = 4, {}, {}, {}, {}
     for _ in range(rounds):
         for name, change in GROWN.items():
-            change, most = dict(change), change.get("sign_batch")
-            change.pop("sign_batch", None)
             task = Task(**{**base, **change})
             counts[name] = len(task.images)
             ticks = []
@@ -250,7 +249,7 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
                 ticks.append(perf_counter())
 
             config, adapters = (
-                AlignmentConfig(steps=steps, augmentations=views, sign_batch=most),
+                AlignmentConfig(steps=steps, augmentations=views, sign_batch=SIGN_BATCH.get(name)),
                 build_adapters(backbone),
             )
             with peak_memory(backbone.device) as peak:
