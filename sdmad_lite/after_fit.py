@@ -7,22 +7,19 @@ from typing import Annotated
 
 from typer import Option
 
-import sdmad_lite as sd
-
 from . import case_commands  # noqa: F401  # adds its own
 from .cli import answer, app, command, output
 from .errors import SDMADError
 from .files import NOTICE
-from .options import MAX_SEED, Detector, Device, FewImages, Images, Judged, Part, Source, files_of, parts_of
+from .options import MAX_SEED, FewImages, Fitted, Images, Judged, Part, Source, files_of, parts_of
 
 KINDS = "absent", "present"
 
 
 @command(app, "subgroups", "sdmad subgroups --detector build/detector --data data_samples/chest --by sex,site,sex+site")
 def subgroups(
-    detector: Detector,
-    source: Part,
     judged: Judged,
+    source: Part,
     by: Annotated[str | None, Option(help="columns, + for crossings (default: sex, age, site, as there are)")] = None,
     least: Annotated[int, Option(min=1, help="patients that a group must have for a figure")] = 10,
 ) -> None:
@@ -30,12 +27,12 @@ def subgroups(
     from .deployment.subgroups import by_group, columns_to_group
     from .show.answers import groups_text
 
-    table, scores, thresholds, _ = judged.scores(detector, source)
+    table, scores, thresholds, _ = judged.scores(source)
     if not (asked := parts_of(by) or columns_to_group(table)):
         raise SDMADError(f"{source.data}: no column sex, age, site or view to group by; name another with --by")
     draws, seed = judged.resamples, judged.seed
     rows = by_group(scores, table, thresholds, asked, least=least, resamples=draws, random_state=seed)
-    told = {"detector": detector, "images": len(table), "by": asked, "groups": [asdict(row) for row in rows]}
+    told = {"detector": judged.detector, "images": len(table), "by": asked, "groups": [asdict(row) for row in rows]}
     answer(told | {"notice": NOTICE}, f"{groups_text(rows)}\n{len(table)} images\n{NOTICE}")
 
 
@@ -45,7 +42,7 @@ def subgroups(
     "sdmad decide --detector build/detector --data data_samples/chest data_samples/chest/images/0001.png",
 )
 def decide(
-    detector: Detector,
+    fitted: Fitted,
     source: Images,
     images: FewImages = None,
     level: Annotated[float, Option(help="share of images whose set is to hold the truth")] = 0.9,
@@ -53,7 +50,6 @@ def decide(
     estimate: Annotated[bool, Option("--estimate", help="prevalence: the likeliest for these images")] = False,
     miss: Annotated[float, Option(min=0, help="what a miss costs, in false alarms")] = 1.0,
     folds: Annotated[int, Option(min=2, help="that the support set is cross-fitted in")] = 5,
-    device: Device = None,
 ) -> None:
     """Decide: calibrated probability, and present, absent, unsure, unlike both or too few to say, of each category.
 
@@ -67,16 +63,16 @@ def decide(
     source.check()
     if estimate and (prevalence is not None or not images):
         raise SDMADError("--estimate: needs images, and no --prevalence beside it")
-    fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
+    detector, progress = fitted.load(), not output.quiet
     if source.data:
-        support = seen(detector, source.table(fitted.bank.categories))  # type: ignore[arg-type]
-        decisions = cross_fit(fitted, support, folds, progress)
-        decisions.save(detector)
+        support = seen(fitted.detector, source.table(detector.bank.categories))
+        decisions = cross_fit(detector, support, folds, progress)
+        decisions.save(fitted.detector)
     else:
-        decisions = Decisions.load(detector, fitted)
+        decisions = Decisions.load(fitted.detector, detector)
     few, shares, rows = files_of(images), decisions.shares(prevalence), []
     if few:
-        logits = fitted.decision_function(list(few.values()), progress=progress)
+        logits = detector.decision_function(list(few.values()), progress=progress)
         shares = decisions.prevalence(logits)[:, 0] if estimate else shares
         found = decisions.probabilities(logits, shares), decisions.answers(logits, level)
         for name, *columns in zip(few, *found, strict=True):
@@ -87,7 +83,7 @@ def decide(
         name: {kind: {"images": n, "cover": promised_cover(n, level)} for kind, n in zip(KINDS, counts, strict=True)}
         for name, counts in zip(decisions.categories, decisions.counts.tolist(), strict=True)
     }
-    told = {"detector": detector, "level": level, "promises": promised, "decisions": rows}
+    told = {"detector": fitted.detector, "level": level, "promises": promised, "decisions": rows}
     told |= {"prevalence": dict(zip(decisions.categories, shares.tolist(), strict=True)), "notice": NOTICE}
     answer(told, f"{decisions_text(rows)}{promises_text(promised, level)}\n{NOTICE}")
 
@@ -96,19 +92,18 @@ def decide(
     app, "sites", "sdmad sites --detector build/detector --data data_samples/chest --site data_samples/chest --shots 4"
 )
 def sites(
-    detector: Detector,
+    fitted: Fitted,
     source: Source,
     site: Annotated[str, Option(help="data of the other hospital; --data are those of home, both read alike")],
     shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
     resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the halves, shots and resamples")] = 0,
-    device: Device = None,
 ) -> None:
     """Another hospital: three remedies side by side, before and after, at both sites."""
     from .deployment.sites import compare_sites
     from .show.answers import remedies_text
 
-    fitted = sd.SDMAD.load(detector, device=device)
-    home, away = (replace(source, data=data).table(fitted.bank.categories) for data in (source.data, site))
-    rows = compare_sites(fitted, home, away, shots=shots, resamples=resamples, random_state=seed)
+    detector = fitted.load()
+    home, away = (replace(source, data=data).table(detector.bank.categories) for data in (source.data, site))
+    rows = compare_sites(detector, home, away, shots=shots, resamples=resamples, random_state=seed)
     answer({"figures": [asdict(row) for row in rows], "notice": NOTICE}, f"{remedies_text(rows)}\n{NOTICE}")

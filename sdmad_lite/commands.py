@@ -19,11 +19,11 @@ from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
 from .files import NOTICE, claimed, is_main, new_folder, world, write_text
 from .options import (
+    FOLDER,
     Asked,
-    Detector,
-    Device,
     DropCopies,
     FewImages,
+    Fitted,
     Images,
     Judged,
     Model,
@@ -117,14 +117,13 @@ def fit(
 
 @command(app, "predict", "sdmad predict --detector build/detector data_samples/chest/images/0000.png --maps build/maps")
 def predict(
-    detector: Detector,
+    fitted: Fitted,
     source: Images,
     scoring: Scoring,
     images: FewImages = None,
     out: Annotated[str | None, Option(help=".parquet (a folder), .csv or .jsonl: a row per image")] = None,
     form: Annotated[Literal["table", "csv"] | None, Option("--format", help="of stdout (default: table)")] = None,
     maps: Annotated[str | None, Option(metavar="DIR", help="folder of heat maps of the categories detected")] = None,
-    device: Device = None,
 ) -> None:
     """Score images: probability, threshold, decision and selected signs of each category.
 
@@ -147,7 +146,7 @@ def predict(
         raise SDMADError("predict: --scores-only, --restart, --batch-size and --workers go with --out; leave them out")
     if form and (out or output.json):
         raise SDMADError("predict: --format is of the table on stdout; leave it out beside --out and --json")
-    fitted, progress = sd.SDMAD.load(detector, device=device), not output.quiet
+    detector, progress = fitted.load(), not output.quiet
     root = Path(source.data) if source.data and Path(source.data).is_dir() else None
     rows: Any = root  # a folder is searched for images at any depth
     if images:
@@ -156,17 +155,17 @@ def predict(
         rows = source.table(())
     if maps or not out:
         few = dict(listed(rows, root))
-        found = explained_rows(fitted, few, progress)
+        found = explained_rows(detector, few, progress)
         if maps:
-            write_maps(maps, fitted, few, found)
-    told: dict[str, Any] = {"detector": detector, "notice": NOTICE}
+            write_maps(maps, detector, few, found)
+    told: dict[str, Any] = {"detector": fitted.detector, "notice": NOTICE}
     if not out:
         if form == "csv":
             remark(NOTICE)
         text = explained_csv(found) if form == "csv" else f"{explained_table(found)}\n{NOTICE}"
         return answer(told | {"images": len(few), "predictions": found}, text)
     with claimed(out):
-        count, bad = write_scores(fitted, rows, out, root=root, progress=progress, **asdict(scoring))
+        count, bad = write_scores(detector, rows, out, root=root, progress=progress, **asdict(scoring))
     told |= {"images": count, "errors": bad, "out": str(Path(out).resolve())}
     text = f"{count} images: {told['out']}\n" + f"{bad} of them could not be read: see the column error\n" * (bad > 0)
     # several processes end with 0: their launcher would take 1 for a failure, and stop the others
@@ -175,22 +174,21 @@ def predict(
 
 @command(app, "evaluate", "sdmad evaluate --detector build/detector --data data_samples/chest")
 def evaluate(
-    detector: Detector,
-    source: Part,
     judged: Judged,
+    source: Part,
     out: Annotated[str | None, Option(help="JSON file to write as well")] = None,
 ) -> None:
     """Score a detector by three protocols, with intervals, on images that it has not seen."""
     from .evaluation.intervals import bootstrap, remarks
     from .show.answers import scores_by_protocol
 
-    table, scores, thresholds, copies = judged.scores(detector, source)
+    table, scores, thresholds, copies = judged.scores(source)
     patients, progress = list(table.patients()), not output.quiet
     given = scores, table.labels, table.categories, thresholds
     result = bootstrap(*given, patients, judged.resamples, judged.seed, progress=progress)
     for line in remarks(result):
         remark(line)
-    told = {"detector": detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
+    told = {"detector": judged.detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
     told |= {"copies": copies, "remarks": output.remarks, "notice": NOTICE}
     if out:
         write_text(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
@@ -202,7 +200,7 @@ def embed(
     source: Part,
     out: Annotated[str, Option(help="file to write: .npz (arrays) or .parquet (a row per embedding)")],
     model: Model,
-    detector: Annotated[str | None, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")] = None,
+    detector: Annotated[str | None, Option(help=FOLDER)] = None,
     signs: Annotated[str | None, Option(help="sign bank; the frozen model alone, nothing after adapters")] = None,
 ) -> None:
     """Write embeddings of images and signs, before and after the adapters."""
@@ -226,7 +224,7 @@ def embed(
 
 @command(app, "export", "sdmad export --detector build/detector --out build/export --runtime npm")
 def export(
-    detector: Detector,
+    detector: Annotated[str, Option(help=FOLDER)],
     out: Annotated[str, Option(help="folder to write; an earlier export there is replaced")],
     runtime: Annotated[str | None, Option(help="onnxruntime-web for the page: its folder, or 'npm' fetches it")] = None,
 ) -> None:

@@ -16,6 +16,7 @@ from .errors import DataError, SDMADError
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
     from .data import ImageTable
+    from .deployment.memory import Memory
     from .detector import SDMAD
     from .signs.bank import SignBank
 
@@ -27,7 +28,7 @@ MAX_SEED = 2**32 - 1  # that numpy and torch both take
 SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evaluate' test, others all)"
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
-Detector = Annotated[str, Option(help="folder that 'sdmad fit' or SDMAD.save wrote")]
+FOLDER = "folder that 'sdmad fit' or SDMAD.save wrote"
 FewImages = Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")]
 
 
@@ -122,24 +123,50 @@ class Images(Part):
             raise SDMADError(f"{given}: only beside data=; leave it out")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """By which images a detector is judged."""
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A saved detector."""
+
+    detector: Annotated[str, Option(help=FOLDER)]
+    device: Device = None
+
+    def load(self) -> SDMAD:
+        """The detector."""
+        return sd.SDMAD.load(self.detector, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases(Fitted):
+    """The memory of a detector."""
+
+    memory: Annotated[str, Option(help="SQLite file of the cases; 'add' makes it where there is none")]
+
+    def opened(self, new: bool = False) -> Memory:
+        """The memory, which is made where there is none if it may be `new`."""
+        from .deployment.memory import Memory
+
+        if not (new or Path(self.memory).exists()):
+            raise SDMADError(f"{self.memory}: no such memory; 'sdmad memory add' makes one")
+        return Memory(self.memory, self.load())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Fitted):
+    """A detector, and by which images it is judged."""
 
     exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False
     drop_copies: DropCopies = False
     resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the resamples")] = 0
-    device: Device = None
 
-    def scores(self, detector: str, source: Part) -> tuple:
+    def scores(self, source: Part) -> tuple:
         """Table of unseen images with those of its categories that there are, scores, thresholds and copies."""
         from .data import without_copies
         from .evaluation.seen_images import unseen
 
-        fitted = sd.SDMAD.load(detector, device=self.device)
+        fitted = self.load()
         known = fitted.bank.categories
-        table = unseen(detector, source.table(known, usual="test"), self.exclude_support)
+        table = unseen(self.detector, source.table(known, usual="test"), self.exclude_support)
         table, copies = without_copies(source.data, table, self.drop_copies, not output.quiet)
         if missing := [c for c in known if c not in table.categories]:
             remark(f"not scored, the data have no column for them: {', '.join(missing)}")
