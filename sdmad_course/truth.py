@@ -15,10 +15,10 @@ from PIL import Image, ImageFilter
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.sign_truth import points_at
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms.samples import load_masks
+from sdmad_phantoms.sign_truth import points_at, sign_truth
 
 
 class Bars(NamedTuple):
@@ -38,19 +38,10 @@ def bars_against_truth(
     detector: SDMAD, cosines: np.ndarray, labels: np.ndarray, drawn: Sequence[Collection[str]]
 ) -> Bars:
     """Count over images with cosines z (N, S), labels Y (N, C) and the texts of the signs that each shows."""
-    bank, bars, found = detector.bank, detector.contributions(cosines), []
-    for c, category in enumerate(bank.categories):
-        own = bank.signs_of(category)
-        columns = [bank.texts.index(text) for text in own]
-        for n in np.flatnonzero(labels[:, c]).tolist():
-            there = np.array([text in drawn[n] for text in own])
-            if 0 < there.sum() < len(there):
-                bar = bars[n, c, columns]
-                gaps = bar[there][:, None] - bar[~there]
-                pairs = ((gaps > 0) + 0.5 * (gaps == 0)).mean()
-                found.append((there[bar.argmax()], there.mean(), pairs))
-    first, chance, pairs = np.mean(found, axis=0) if found else [np.nan] * 3
-    return Bars(len(found), float(first), float(chance), float(pairs))
+    there = np.array([[text in shown for text in detector.bank.texts] for shown in drawn])
+    bars = sign_truth(cosines, there, labels, detector.membership, detector.contributions(cosines)).bars
+    first, chance, pairs = bars.mean(0).tolist() if len(bars) else [np.nan] * 3
+    return Bars(len(bars), first, chance, pairs)
 
 
 class Pointing(NamedTuple):

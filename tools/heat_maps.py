@@ -25,10 +25,10 @@ from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_lite.alignment import installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import needed_blocks
-from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.files import NOTICE
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
+from sdmad_phantoms.sign_truth import touched
 
 PAGE = Path("docs/results/heat_maps.md")
 KINDS = ("similarity", "gradient x activation", "attention, last layer", "attention, all layers")

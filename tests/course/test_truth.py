@@ -11,11 +11,13 @@ from sdmad_course.truth import bars_against_truth, without
 from sdmad_lite.detector import SDMAD
 
 BANK = SimpleNamespace(
-    categories=("A",), texts=["one", "two", "three", "clear"], signs_of=lambda category: ["one", "two", "three"]
+    categories=("A",),
+    texts=["one", "two", "three", "clear"],
 )
 DETECTOR = SimpleNamespace(
     bank=BANK, scale_=np.array([2.0]), weights_=np.array([[0.5, 0.3, 0.2, -1.0]]), reference_=np.array([0, 0, 0.5, 0])
 )
+DETECTOR.membership = np.array([[0, 0, 0, 1], [1, 1, 1, 0]])
 DETECTOR.contributions = partial(SDMAD.contributions, DETECTOR)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
+from sdmad_phantoms.sign_truth import points_at, sign_truth
 
 MEMBERSHIP = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]])
 
@@ -25,7 +25,7 @@ def test_longest_bars_count_where_some_but_not_all_signs_are_there():
     drawn = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]])
     scores = np.array([[0.3, 0.2, 0.9, 0], [0.3, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]])
     found = sign_truth(scores, drawn, labels, MEMBERSHIP)
-    assert found.bars.tolist() == [[1, 0.5], [0, 0.5]]
+    assert found.bars.tolist() == [[1, 0.5, 1], [0, 0.5, 0]]
     assert (found.longest_true, found.longest_chance) == (0.5, 0.5)
     bars = np.zeros((4, 2, 4))
     bars[1, 0, 1] = 1

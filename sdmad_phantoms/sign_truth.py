@@ -22,7 +22,8 @@ LEAST = 8
 class SignTruth:
     """within: AUROC of each sign's score for "this sign is in the image", among positives of its category, (S,); nan
     where fewer than `LEAST` images of either kind are there. bars: for each image and category that shows some but not
-    all of its signs, (longest bar is true, share of its signs that are there), (B, 2).
+    all of its signs, (longest bar is true, share of its signs that are there, share of pairs of one that is there and
+    one that is not of which the former has the longer bar), (B, 3).
     """
 
     within: np.ndarray
@@ -63,8 +64,9 @@ def sign_truth(
         for n in np.flatnonzero(labels[:, c]):
             there, length = drawn[n, own].astype(bool), (scores[n] if bars is None else bars[n, c])[own]
             if there.any() and not there.all():
-                rows.append((there[length.argmax()], there.mean()))
-    return SignTruth(within, np.array(rows, float).reshape(-1, 2))
+                gaps = length[there][:, None] - length[~there]
+                rows.append((there[length.argmax()], there.mean(), ((gaps > 0) + 0.5 * (gaps == 0)).mean()))
+    return SignTruth(within, np.array(rows, float).reshape(-1, 3))
 
 
 def points_at(maps: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarray:
