@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,6 @@ from .errors import SDMADError
 from .files import NOTICE, claimed, is_main, new_folder, world, write_text
 from .options import (
     FOLDER,
-    Asked,
     DropCopies,
     FewImages,
     Fitted,
@@ -272,39 +270,16 @@ def check(
     answer(told, "\n".join(lines), int(bool(count["error"] or (strict and count["warning"]))))
 
 
-@command(
-    signs_app,
-    "generate",
-    'sdmad signs generate "Pleural effusion" Cardiomegaly --modality "chest radiograph" --model llama3.1 \\\n'
-    "      --server http://localhost:11434/v1 --out build/my_signs.json",
-)
-def generate(
-    categories: Annotated[list[str], Argument(metavar="CATEGORY...", help='name, or "name: what it means"')],
-    asked: Asked,
-    out: Annotated[str, Option(help="JSON file to write")],
-) -> None:
-    """Have a language model on an OpenAI-compatible server write a sign bank."""
-    pairs = [(named.strip(), what.strip()) for named, _, what in (text.partition(":") for text in categories)]
-    if twice := [named for named, times in Counter(named for named, _ in pairs).items() if times > 1]:
-        raise SDMADError(f"categories: {twice[0]!r} stands twice; remove one")
-    if (key := asked.api_key) and not os.environ.get(key):
-        raise SDMADError(f"--key {key}: there is no such environment variable; set it to the server's key")
-    if Path(out).is_dir():
-        raise SDMADError(f"{out}: is a folder; name a file in it")
-    more = {"api_key": os.environ[key] if key else None, "name": asked.name or Path(out).stem}
-    made = sd.generate_signs(dict(pairs), **asdict(asked) | more, progress=not output.quiet)
-    made.bank.save(out)
-    findings, where = [asdict(finding) for finding in made.findings], str(Path(out).resolve())
-    told: dict[str, Any] = {"out": where, "usage": made.usage, "bank": made.bank.name}
-    told |= {"merged": list(made.merged), "dropped": list(made.dropped), "findings": findings}
-    lines = [f"left out: {line}" for line in made.dropped]
-    lines += [f"{finding.severity}: {finding}" for finding in made.findings if finding.severity != "note"]
-    failed = any(finding.severity == "error" for finding in made.findings)
-    answer(told, "\n".join([*lines, str(made), f"bank: {where}"]), int(failed))
-
-
 FURTHER: dict[str, Any] = {"add_help_option": False}  # the commands of a companion, which has the help of its own
 FURTHER["context_settings"] = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+
+@signs_app.command("generate", **FURTHER)
+def generate(context: typer.Context) -> None:
+    """Have a language model on an OpenAI-compatible server write a sign bank."""
+    from sdmad_llm.cli import app as writer
+
+    run_app(writer, "sdmad signs generate", context.args)
 
 
 @app.command("data", **FURTHER)

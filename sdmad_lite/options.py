@@ -248,23 +248,3 @@ class Scoring:
     resume: Annotated[bool, Option(" /--restart", show_default=False, help="start --out anew")] = True
     batch_size: Annotated[int | None, Option(min=1, help="(default 32, on an accelerator 128)")] = None
     workers: Annotated[int | None, Option(min=0, help="that read images for --out (default: by the machine)")] = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a language model is asked for, and where; the fields are arguments of `generate_signs`."""
-
-    modality: Annotated[str, Option(help='what the images are, such as "chest radiograph"')]
-    model: Annotated[str, Option(help="name of the model on the server")]
-    base_url: Annotated[str | None, Option("--server", help="address (default: OPENAI_BASE_URL, or the hosted)")] = None
-    api_key: Annotated[str | None, Option("--key", metavar="VARIABLE", help="of the environment, with the key")] = None
-    name: Annotated[str | None, Option(help="of the bank (default: the file's)")] = None
-    color: Annotated[bool, Option("--color", help="colours carry meaning in the images")] = False
-    signs_per_category: Annotated[int, Option("--signs", help="to ask for per category, 1 to 20")] = 6
-    normal_signs: Annotated[int, Option(help="to ask for, 1 to 20")] = 6
-    language: Annotated[str, Option(help="of the signs")] = "English"
-    temperature: Annotated[float, Option(help="of the sampling, 0 to 2")] = 0.2
-    seed: Annotated[int, Option(help="of the sampling")] = 0
-    timeout: Annotated[float, Option(help="seconds for one answer")] = 120.0
-    retries: Annotated[int, Option(help="for a lost or malformed answer, 0 to 10")] = 2
-    cache: Annotated[str, Option(metavar="DIR", help="folder of answers, by default the user's cache")] = "default"

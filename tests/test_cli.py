@@ -31,6 +31,7 @@ from sdmad_lite.data import load_data
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import warn
 from sdmad_lite.evaluation.protocols import PROTOCOLS, evaluate
+from sdmad_llm.cli import app as llm_app
 from sdmad_phantoms import sample_phantoms
 
 ROOT = Path(__file__).parents[1]
@@ -80,13 +81,13 @@ def test_help_and_version_answer_without_loading_torch():
     assert re.fullmatch(r"sdmad \d+\.\d+\.\d+\n", version.stdout) and version.returncode == 0
 
 
-COMPANIONS = {"data": datasets_app, "federate": federated_app}
+COMPANIONS = {"data": datasets_app, "federate": federated_app, "signs generate": llm_app}
 
 
 def parse(words):
     """Read a command's options as the program does, without running it."""
-    command = typer.main.get_command(COMPANIONS.get(words[0], app))
-    words = words[words[0] in COMPANIONS :]
+    own = next((name for name in COMPANIONS if words[: len(name.split())] == name.split()), "")
+    command, words = typer.main.get_command(COMPANIONS.get(own, app)), words[len(own.split()) :]
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("sdmad", [word for word in words if word != "--json"])
