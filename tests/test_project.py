@@ -261,7 +261,7 @@ def test_companions_stand_beside_the_module():
     for line in own_imports():
         assert line.target != "sdmad_course" or line.room == "sdmad_course", line
         if line.room in COMPANIONS[:4] and line.target != line.room:
-            own_command = line.file == "sdmad_datasets/cli" and line.target == "cli" and not line.at_start
+            own_command = line.file.endswith("/cli") and line.target == "cli"
             assert own_command or line.target in {"errors", "files", "signs", "data", "__version__"}, line
         if line.room not in (*COMPANIONS, "__init__") and line.target in COMPANIONS:
             assert not line.at_start, line
