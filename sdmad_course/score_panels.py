@@ -87,7 +87,7 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
     has, detected = case.labels[:, c] == 1, case.scores[:, c] >= threshold
     groups = {case.categories[c]: has, "normal": case.labels.sum(1) == 0}
     others = [d for d in range(len(case.categories)) if d != c]
-    groups |= {f"{case.categories[d]} without it": ~has & (case.labels[:, d] == 1) for d in others}
+    groups |= {f"{case.categories[d]}\nwithout it": ~has & (case.labels[:, d] == 1) for d in others}
     for i, rows in enumerate(groups.values()):
         share = detected[rows].mean() if rows.any() else 0
         axis.barh(i, share, color=HAS if i == 0 else OTHER if i > 1 else NORMAL)
@@ -95,7 +95,7 @@ def _draw_detected(axis, case: BoardCase, c: int, threshold: float) -> None:
     title = f"from {threshold:.2f} on: {(detected & has).sum()} rightly, {(detected & ~has).sum()} wrongly"
     finish(
         axis,
-        [fill(name, 16) for name in groups],
+        ["\n".join(fill(line, 16) for line in name.split("\n")) for name in groups],
         SMALL,
         xlim=(0, 1.3),
         xticks=(0, 0.5, 1),
@@ -122,7 +122,7 @@ class GridCase:
     """AP of fits on a grid.
 
     ap: score -> (T, L, K, D, C) over choices of loss terms, λ, shots, support draws and categories.
-    positives: (K, C) and images: (K,) of the first draw's validation images.
+    positives: (K, C) and images: (K,) of the first draw's validation images. model: what was fitted, CLIP and `local`.
     """
 
     categories: Sequence[str]
@@ -132,6 +132,7 @@ class GridCase:
     positives: np.ndarray
     images: np.ndarray
     ap: Mapping[str, np.ndarray]
+    model: str
 
     def __post_init__(self):
         shots, categories = len(self.shots), len(self.categories)
@@ -157,7 +158,7 @@ def load_grid(path: str | Path = GRID) -> GridCase:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         positives, images = (np.array([data[x][str(k)] for k in data["shots"]]) for x in ("positives", "images"))
         ap = {score: np.array(values, dtype=float) for score, values in data["ap"].items()}
-        axes = {name: data[name] for name in ("categories", "terms", "lambdas", "shots")}
+        axes = {name: data[name] for name in ("categories", "terms", "lambdas", "shots", "model")}
         return GridCase(positives=positives, images=images, ap=ap, **axes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a grid ({type(error).__name__}: {error}); `make grid` writes one") from None
@@ -206,7 +207,7 @@ def shots_and_strength(case: GridCase, shots: int, lam: float, terms: str, score
     return figure, (
         f"<b>{html.escape(category)}</b>, {html.escape(score)}, {html.escape(terms)}: AP <b>{here.mean():.3f}</b> "
         f"(draws {here.min():.3f} to {here.max():.3f}), {counts} positives of {case.images[k]} validation images. "
-        f"λ = 1 silences the adapters"
+        f"λ = 1 silences the adapters; fitted with {html.escape(case.model)}"
     )
 
 

@@ -71,17 +71,19 @@ def main() -> None:
     CELLS.parent.mkdir(parents=True, exist_ok=True)
     draws = range(args.draws)
     axes = list(product(draws, TERMS, LAMBDAS, SHOTS))
+    model = f"{load_clip(device='cpu').name}, local={AlignmentConfig().local:g}"
     for draw, terms, lam, shots in tqdm(axes, desc="fits"):
-        key = (args.modality, args.steps, terms, lam, shots, draw)
+        key = (model, args.modality, args.steps, terms, lam, shots, draw)
         if key not in known:
             # with λ = 1 the adapters are silent, so that no term can matter
-            same = (*key[:2], next(iter(TERMS)), *key[3:])
-            known[key] = known[same] if lam == 1 and same in known else fit(shots, lam, terms, draw, *key[:2])
+            same = (*key[:3], next(iter(TERMS)), *key[4:])
+            known[key] = known[same] if lam == 1 and same in known else fit(shots, lam, terms, draw, *key[1:3])
             with CELLS.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"key": key, "found": known[key]}) + "\n")
-    cells = {(t, lam, k, d): known[(args.modality, args.steps, t, lam, k, d)] for d, t, lam, k in axes}
+    cells = {(t, lam, k, d): known[(model, args.modality, args.steps, t, lam, k, d)] for d, t, lam, k in axes}
     result = {
         "modality": args.modality,
+        "model": model,
         "categories": list(modality_named(args.modality).kept_out),
         "terms": list(TERMS),
         "lambdas": LAMBDAS,

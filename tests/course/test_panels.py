@@ -56,7 +56,9 @@ def grid():
     rng = np.random.default_rng(2)
     terms = ("all three terms", "no discrepancy")
     ap = {score: rng.uniform(0.3, 0.9, (2, 3, 2, 3, 3)) for score in ("SD-MAD", "signs alone")}
-    return GridCase(NAMES, terms, (0.5, 0.7, 1.0), (1, 4), np.array([[9, 8, 7], [6, 5, 4]]), np.array([90, 80]), ap)
+    return GridCase(
+        NAMES, terms, (0.5, 0.7, 1.0), (1, 4), np.array([[9, 8, 7], [6, 5, 4]]), np.array([90, 80]), ap, "a model"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +308,7 @@ def test_the_grid_shows_the_means_of_its_draws(grid):
     figure, text = shots_and_strength(grid, 4, 0.7, "no discrepancy", "signs alone", "Mass")
     draws = grid.ap["signs alone"][1, 1, 1, :, 1]
     assert f"AP <b>{draws.mean():.3f}</b> (draws {draws.min():.3f} to {draws.max():.3f})" in text
-    assert f"{grid.positives[1, 1]} positives of 80" in text
+    assert f"{grid.positives[1, 1]} positives of 80" in text and text.endswith("fitted with a model")
     curve = max(figure.axes[0].lines, key=lambda line: line.get_linewidth())
     np.testing.assert_allclose(curve.get_ydata(), grid.ap["signs alone"][1, 1, :, :, 1].mean(-1))
     dots = [line.get_xdata() for line in figure.axes[1].lines if line.get_marker() == "."]
