@@ -30,6 +30,28 @@ __all__ = ["LARGE", "SMALL", "Checks", "Panel", "Picture"]
 Drawn = tuple[Figure, str]  # a figure, and the same state in words (HTML)
 Controls = Mapping[str, ipywidgets.Widget]
 
+# The handle of a slider of ipywidgets has no name for a screen reader, and of a slider over options it says the number
+# of the option. This gives it the words beside it. Scripts do not run in a widget's HTML, what an image does once
+# loaded does: in JupyterLab as in Voilà.
+NAMES = """
+const image = this;
+const name = (panel) => panel.querySelectorAll('.noUi-handle').forEach((handle) => {
+  const row = handle.closest('.widget-inline-hbox'), shown = row.querySelector('.widget-readout');
+  handle.ariaLabel = row.querySelector('label').textContent;
+  handle.ariaValueText = shown.textContent;
+  if (shown.isContentEditable) Object.assign(shown, {role: 'textbox', ariaLabel: handle.ariaLabel});
+});
+const begin = (tries) => {
+  const panel = image.closest('.panel');
+  if (!panel) return tries && setTimeout(begin, 100, tries - 1);
+  const watched = {subtree: true, childList: true, characterData: true, attributeFilter: ['aria-valuenow']};
+  new MutationObserver(() => name(panel)).observe(panel, watched);
+  name(panel);
+};
+begin(600);
+"""
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+
 
 class Picture(ipywidgets.HTML):
     """A picture with its state in words: `png` bytes."""
@@ -70,7 +92,8 @@ class Panel(ipywidgets.VBox):
         layout = ipywidgets.Layout(flex_flow="row wrap")
         short = [control for control in self.controls.values() if not isinstance(control, Checks)]
         long = [control for control in self.controls.values() if isinstance(control, Checks)]
-        rows = ipywidgets.HBox([*short, self.reset, *long], layout=layout)
+        names = ipywidgets.HTML(f'<img alt="" src="{PIXEL}" onload="{html.escape(NAMES)}">', layout={"width": "1px"})
+        rows = ipywidgets.HBox([*short, self.reset, *long, names], layout=layout)
         super().__init__([rows, self.picture, self.state])
         self.add_class("panel")
         self.picture.add_class("panel-image")
