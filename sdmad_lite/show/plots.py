@@ -173,6 +173,7 @@ def plot_methods(rows: Mapping[str, tuple[float, float, float]], label: str, tit
         axis.plot([low, high], [i, i], color=color, linewidth=2.5)
         axis.plot(mean, i, "o", color=color, markersize=7)
         axis.text(mean, i - 0.22, f"{mean:.3f}", ha="center", fontsize=SMALL)
+    axis.margins(x=0.08)  # room for the number over the lowest mean
     axis.set_title(title, fontsize=LARGE)
     xlabel = f"{label}, mean and 95 % interval over support draws"
     finish(axis, [name for name, _ in ordered], xlabel=xlabel, ylim=(len(ordered) - 0.4, -0.7))
