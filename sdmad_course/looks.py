@@ -88,15 +88,16 @@ def best_so_far(images: int, looks: int = 50, shared: float = 0.0, repeats: int 
 def gift_of_looking(looks: int, images: int, shared: float) -> Drawn:
     """Points of AP that the best of several looks gains, where nothing was learnt between them."""
     figure, (axis,) = panel_axes(11, 4.2, (1,), 0.08, 0.1)
-    for size in (50, 100, 200, 400):
+    for size, style in {50: ":", 100: "--", 200: "-.", 400: "-"}.items():
         curve = best_so_far(size, shared=shared)
-        line = {"color": BLUE, "linewidth": 3} if size == images else {"color": GREY, "linewidth": 1.3}
+        line = {"color": BLUE, "linewidth": 3} if size == images else {"color": GREY, "linewidth": 1.5}
+        line["linestyle"] = "-" if size == images else style
         axis.plot(np.arange(1, len(curve) + 1), 100 * (curve - curve[0]), label=f"{size} test images", **line)
     curve = best_so_far(images, shared=shared)
     gift = 100 * (curve[looks - 1] - curve[0])
     axis.plot(looks, gift, "o", markersize=14, markerfacecolor="none", markeredgecolor="black", markeredgewidth=2)
     axis.legend(fontsize=SMALL, frameon=False, loc="upper left")
-    finish(axis, xlabel="looks at the test set", ylabel="gift, points of AP", ylim=(0, 25), xlim=(0, 51))
+    finish(axis, xlabel="looks at the test set", ylabel="gift, points of AP", ylim=(0, 30), xlim=(0, 51))
     axis.set(title=f"{looks} looks at {images} images: {gift:+.1f} points")
     return figure, f"{looks} looks at {images} test images, {shared:.0%} of the noise shared: <b>{gift:+.1f}</b> points"
 
