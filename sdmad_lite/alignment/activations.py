@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.towers import without_lower
+from ..clip.towers import skipped
 from .adapters import NAME
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def split_image_tower(
         # what stands below the first adapter sees one blank image, whatever the batch: its output is replaced
         blank = activations.new_zeros(1, 3, *backbone.model.visual.image_size)
         replaced = first.register_forward_pre_hook(lambda block, args: (activations, *args[1:]))
-        with replaced, without_lower(backbone.model, blocks, start):
+        with replaced, skipped(blocks[:start]):
             return backbone.views(blank, patches)
 
     return below, embed

@@ -7,7 +7,7 @@ tower (ResNet, ConvNeXt, FastViT, Swin) has no list of layers of one width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,36 +58,29 @@ def block_width(block: nn.Module) -> int:
 
     It is the size of the outermost one: those further in may be of heads or of the hidden layer.
     """
-    weights = {
-        name.count("."): module.weight
-        for name, module in reversed(list(block.named_modules()))  # of those equally far out the first counts
+    norms = {
+        name: module
+        for name, module in block.named_modules()
         if "norm" in type(module).__name__.lower()
         and not hasattr(module, "running_mean")
         and not hasattr(module, "num_groups")
         and getattr(module, "weight", None) is not None
         and module.weight.ndim == 1
     }
-    return len(weights[min(weights)]) if weights else 0
-
-
-class _Skip(nn.Module):
-    """Stands for a layer that need not be computed."""
-
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        return x
+    return len(min(norms.items(), key=lambda item: item[0].count("."))[1].weight) if norms else 0
 
 
 @contextmanager
-def without_lower(model: Any, blocks: Blocks, start: int) -> Iterator[None]:
-    """Inside the block those of the model's layers `blocks` below number `start` pass on what they get."""
-    path, _, name = next(n for n, module in model.named_modules() if module is blocks).rpartition(".")
-    parent = model.get_submodule(path)
-    kept = [*(_Skip() for _ in range(start)), *blocks[start:]]
-    setattr(parent, name, nn.Sequential(*kept) if isinstance(blocks, nn.Sequential) else nn.ModuleList(kept))
+def skipped(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside the block these layers pass on what they get."""
+    layers = list(layers)
+    for layer in layers:
+        layer.forward = lambda x, *args, **kwargs: x  # type: ignore[method-assign]
     try:
         yield
     finally:
-        setattr(parent, name, blocks)
+        for layer in layers:
+            del layer.forward
 
 
 def _class_token(block: nn.Module, args: tuple) -> tuple:
@@ -150,9 +143,9 @@ def encode_text(model: Any, tokens: Tensor) -> Tensor:
     text, length = getattr(model, "text", model), tokens.shape[1]
     if not _reads_its_end(text):
         return F.normalize(model.encode_text(tokens), dim=-1)
-    shorter = {"attn_mask": text.attn_mask[:length, :length]}
+    shorter = {"positional_embedding": text.positional_embedding[:length]}
+    shorter["attn_mask"] = text.attn_mask[:length, :length]
     if isinstance(text, CLIP):
-        shorter["positional_embedding"] = text.positional_embedding[:length]
         out = torch.func.functional_call(text, shorter, (None, tokens))
         return out["text_features"] if isinstance(out, dict) else out[1]
     out = torch.func.functional_call(text, shorter, (tokens,))
@@ -170,8 +163,7 @@ def embed_with_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor | Non
     if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):
         tokens, embed = trunk.forward_features(pixels), trunk.patch_embed
         u, tokens = visual.head(trunk.forward_head(tokens)), tokens[:, trunk.num_prefix_tokens :]
-        dynamic = hasattr(embed, "dynamic_feat_size")
-        grid = embed.dynamic_feat_size(pixels.shape[-2:]) if dynamic else embed.grid_size
+        grid = getattr(embed, "dynamic_feat_size", lambda size: embed.grid_size)(pixels.shape[-2:])
         if getattr(trunk, "attn_pool", None) is not None:
             tokens = trunk.attn_pool(tokens.flatten(0, 1)[:, None]).unflatten(0, tokens.shape[:2])
         tokens = visual.head(trunk.head(trunk.fc_norm(tokens)))
@@ -188,18 +180,3 @@ def embed_with_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor | Non
         u = model.encode_image(pixels)
         return u[0] if isinstance(u, tuple) else u, None
     return u, tokens.unflatten(1, tuple(grid)) if tokens.shape[1] == grid[0] * grid[1] else None
-
-
-def untrained(model: Any) -> list[str]:
-    """The towers ("image", "text") most of whose normalisations are as they begin: nothing was loaded into them.
-
-    Training moves each weight of a normalisation; at the start all of a layer are 1 (or 0), and all biases 0.
-    """
-    norms = [(name, m) for name, m in model.named_modules() if "Norm" in type(m).__name__ and [*m.parameters()]]
-    found = []
-    for tower in ("image", "text"):
-        own = [m for name, m in norms if name.startswith("visual.") == (tower == "image")]
-        fresh = [m for m in own if all(p.numel() > 1 and (p == p.flatten()[0]).all() for p in m.parameters())]
-        if 2 * len(fresh) > len(own):
-            found.append(tower)
-    return found

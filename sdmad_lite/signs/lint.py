@@ -173,11 +173,24 @@ def check_model(texts: Sequence[str], backbone: Backbone | None) -> Iterator[Fin
         what = f"{len(strange)} of {len(texts)} signs, such as {short(strange[0])}, are in a script or in words"
         yield Finding("unread", f"{what} that the text tower never learnt: its tokenizer only spells them")
     if backbone and backbone.pretrained != "random":
-        from ..clip.towers import untrained  # late: it is heavy
-
         if towers := untrained(backbone.model):
             where = f"the {' and the '.join(towers)} tower of {backbone.name}"
             yield Finding("untrained", f"{where} holds the weights that it began with: nothing was loaded")
+
+
+def untrained(model: Any) -> list[str]:
+    """The towers ("image", "text") most of whose normalisations are as they begin: nothing was loaded into them.
+
+    Training moves each weight of a normalisation; at the start all of a layer are 1 (or 0), and all biases 0.
+    """
+    norms = [(name, m) for name, m in model.named_modules() if "Norm" in type(m).__name__ and [*m.parameters()]]
+    found = []
+    for tower in ("image", "text"):
+        own = [m for name, m in norms if name.startswith("visual.") == (tower == "image")]
+        fresh = [m for m in own if all(p.numel() > 1 and (p == p.flatten()[0]).all() for p in m.parameters())]
+        if 2 * len(fresh) > len(own):
+            found.append(tower)
+    return found
 
 
 def unread(texts: Sequence[str], tokenizer: Any = None) -> list[str]:

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.clip.towers import untrained
 from sdmad_lite.data import draw_support, load_folder
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError, SDMADWarning
 from sdmad_lite.evaluation.sight import check_sight
 from sdmad_lite.signs import check_bank, load_bank, shipped_banks
-from sdmad_lite.signs.lint import unread
+from sdmad_lite.signs.lint import unread, untrained
 
 SPELLED = [
     "肋膈角变钝",
