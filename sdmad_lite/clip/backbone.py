@@ -38,8 +38,6 @@ SHIPPED = {"embedded": EMBEDDED, "embedded-2": EMBEDDED.with_name("embedded_2")}
 SHAPES = {"squash": "squash", "pad": "longest", "crop": "shortest"}
 """What becomes of a picture that is not square, and open_clip's name for it."""
 CUT = "not square, cut to the middle square (shape='crop')"
-PIXELS = ("mean", "std", "interpolation", "resize_mode")
-"""How pixels are prepared, beside the size, which is the model's."""
 
 
 def as_device(given: str | int | torch.device | None = None) -> torch.device:
@@ -154,10 +152,9 @@ class Backbone:
         tokenizer = self.tokenizer
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
             return len(tokenizer.encode(text)) + 2  # start and end
-        text = tokenizer.clean_fn(text)
-        if tokenizer.tokenizer_mode == "clips":
-            return len(tokenizer.tokenizer(text, add_special_tokens=False)["input_ids"]) + 3  # start, end and class
-        return len(tokenizer.tokenizer(text)["input_ids"])
+        three = tokenizer.tokenizer_mode == "clips"  # start, end and class, which open_clip adds by itself
+        ids = tokenizer.tokenizer(tokenizer.clean_fn(text), add_special_tokens=not three)["input_ids"]
+        return len(ids) + 3 * three
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """u: unit-length embeddings (N, D) of prepared images, with gradients to whatever trains."""
@@ -235,17 +232,14 @@ def load_clip(
     """
     device, name, pretrained = as_device(device), str(name), pretrained and str(pretrained)
     kind, _, place = f"local-dir:{SHIPPED[name]}".partition(":") if name in SHIPPED else name.partition(":")
-    folder, trained = Path(place) if kind == "local-dir" else None, pretrained != "random"
-    whole = kind in ("local-dir", "hf-hub")
+    folder = Path(place) if kind == "local-dir" else None
+    whole, trained = kind in ("local-dir", "hf-hub"), pretrained != "random"
     if whole and pretrained and trained:
         raise BackboneError(f"{name}: brings its own weights; leave pretrained={pretrained!r} out")
     tag = {} if whole else _checked_tag(name, pretrained)
     try:
-        source, weights = (f"local-dir:{folder}" if name in SHIPPED else name), None
-        if kind == "hf-hub":
-            source = f"local-dir:{model_folder(place, trained)}"
-        elif not folder and trained:
-            weights = tag_file(tag) or pretrained
+        source = f"local-dir:{folder or model_folder(place, trained)}" if whole else name
+        weights = tag_file(tag) or pretrained if trained else None
         text = text_settings(source, folder)
         tokenizer = make_tokenizer(source, text, folder, tokenizer)
         with torch.random.fork_rng(devices=[]):
@@ -257,7 +251,7 @@ def load_clip(
                 require_pretrained=trained,
                 pretrained_text=False,
                 force_quick_gelu=tag.get("quick_gelu", False),
-                force_preprocess_cfg={key: tag[key] for key in PIXELS if key in tag},
+                force_preprocess_cfg=tag,
                 text_cfg=text,
             )
         model = model.to(device)

@@ -8,8 +8,6 @@ ever run.
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TypeVar
 
 import open_clip
 from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.utils import get_session
 from open_clip.hf_configs import arch_dict
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
@@ -44,19 +43,17 @@ def first_here(load: Callable[[bool], T]) -> T:
     except ImportError:  # of transformers
         raise
     except Exception as error:
-        if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        if constants.HF_HUB_OFFLINE or not _answers():
             raise NotHereError from error
     return load(False)
 
 
-def _answers(address: str) -> bool:
+def _answers() -> bool:
+    """Whether the hub says anything at all; its own client would try for half a minute where there is no network."""
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, though not the one asked for
-    except (OSError, ValueError):
+        return get_session().head(constants.ENDPOINT, timeout=TIMEOUT) is not None
+    except Exception:  # of whatever client the hub's package uses
         return False
-    return True
 
 
 def hub_file(repository: str, *names: str, revision: str | None = None) -> Path:
@@ -74,10 +71,8 @@ def hub_file(repository: str, *names: str, revision: str | None = None) -> Path:
 
 def model_folder(repository: str, with_weights: bool) -> Path:
     """The folder of the cache that holds a model's config and weights, of one revision."""
-    if not with_weights:
-        return hub_file(repository, "open_clip_config.json").parent
-    folder = hub_file(repository, *WEIGHTS).parent
-    return hub_file(repository, "open_clip_config.json", revision=folder.name).parent
+    folder = hub_file(repository, "open_clip_config.json").parent
+    return hub_file(repository, *WEIGHTS, revision=folder.name).parent if with_weights else folder
 
 
 def tag_file(tag: dict) -> str | None:

@@ -251,7 +251,7 @@ def test_only_what_the_cache_lacks_is_asked_for(names, cache, monkeypatch):
         return real(repository, name, revision=revision, local_files_only=True)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_answers", lambda address: True)
+    monkeypatch.setattr(hub, "_answers", lambda: True)
     monkeypatch.setattr(hub, "hf_hub_download", download)
     for _ in range(2):
         loaded = load_clip("hf-hub:org/clip", device="cpu").model.state_dict()
@@ -302,7 +302,7 @@ def test_half_a_checkpoint_in_the_cache_is_called_damaged(names, cache):
 
 
 def test_a_local_model_asks_nobody(names, without_network, monkeypatch):
-    def answers(address):
+    def answers():
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr("sdmad_lite.clip.hub._answers", answers)
