@@ -186,7 +186,7 @@ class SDMAD:
         """`views` of prepared pixels (N, 3, H, W) as tensors, in one pass; call it inside `installed`."""
         with record_activations(self.backbone) as recorded:
             views = self.backbone.views(pixels, self.alignment.local > 0)
-        # without adapters h is u, which some towers make beside their patches, unseen by the recording
+        # without adapters h is u
         return views.float(), recorded[0] if recorded else views[:, 0].float()
 
     @torch.inference_mode()
@@ -207,11 +207,7 @@ class SDMAD:
 
     def views(self, images, *, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Float32 `Backbone.views` (N, 1 + P, D) after stage 1, and h (N, d); P is 0 where the whole alone counts."""
-
-        def found(pixels: Tensor) -> tuple[np.ndarray, ...]:
-            return tuple(part.cpu().numpy() for part in self.views_of_pixels(pixels))
-
-        return self._of_pixels(found, images, progress)
+        return self._of_pixels(lambda pixels: [p.cpu().numpy() for p in self.views_of_pixels(pixels)], images, progress)
 
     @noting()
     def _of_pixels(self, function: Callable, images, progress: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -270,14 +266,11 @@ class SDMAD:
     def selected_signs(self) -> dict[str, list[SelectedSign]]:
         """The signs of each category, heaviest first."""
         self.check_fitted()
-        out = {}
-        rows = zip(self.bank.categories, self.membership[1:], self.weights_, self.reasons_, strict=True)
-        for category, own, weights, reasons in rows:
-            signs = [
-                SelectedSign(self.bank.texts[s], bool(weights[s] > 0), round(float(weights[s]), 6), reasons[s])
-                for s in np.flatnonzero(own).tolist()
-            ]
-            out[category] = sorted(signs, key=lambda sign: -sign.weight)
+        out, texts = {}, self.bank.texts
+        for c, category in enumerate(self.bank.categories):
+            weights, reasons = self.weights_[c].tolist(), self.reasons_[c]
+            own = sorted(np.flatnonzero(self.membership[c + 1]).tolist(), key=lambda s: -round(weights[s], 6))
+            out[category] = [SelectedSign(texts[s], weights[s] > 0, round(weights[s], 6), reasons[s]) for s in own]
         return out
 
     def sign_maps(self, image) -> np.ndarray:

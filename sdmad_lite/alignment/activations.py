@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,18 +80,11 @@ def pool_tokens(tokens: Tensor) -> Tensor:
 def record_activations(backbone: Backbone) -> Iterator[list[Tensor]]:
     """Inside the block every encoded batch leaves its h (n, d), on the model's device, in the list.
 
-    It is `pool_tokens` from what enters the first layer with an adapter; without one it is the frozen embedding u.
+    It is `pool_tokens` from what enters the first layer with an adapter. Without one the list stays empty: h is u then.
     """
     start, out = first_adapted(backbone), []
-    if start is None:
-
-        def keep(tower, args, u):
-            u = u[0] if isinstance(u, tuple) else u  # CoCa gives its tokens too
-            out.append(F.normalize(u, dim=-1).float())
-
-        handle = backbone.model.visual.register_forward_hook(keep)
-    else:
-        block = backbone.blocks["image"][start]
-        handle = block.register_forward_pre_hook(lambda block, args: out.append(pool_tokens(args[0])))
-    with handle:
+    with ExitStack() as stack:
+        if start is not None:
+            block = backbone.blocks["image"][start]
+            stack.enter_context(block.register_forward_pre_hook(lambda _, args: out.append(pool_tokens(args[0]))))
         yield out

@@ -13,7 +13,7 @@ there, where ReLU would have none. With `lam = 1` the model is bit for bit the f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,20 +111,18 @@ def installed(backbone: Backbone, adapters: nn.ModuleDict) -> Iterator[list[nn.M
     Raises:
         BackboneError: other adapters are installed already, or these do not fit the model.
     """
-    handles = []
-    try:
+    adapted: list[nn.Module] = []
+    with ExitStack() as leave:
         for name, adapter in adapters.items():
             tower, number = name.split("_")
-            count = len(backbone.blocks.get(tower, ()))
-            if int(number) >= count:
-                raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {count} layers")
-            block = backbone.blocks[tower][int(number)]
+            blocks = backbone.blocks.get(tower, ())
+            if int(number) >= len(blocks):
+                raise BackboneError(f"adapter {name}: the {tower} tower of {backbone.name} has {len(blocks)} layers")
+            block = blocks[int(number)]
             if hasattr(block, NAME):
                 raise BackboneError("other adapters are installed in this model; leave their block first")
             setattr(block, NAME, adapter)
-            handles.append((block, block.register_forward_hook(_mix, with_kwargs=True)))
-        yield [block for block, _ in handles]
-    finally:
-        for block, handle in handles:
-            handle.remove()
-            delattr(block, NAME)
+            leave.callback(delattr, block, NAME)
+            leave.enter_context(block.register_forward_hook(_mix, with_kwargs=True))
+            adapted.append(block)
+        yield adapted

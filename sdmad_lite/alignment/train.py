@@ -187,14 +187,9 @@ class Encoders:
             return sign_scores(self.above(part.to(v.device)), v, config.local, config.patches)
 
         cosines = [training.processes.encode(lambda part: in_batches(scored, part), rows).cpu() for rows in self.cache]
-        return Aligned(
-            scale=float(training.log_scale.exp()),
-            bias=training.bias.detach().cpu(),
-            cosines=torch.stack(cosines),
-            sign_embeddings=v.cpu(),
-            activations=self.pooled,
-            history=[dict(zip(LOSSES, losses.tolist(), strict=True)) for losses in training.losses],
-        )
+        scale, bias = float(training.log_scale.exp()), training.bias.detach().cpu()
+        history = [dict(zip(LOSSES, losses.tolist(), strict=True)) for losses in training.losses]
+        return Aligned(scale, bias, torch.stack(cosines), v.cpu(), self.pooled, history)
 
 
 def draw_signs(membership: np.ndarray, most: int | None, seed: Sequence[int]) -> Tensor:
