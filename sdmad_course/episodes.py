@@ -20,9 +20,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.errors import DataError
-from sdmad_lite.files import write_text
+from sdmad_lite.files import strict_json, write_text
 from sdmad_lite.settings import AtLeastOne, Count, checked
-from sdmad_lite.signs.bank import problems, strict_json
+from sdmad_lite.signs.bank import problems
 
 
 def _each_once(rows: tuple[int, ...]) -> tuple[int, ...]:

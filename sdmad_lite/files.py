@@ -1,7 +1,8 @@
-"""Write a file or a folder whole or not at all, whatever stops the program."""
+"""Write a file or a folder whole or not at all, whatever stops the program; read JSON that says each thing once."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -9,9 +10,10 @@ import shutil
 import signal
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -223,3 +225,14 @@ def stopped_cleanly() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def once(pairs: list[tuple[str, object]]) -> dict:
+    """For `json.loads`: a repeated key, of which the standard library keeps the last, is a ValueError."""
+    if len(record := dict(pairs)) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
+    return record
+
+
+strict_json = partial(json.loads, object_pairs_hook=once)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
 from .errors import BackboneError, DetectorError
+from .files import strict_json
 from .running import own_device
 from .selection import EvidenceConfig, SelectionConfig
-from .signs.bank import SignBank, problems, strict_json
+from .signs.bank import SignBank, problems
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
 from sdmad_lite.errors import needs
-from sdmad_lite.signs.bank import once
+from sdmad_lite.files import once
 from sdmad_lite.signs.rules import key, short
 
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))

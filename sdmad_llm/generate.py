@@ -22,9 +22,9 @@ from tqdm import tqdm
 from sdmad_lite import __version__
 from sdmad_lite.errors import GenerationError
 from sdmad_lite.files import user_cache
-from sdmad_lite.signs.bank import PLAIN, Sign, SignBank, parse_bank, problems, structure
+from sdmad_lite.signs.bank import PLAIN, Sign, SignBank, parse_bank, problems
 from sdmad_lite.signs.lint import FEW, FEW_NORMAL, check_bank, doubts, names_category, similar, too_long
-from sdmad_lite.signs.rules import Finding, key, short
+from sdmad_lite.signs.rules import Finding, key, short, structure
 
 from .answers import PROMPTS, BadAnswer, entries, entry
 

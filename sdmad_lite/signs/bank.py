@@ -1,19 +1,16 @@
 """What to look for: a sign bank says which radiological signs speak for which category.
 
 A bank is a JSON file that people can read and audit (docs/signs.md shows one). A sign may belong to several categories
-[paper: categories share signs, their combination differs]. `structure` holds what keeps a bank together; `lint` adds
-what is doubtful in a bank that is well formed.
+[paper: categories share signs, their combination differs]. `rules.structure` holds what keeps a bank together; `lint`
+adds what is doubtful in a bank that is well formed.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,8 +18,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import BankError
-from ..files import write_text
-from .rules import DATA, Finding, key, short
+from ..files import strict_json, write_text
+from .rules import DATA, short, structure
 
 BANKS = Path(__file__).parent / "banks"
 MAX_BYTES = 5_000_000  # of a bank's file
@@ -122,9 +119,6 @@ class SignBank(_Strict):
         return write_text(path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
-# What keeps a bank together
-
-
 def placed(part: str, rows: object) -> dict[str, Sign]:
     """The signs of one of the two lists by their place in words; an entry that is no sign is left out."""
     found = {}
@@ -133,31 +127,6 @@ def placed(part: str, rows: object) -> dict[str, Sign]:
             sign = Sign.model_validate(row)
             found[f"{PARTS[part]} {number} {short(sign.text)}"] = sign
     return found
-
-
-def structure(categories: Sequence[str], signs: Mapping[str, Sign], normal: Mapping[str, Sign]) -> Iterator[Finding]:
-    """What keeps the parts of a bank from fitting together: `load_bank` refuses it. Signs are given by their place."""
-    for n, name in enumerate(keys := [key(name) for name in categories]):
-        if name in ["", "normal", *keys[:n]]:
-            what = "is listed twice" if name in keys[:n] else "cannot be used"
-            yield Finding("category", what, f"category {short(categories[n])}")
-    first: dict[str, str] = {}  # key of a text, or of an id, to its place
-    for place, sign in {**signs, **normal}.items():
-        if not key(sign.text):
-            yield Finding("form", "is empty", place)
-        if place in normal and sign.categories:
-            yield Finding("form", "is a normal sign and names categories", place)
-        elif place in signs and not sign.categories:
-            yield Finding("unknown-category", "names no category", place)
-        for name in [name for name in sign.categories if name not in categories] if place in signs else ():
-            known = ", ".join(categories)
-            yield Finding("unknown-category", f"names the unknown category {short(name)} (known are {known})", place)
-        if (one := first.setdefault(key(sign.text), place)) != place:
-            yield Finding("also-normal" if one in signs and place in normal else "duplicate", f"is {one} again", place)
-        if sign.id and first.setdefault(f"id: {key(sign.id)}", place) != place:
-            yield Finding("form", f"has the id {short(sign.id)} of another sign", place)
-    owned = {name for sign in signs.values() for name in sign.categories}
-    yield from (Finding("no-sign", "has no sign", f"category {short(c)}") for c in categories if c not in owned)
 
 
 # Reading
@@ -179,17 +148,6 @@ def parse_bank(data: object, source: str = "sign bank") -> SignBank:
     except ValidationError as error:
         found = (f"{place}: {message}" if place else message for place, message in problems(error))
         raise BankError(f"{source}: " + "; ".join(found)) from None
-
-
-def once(pairs: list[tuple[str, object]]) -> dict:
-    """For `json.loads`: a repeated key, of which the standard library keeps the last, is a ValueError."""
-    if len(record := dict(pairs)) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {short(twice)} stands twice in one object")
-    return record
-
-
-strict_json = partial(json.loads, object_pairs_hook=once)
 
 
 def read_bank(name_or_path: str | Path) -> tuple[str, object]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ..errors import BankError
-from .bank import PARTS, Sign, SignBank, placed, problems, read_bank, structure
-from .rules import DATA, Finding, key, short
+from .bank import PARTS, Sign, SignBank, placed, problems, read_bank
+from .rules import DATA, Finding, key, short, structure
 
 if TYPE_CHECKING:
     from ..clip.backbone import Backbone
