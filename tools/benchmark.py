@@ -2,7 +2,8 @@
 
     python tools/benchmark.py                # phantoms of the kept-out categories, clean and dirty sign banks
     python tools/benchmark.py --quick        # chest only, K = 1, 4, 16, one dirty bank: make benchmark QUICK=1
-    python tools/benchmark.py --real DIR     # and NIH radiographs, see docs/results/nih_chest14.md
+
+Real images are measured by tools/real_sets.py.
 
 A cell is one data set with one sign bank at one K. Its result is one file in build/benchmark, so that a stopped run
 goes on with the next cell and a changed method, model or draw is measured anew. The support draws are the files in
@@ -13,28 +14,26 @@ and its figures are made from that file alone. For teaching and research; not fo
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import multiprocessing
 import os
-import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmark_page import write_page
 from research_baselines import BASELINES
-from shared import one_thread
+from shared import one_thread, resumed
 from tqdm import tqdm
 
 from sdmad_course.episodes import Episodes, draw_episodes, load_episodes
 from sdmad_course.wrong_signs import with_wrong_signs
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
-from sdmad_lite.data import ImageTable, load_folder
+from sdmad_lite.data import ImageTable
 from sdmad_lite.evaluation.baselines import ON_FEATURES, Method
 from sdmad_lite.evaluation.experiment import (
     BOTH_STAGES,
@@ -43,7 +42,6 @@ from sdmad_lite.evaluation.experiment import (
     STAGE_1,
     ZERO_SHOT,
     Settings,
-    eligible_split,
     run_experiment,
 )
 from sdmad_lite.evaluation.intervals import mean_interval, paired
@@ -56,7 +54,7 @@ CELLS, EPISODES, BANKS = Path("build/benchmark"), Path("tools/episodes"), Path("
 SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results/few_shots.md")
 SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (4, 16), 5
 TRAIN, TEST, SEED = 600, 800, 1000
-REAL, CLEAN = "nih", "clean"
+CLEAN = "clean"
 WRONG = {"30 % wrong": 0.3, "50 % wrong": 0.5}
 LARGE = "language model"
 NOISY = (*WRONG, LARGE)
@@ -96,13 +94,8 @@ def phantom_tables(name: str) -> tuple[ImageTable, ImageTable]:
     return tuple(phantom_table(count, SEED + i, modality_named(name)) for i, count in enumerate((TRAIN, TEST)))
 
 
-def data_set(name: str, variant: str = CLEAN, folder: Path | None = None) -> DataSet:
-    """A modality of phantoms with one of the banks, or the radiographs in `folder`."""
-    if name == REAL:
-        bank = load_bank("nih_chest14")
-        train, test, _ = eligible_split(load_folder(folder, bank.categories), max(SHOTS), 15)
-        about = "NIH ChestX-ray14, a subset (see [its page](nih_chest14.md))"
-        return DataSet(name, about, bank.restricted(list(train.categories)), train, test, None)
+def data_set(name: str, variant: str = CLEAN) -> DataSet:
+    """A modality of phantoms with one of the banks."""
     kind, (train, test) = modality_named(name), phantom_tables(name)
     about = f"{kind.bank.modality}, phantoms: categories that the embedded CLIP never saw"
     true = None if variant == LARGE else {c: kind.bank.signs_of(c) for c in kind.kept_out}
@@ -118,45 +111,38 @@ def episodes_of(data: DataSet) -> Episodes:
     return load_episodes(path)
 
 
+def shipped() -> list:
+    """The settings that a cell's result hangs on."""
+    return [AdapterConfig(), AlignmentConfig(), SelectionConfig(), EvidenceConfig(), TRAINING_FREE]
+
+
 def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, methods: dict[str, Method]) -> dict:
     """One cell, from its file where that answers the same question."""
-    episodes = episodes_of(data)
-    settings = [
-        AdapterConfig(),
-        AlignmentConfig(),
-        SelectionConfig(),
-        EvidenceConfig(),
-        TRAINING_FREE,
-        methods,
-        data.bank.model_dump_json(),
-    ]
-    question = repr([backbone.fingerprint, episodes.sha256, data.test.labels.tolist(), shots, DRAWS, *settings])
-    key = hashlib.sha256(question.encode()).hexdigest()
-    path = CELLS / f"{data.name}_{variant.replace(' % ', '_').replace(' ', '_')}_k{shots}.json"
-    if path.exists() and (cell := json.loads(path.read_text()))["key"] == key:
-        return cell
-    start, seeds = time.monotonic(), range(DRAWS)
-    support = [episodes.rows(data.train, shots, draw) for draw in seeds]
-    given = Settings(baselines=methods, support=support)
-    run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, given)
-    chosen = {BOTH_STAGES: run.detectors, NO_TRAINING: run.training_free}
-    cell = {
-        "key": key,
-        "data": data.name,
-        "about": data.about,
-        "bank": variant,
-        "shots": shots,
-        "positives": dict(zip(data.bank.categories, data.test.labels.sum(0).tolist(), strict=True)),
-        "test": len(data.test),
-        "what": run.methods,
-        "signs": {name: sign_counts([d.weights_ for d in fitted], data) for name, fitted in chosen.items()},
-        "seconds": round(time.monotonic() - start),
-        "results": {method: [asdict(result) for result in draws] for method, draws in run.results.items()},
-        "subgroups": {group: [asdict(result) for result in draws] for group, draws in run.subgroups.items()},
-    }
-    CELLS.mkdir(parents=True, exist_ok=True)
-    write_json(path, cell)
-    return cell
+    episodes, seeds = episodes_of(data), range(DRAWS)
+    settings = [*shipped(), methods, data.bank.model_dump_json()]
+    question = [backbone.fingerprint, episodes.sha256, data.test.labels.tolist(), shots, DRAWS, *settings]
+
+    def measure() -> dict[str, Any]:
+        support = [episodes.rows(data.train, shots, draw) for draw in seeds]
+        given = Settings(baselines=methods, support=support)
+        run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, given)
+        chosen = {BOTH_STAGES: run.detectors, NO_TRAINING: run.training_free}
+        return {
+            "data": data.name,
+            "about": data.about,
+            "bank": variant,
+            "shots": shots,
+            "positives": dict(zip(data.bank.categories, data.test.labels.sum(0).tolist(), strict=True)),
+            "test": len(data.test),
+            "what": run.methods,
+            "signs": {name: sign_counts([d.weights_ for d in fitted], data) for name, fitted in chosen.items()},
+            "results": {method: [asdict(result) for result in draws] for method, draws in run.results.items()},
+            "subgroups": {group: [asdict(result) for result in draws] for group, draws in run.subgroups.items()},
+        }
+
+    return resumed(
+        CELLS / f"{data.name}_{variant.replace(' % ', '_').replace(' ', '_')}_k{shots}.json", question, measure
+    )
 
 
 def sign_counts(weights: list[np.ndarray], data: DataSet) -> dict[str, int | None]:
@@ -206,20 +192,17 @@ def summary(cells: list[dict], command: str) -> dict:
         out["banks"].setdefault(cell["bank"], {}).setdefault(cell["data"], {})[str(cell["shots"])] = row
         out["about"][cell["data"]] = cell["about"]
         out["what"] |= cell["what"]
-        if cell["data"] != REAL:
-            grouped.setdefault((cell["bank"], cell["shots"]), []).append(values)
+        grouped.setdefault((cell["bank"], cell["shots"]), []).append(values)
     for (bank, shots), parts in grouped.items():
         mean = {m: {f: np.mean([p[m][f] for p in parts], axis=0).tolist() for f in parts[0][m]} for m in parts[0]}
         out["banks"][bank].setdefault("all phantoms", {})[str(shots)] = summarised(mean)
     return out
 
 
-def _cell(task: tuple[str, str, int, Path | None]) -> dict:
+def _cell(task: tuple[str, str, int]) -> dict:
     """In a process of its own: one cell."""
-    name, variant, shots, folder = task
-    return measured(
-        data_set(name, variant, folder), variant, shots, clip(), BASELINES if variant == CLEAN else ON_FEATURES
-    )
+    name, variant, shots = task
+    return measured(data_set(name, variant), variant, shots, clip(), BASELINES if variant == CLEAN else ON_FEATURES)
 
 
 @lru_cache(maxsize=1)
@@ -232,7 +215,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="chest only, K = 1, 4, 16 and one dirty bank")
     parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, help="all of these when left out")
     parser.add_argument("--banks", nargs="+", choices=(CLEAN, *NOISY), help="clean or dirty ones, all when left out")
-    parser.add_argument("--real", type=Path, help="folder with labels.csv of NIH radiographs")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one core each")
     args = parser.parse_args()
     names, every, noisy = (
@@ -240,17 +222,16 @@ def main() -> None:
     )
     shots = sorted(args.shots or every)
     banks = args.banks or [CLEAN, *noisy]
-    tasks = [(name, CLEAN, k, None) for name in names for k in shots if CLEAN in banks]
+    tasks = [(name, CLEAN, k) for name in names for k in shots if CLEAN in banks]
     noisy = [variant for variant in noisy if variant in banks]
-    tasks += [(name, variant, k, None) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
-    tasks += [(REAL, CLEAN, k, args.real) for k in shots if args.real]
+    tasks += [(name, variant, k) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
     # what matters most first, then the longest
     tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, task[1] != CLEAN, -task[2]))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, one_thread) as pool:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: cell["shots"])
-    more = ["--real DIR"] * bool(args.real) + [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
+    more = [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
     more += [f"--banks {' '.join(map(repr, banks))}"] * bool(args.banks)
     command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(more)}'" * bool(more)
     write_json(SUMMARY, summary(cells, command))
