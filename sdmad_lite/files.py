@@ -1,4 +1,7 @@
-"""Write a file or a folder whole or not at all, whatever stops the program; read JSON that says each thing once."""
+"""Write a file or a folder whole or not at all, whatever stops the program.
+
+Besides, read JSON that says each thing once, and find files of the Hugging Face hub without waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ import signal
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
 from .errors import OutputError
 
+T = TypeVar("T")
+HUB_SECONDS = 5  # that the Hugging Face hub has to answer
 NOTICE = "For teaching and research; not for clinical use."
 """The line that stands once beside any score."""
 
@@ -236,3 +242,55 @@ def once(pairs: list[tuple[str, object]]) -> dict:
 
 
 strict_json = partial(json.loads, object_pairs_hook=once)
+
+
+# The cache of the Hugging Face hub
+
+
+class NotHereError(Exception):
+    """A file is not on this machine, and the hub does not give it."""
+
+
+def first_here(load: Callable[[bool], T]) -> T:
+    """load(True) from the cache alone, so that a name means the same each time and loads without minutes of retries.
+
+    Only where the cache lacks something load(False) follows, if the hub answers.
+    """
+    from huggingface_hub import constants
+
+    try:
+        return load(True)
+    except ImportError:  # of transformers
+        raise
+    except Exception as error:
+        if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+            raise NotHereError from error
+    return load(False)
+
+
+def _answers(hub: str) -> bool:
+    """Whether the hub says anything at all; its own client would try for half a minute where there is no network."""
+    from huggingface_hub.utils import get_session
+
+    try:
+        return get_session().head(hub, timeout=HUB_SECONDS) is not None
+    except Exception:  # of whatever client the hub's package uses
+        return False
+
+
+def from_hub(repository: str, *names: str, revision: str | None = None) -> Path:
+    """The first of the files that a repository of the hub has, in the cache of this machine.
+
+    Raises:
+        NotHereError: none is there, and the hub gives none.
+    """
+    from huggingface_hub import hf_hub_download  # its client takes a while to import
+
+    def load(here: bool) -> Path:
+        *others, last = names
+        for name in others:
+            with suppress(OSError):  # it is not there
+                return Path(hf_hub_download(repository, name, revision=revision, local_files_only=here))
+        return Path(hf_hub_download(repository, last, revision=revision, local_files_only=here))
+
+    return first_here(load)

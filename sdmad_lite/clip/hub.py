@@ -8,78 +8,32 @@ ever run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import open_clip
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.utils import get_session
+from huggingface_hub import constants
 from open_clip.hf_configs import arch_dict
 from open_clip.tokenizer import HFTokenizer
 from safetensors import SafetensorError
 
 from ..errors import BackboneError
+from ..files import NotHereError, first_here, from_hub
 
-T = TypeVar("T")
 VOCABULARY = "bpe.txt.gz"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TIMEOUT = 5
-"""Seconds that the hub has to answer."""
-
-
-class NotHereError(Exception):
-    """A file is not on this machine, and the hub does not give it."""
-
-
-def first_here(load: Callable[[bool], T]) -> T:
-    """load(True) from the cache alone, so that a name means the same each time and loads without minutes of retries.
-
-    Only where the cache lacks something load(False) follows, if the hub answers.
-    """
-    try:
-        return load(True)
-    except ImportError:  # of transformers
-        raise
-    except Exception as error:
-        if constants.HF_HUB_OFFLINE or not _answers():
-            raise NotHereError from error
-    return load(False)
-
-
-def _answers() -> bool:
-    """Whether the hub says anything at all; its own client would try for half a minute where there is no network."""
-    try:
-        return get_session().head(constants.ENDPOINT, timeout=TIMEOUT) is not None
-    except Exception:  # of whatever client the hub's package uses
-        return False
-
-
-def hub_file(repository: str, *names: str, revision: str | None = None) -> Path:
-    """The first of the files that a repository of the hub has, in the cache of this machine."""
-
-    def load(here: bool) -> Path:
-        *others, last = names
-        for name in others:
-            with suppress(OSError):  # it is not there
-                return Path(hf_hub_download(repository, name, revision=revision, local_files_only=here))
-        return Path(hf_hub_download(repository, last, revision=revision, local_files_only=here))
-
-    return first_here(load)
 
 
 def model_folder(repository: str, with_weights: bool) -> Path:
     """The folder of the cache that holds a model's config and weights, of one revision."""
-    folder = hub_file(repository, "open_clip_config.json").parent
-    return hub_file(repository, *WEIGHTS, revision=folder.name).parent if with_weights else folder
+    folder = from_hub(repository, "open_clip_config.json").parent
+    return from_hub(repository, *WEIGHTS, revision=folder.name).parent if with_weights else folder
 
 
 def tag_file(tag: dict) -> str | None:
     """The file of weights that open_clip knows by a tag; None where it lies outside the hub."""
     repository, _, name = tag.get("hf_hub", "").rpartition("/")
     names = (str(Path(name).with_suffix(".safetensors")), name) if name else WEIGHTS
-    return str(hub_file(repository, *names)) if repository else None
+    return str(from_hub(repository, *names)) if repository else None
 
 
 def why_not(error: Exception) -> str:
@@ -129,7 +83,7 @@ def text_settings(source: str, folder: Path | None) -> dict:
         from transformers import AutoConfig
 
         own = folder and (folder / "config.json").is_file()
-        place = str(folder if own else hub_file(name, "config.json").parent)
+        place = str(folder if own else from_hub(name, "config.json").parent)
         kind = AutoConfig.from_pretrained(place, trust_remote_code=False).model_type
         if kind not in arch_dict:
             raise BackboneError(f"{source}: its text tower is a {kind!r}; open_clip reads {', '.join(arch_dict)}")

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -16,7 +17,6 @@ from safetensors.torch import save_file
 from tiny_models import BPE, KINDS, NATIVE, Models, write_tokenizer, write_weights
 from torch import nn
 
-from sdmad_lite.clip import hub
 from sdmad_lite.clip.backbone import EMBEDDED, load_clip
 from sdmad_lite.errors import BackboneError
 
@@ -222,7 +222,7 @@ def test_a_cached_model_is_used_offline_and_a_missing_one_refused_quickly(names,
         request.getfixturevalue("without_network")
     if network == "silent":
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        monkeypatch.setattr("sdmad_lite.clip.hub.TIMEOUT", 0.2)
+        monkeypatch.setattr("sdmad_lite.files.HUB_SECONDS", 0.2)
     start = time.perf_counter()
     why = "HF_HUB_OFFLINE is set" if network == "HF_HUB_OFFLINE" else "the hub did not give them"
     for name in ("hf-hub:org/none", "hf-hub:org/clip"):  # the second lacks the text tower's config, of another repo
@@ -241,7 +241,7 @@ def test_only_what_the_cache_lacks_is_asked_for(names, cache, monkeypatch):
     model, asked = _path(names["openai"]), []
     put(cache, "org/clip", [model / "open_clip_config.json", model / "bpe.txt.gz"])
     state = load_clip(names["openai"], device="cpu").model.state_dict()
-    real = hub.hf_hub_download
+    real = huggingface_hub.hf_hub_download
 
     def download(repository, name, revision=None, local_files_only=False):
         if not local_files_only:
@@ -251,8 +251,8 @@ def test_only_what_the_cache_lacks_is_asked_for(names, cache, monkeypatch):
         return real(repository, name, revision=revision, local_files_only=True)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_answers", lambda: True)
-    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr("sdmad_lite.files._answers", lambda hub: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     for _ in range(2):
         loaded = load_clip("hf-hub:org/clip", device="cpu").model.state_dict()
         assert all(torch.equal(loaded[name], state[name]) for name in state)
@@ -302,10 +302,10 @@ def test_half_a_checkpoint_in_the_cache_is_called_damaged(names, cache):
 
 
 def test_a_local_model_asks_nobody(names, without_network, monkeypatch):
-    def answers():
+    def answers(hub):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("sdmad_lite.clip.hub._answers", answers)
+    monkeypatch.setattr("sdmad_lite.files._answers", answers)
     load_clip(device="cpu")
     load_clip(names["biomedclip"], device="cpu")
 
