@@ -27,14 +27,15 @@ from .data.images import as_images
 from .data.labels import check_index, support_labels
 from .errors import BankError, DataError, DetectorError, SDMADError, noting, warn
 from .explain import explanation_of, sign_maps
-from .files import NOTICE, is_main, new_folder
-from .running import RunConfig, own_device, remove_checkpoint
+from .files import NOTICE
+from .running import RunConfig, own_device
 from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
 from .selection.calibration import best_f1_thresholds, class_means
 from .selection.sign_selector import equal_weights, margins, sign_scores
+from .settings import Seed, checked
 from .signs.bank import SignBank, load_bank
 from .signs.lint import check_model
-from .storage import CONFIGS, STATE, load_detector, write_detector
+from .storage import CONFIGS, load_detector, save_detector
 
 if TYPE_CHECKING:
     from .clip.backbone import Backbone
@@ -86,12 +87,10 @@ class SDMAD:
         self.bank = bank if isinstance(bank, SignBank) else load_bank(bank)
         self.adapters, self.alignment = adapters or AdapterConfig(), alignment or AlignmentConfig()
         self.selection, self.evidence = selection or SelectionConfig(), evidence or EvidenceConfig()
-        self.run, self.random_state = run or RunConfig(), random_state
+        self.run, self.random_state = run or RunConfig(), checked("random_state", random_state, Seed)
         for name, kind in (CONFIGS | {"run": RunConfig}).items():
             if not isinstance(given := getattr(self, name), kind):
                 raise SDMADError(f"{name}: expected {kind.__name__}(...), not {type(given).__name__}")
-        if not isinstance(random_state, (int, np.integer)) or not 0 <= random_state < 2**32:
-            raise SDMADError(f"random_state is {random_state}: it must be a whole number from 0 to 2**32 - 1")
         if not self.alignment.steps and self.adapters != NO_ADAPTERS:
             raise SDMADError("alignment: 0 steps train nothing; use SDMAD.training_free(bank) for the frozen model")
         if isinstance(backbone, str):
@@ -306,11 +305,7 @@ class SDMAD:
         An OutputError says that the folder cannot be written, or holds something else.
         """
         self.check_fitted()
-        if is_main():
-            with new_folder(folder, STATE) as temporary:
-                write_detector(self, temporary)
-            remove_checkpoint(getattr(self, "checkpoint_", None))
-        return Path(folder)
+        return save_detector(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | None = None, device: str | None = None) -> SDMAD:

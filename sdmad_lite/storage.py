@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .alignment import AdapterConfig, AlignmentConfig, build_adapters
 from .errors import BackboneError, DetectorError
-from .files import strict_json
-from .running import own_device
+from .files import is_main, new_folder, strict_json
+from .running import own_device, remove_checkpoint
 from .selection import EvidenceConfig, SelectionConfig
 from .signs.bank import SignBank, problems
 
@@ -112,8 +112,17 @@ def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
     return state, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
+def save_detector(detector: SDMAD, folder: str | Path) -> Path:
+    """See `SDMAD.save`."""
+    if is_main():
+        with new_folder(folder, STATE) as temporary:
+            write_detector(detector, temporary)
+        remove_checkpoint(getattr(detector, "checkpoint_", None))
+    return Path(folder)
+
+
 def write_detector(detector: SDMAD, folder: Path) -> None:
-    """The files of a detector in a folder that is there; `SDMAD.save` makes it, whole or not at all."""
+    """The files of a detector in a folder that is there."""
     state, tensors = contents(detector)
     save_file(tensors, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private
