@@ -298,15 +298,6 @@ def test_the_same_seed_trains_the_same_adapters_bit_for_bit(tiny_clip, patterns)
     assert not any(torch.equal(a, b) for a, b in zip(one[:-1], other[:-1], strict=True))
 
 
-def test_training_leaves_the_frozen_weights_bit_identical(tiny_clip, patterns):
-    before = {name: value.clone() for name, value in tiny_clip.model.state_dict().items()}
-    train(tiny_clip, patterns, steps=5)
-    after = tiny_clip.model.state_dict()
-    assert list(after) == list(before)
-    assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert not any(p.requires_grad for p in tiny_clip.model.parameters())
-
-
 def test_mixing_blends_images_and_labels_in_the_same_shares():
     x, y = torch.eye(4).view(4, 2, 2), torch.eye(4)
     blended, labels = mixup(x, y, 1.0, np.random.default_rng(0))
