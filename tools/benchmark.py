@@ -1,6 +1,7 @@
 """Every method on every data set at every K: `make benchmark` fills docs/results/few_shots.md.
 
     python tools/benchmark.py                # phantoms of the kept-out categories, clean and dirty sign banks
+    python tools/benchmark.py --more         # only a section: K up to 64 and intervals over patients, on features
     python tools/benchmark.py --quick        # chest only, K = 1, 4, 16, one dirty bank: make benchmark QUICK=1
 
 Real images are measured by tools/real_sets.py.
@@ -14,6 +15,7 @@ and its figures are made from that file alone. For teaching and research; not fo
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 from collections.abc import Mapping
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 from benchmark_page import write_page
 from research_baselines import BASELINES
-from shared import one_thread, resumed
+from shared import by_patient, one_thread, resumed, two_intervals
 from tqdm import tqdm
 
 from sdmad_course.episodes import Episodes, draw_episodes, load_episodes
@@ -55,6 +57,7 @@ SUMMARY, PAGE = Path("docs/results/summary.json"), Path("docs/results/few_shots.
 SHOTS, QUICK_SHOTS, NOISY_SHOTS, DRAWS = (1, 2, 4, 8, 16), (1, 4, 16), (4, 16), 5
 TRAIN, TEST, SEED = 600, 800, 1000
 CLEAN = "clean"
+MORE, MORE_SHOTS, MORE_TRAIN = "more shots", (4, 16, 64), 2000
 WRONG = {"30 % wrong": 0.3, "50 % wrong": 0.5}
 LARGE = "language model"
 NOISY = (*WRONG, LARGE)
@@ -85,7 +88,7 @@ def phantom_bank(kind: Modality, variant: str = CLEAN) -> SignBank:
     """Signs of the kept-out categories: as drawn, with wrong ones from all other categories, or a language model's."""
     if variant == LARGE:
         return load_bank(BANKS / f"{kind.name}_language_model.json")
-    bank = kind.bank if variant == CLEAN else with_wrong_signs(kind.bank, WRONG[variant], seed=0)
+    bank = kind.bank if variant in (CLEAN, MORE) else with_wrong_signs(kind.bank, WRONG[variant], seed=0)
     return bank.restricted(list(kind.kept_out))
 
 
@@ -94,16 +97,25 @@ def phantom_tables(name: str) -> tuple[ImageTable, ImageTable]:
     return tuple(phantom_table(count, SEED + i, modality_named(name)) for i, count in enumerate((TRAIN, TEST)))
 
 
+@lru_cache(maxsize=1)
+def large_pool(name: str) -> ImageTable:
+    """To draw many shots from, so that draws differ."""
+    return phantom_table(MORE_TRAIN, SEED + 2, modality_named(name))
+
+
 def data_set(name: str, variant: str = CLEAN) -> DataSet:
     """A modality of phantoms with one of the banks."""
     kind, (train, test) = modality_named(name), phantom_tables(name)
+    train = large_pool(name) if variant == MORE else train
     about = f"{kind.bank.modality}, phantoms: categories that the embedded CLIP never saw"
     true = None if variant == LARGE else {c: kind.bank.signs_of(c) for c in kind.kept_out}
     return DataSet(name, about, phantom_bank(kind, variant), train, test, true)
 
 
-def episodes_of(data: DataSet) -> Episodes:
-    """The shipped draws, or new ones where the file is missing."""
+def episodes_of(data: DataSet, variant: str = CLEAN) -> Episodes:
+    """The shipped draws, or new ones where the file is missing; those of more shots are in no file."""
+    if variant == MORE:
+        return draw_episodes(data.train, MORE_SHOTS, DRAWS, name=data.name)
     path = EPISODES / f"{data.name}.json"
     if not path.exists():
         EPISODES.mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,7 @@ def shipped() -> list:
 
 def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, methods: dict[str, Method]) -> dict:
     """One cell, from its file where that answers the same question."""
-    episodes, seeds = episodes_of(data), range(DRAWS)
+    episodes, seeds = episodes_of(data, variant), range(DRAWS)
     settings = [*shipped(), methods, data.bank.model_dump_json()]
     question = [backbone.fingerprint, episodes.sha256, data.test.labels.tolist(), shots, DRAWS, *settings]
 
@@ -126,6 +138,8 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
         support = [episodes.rows(data.train, shots, draw) for draw in seeds]
         given = Settings(baselines=methods, support=support)
         run = run_experiment(data.train, data.test, data.bank, backbone, shots, seeds, given)
+        test = data.test
+        patients = by_patient(run.scores, test.labels, test.patients()) if variant == MORE else None
         chosen = {BOTH_STAGES: run.detectors, NO_TRAINING: run.training_free}
         return {
             "data": data.name,
@@ -137,6 +151,7 @@ def measured(data: DataSet, variant: str, shots: int, backbone: Backbone, method
             "what": run.methods,
             "signs": {name: sign_counts([d.weights_ for d in fitted], data) for name, fitted in chosen.items()},
             "results": {method: [asdict(result) for result in draws] for method, draws in run.results.items()},
+            "patients": patients,
             "subgroups": {group: [asdict(result) for result in draws] for group, draws in run.subgroups.items()},
         }
 
@@ -199,6 +214,20 @@ def summary(cells: list[dict], command: str) -> dict:
     return out
 
 
+def more(cells: list[dict]) -> dict:
+    """K -> method -> figure with both kinds of interval: means over modalities, draw by draw, resample by resample."""
+    out: dict[str, dict] = {}
+    for shots in dict.fromkeys(cell["shots"] for cell in cells):
+        parts = [cell for cell in cells if cell["shots"] == shots]
+        draws = [{m: {"mAP": series(c, m, "ap"), "AUROC": series(c, m, "auroc")} for m in c["results"]} for c in parts]
+        mean = [
+            {m: {f: np.mean([p[m][f] for p in each], axis=0).tolist() for f in each[0][m]} for m in each[0]}
+            for each in (draws, [cell["patients"] for cell in parts])
+        ]
+        out[str(shots)] = two_intervals(BOTH_STAGES, *mean)
+    return out
+
+
 def _cell(task: tuple[str, str, int]) -> dict:
     """In a process of its own: one cell."""
     name, variant, shots = task
@@ -214,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="chest only, K = 1, 4, 16 and one dirty bank")
     parser.add_argument("--shots", type=int, nargs="+", choices=SHOTS, help="all of these when left out")
+    parser.add_argument("--more", action="store_true", help=f"only the section with K in {MORE_SHOTS}")
     parser.add_argument("--banks", nargs="+", choices=(CLEAN, *NOISY), help="clean or dirty ones, all when left out")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, one core each")
     args = parser.parse_args()
@@ -225,16 +255,20 @@ def main() -> None:
     tasks = [(name, CLEAN, k) for name in names for k in shots if CLEAN in banks]
     noisy = [variant for variant in noisy if variant in banks]
     tasks += [(name, variant, k) for name in names for variant in noisy for k in NOISY_SHOTS if k in shots]
+    if args.more:
+        tasks = [(name, MORE, k) for name in names for k in MORE_SHOTS]
     # what matters most first, then the longest
     tasks.sort(key=lambda task: (task[2] not in QUICK_SHOTS, task[1] != CLEAN, -task[2]))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, one_thread) as pool:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: cell["shots"])
-    more = [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
-    more += [f"--banks {' '.join(map(repr, banks))}"] * bool(args.banks)
-    command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(more)}'" * bool(more)
-    write_json(SUMMARY, summary(cells, command))
+    given = [f"--shots {' '.join(map(str, shots))}"] * bool(args.shots)
+    given += [f"--banks {' '.join(map(repr, banks))}"] * bool(args.banks)
+    command = "make benchmark" + " QUICK=1" * args.quick + f" ARGS='{' '.join(given)}'" * bool(given)
+    before = json.loads(SUMMARY.read_text(encoding="utf-8")) if SUMMARY.exists() else {}
+    kept = before if args.more else summary(cells, command) | {"more": before.get("more", {})}
+    write_json(SUMMARY, kept | ({"more": more(cells)} if args.more else {}))
     write_page(SUMMARY, PAGE)
     print(PAGE)
 

@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from benchmark_plots import plot_gains, plot_shots
-from shared import difference, number, table
+from shared import difference, less, number, table, with_patients
 
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, NO_TRAINING, OWN, SIGNS_ONLY, STAGE_1, ZERO_SHOT
 from sdmad_lite.files import NOTICE
@@ -69,6 +69,26 @@ def selection_tables(banks: dict[str, dict]) -> list[str]:
     return lines + table("bank, images, mode", rows, shots)
 
 
+def more_lines(more: dict[str, dict]) -> list[str]:
+    """The section of more shots: figures and differences with intervals over draws and over patients."""
+    if not more:
+        return []
+    heads, methods = list(more), list(next(iter(more.values())))
+    lines = ["", "## More shots, and other patients", ""]
+    lines += [
+        "SD-MAD, its parts and the baselines on features, drawn from a larger pool (`make benchmark ARGS=--more`), "
+        "mean over the modalities. In square brackets the 95 % interval over support draws; in round ones over "
+        "patients of the test sets, drawn with replacement, for the same detectors. Differences are bold where both "
+        "exclude zero.",
+    ]
+    for figure in ("mAP", "AUROC"):
+        rows = {m: [with_patients(more[k][m][figure]) for k in heads] for m in methods}
+        lines += ["", f"Macro {figure}:", "", *table("method", rows, heads)]
+        rows = {m: [less(more[k][m][figure]["sdmad_minus"]) for k in heads] for m in methods if m != BOTH_STAGES}
+        lines += ["", f"{BOTH_STAGES} minus the method, {figure}:", "", *table("method", rows, heads)]
+    return lines
+
+
 def shots_file(name: str) -> str:
     return f"shots_{name.replace(' ', '_')}.png"
 
@@ -106,7 +126,8 @@ def write_page(summary_file: Path, page: Path) -> None:
     lines += [
         f"Macro figures of the multi-label protocol, mean and 95 % interval over {summary['draws']} support draws, the "
         "same for every method; differences are paired over these draws and bold where their interval excludes zero. "
-        "The intervals speak of other draws, not of other test images. All on the embedded CLIP. All numbers are in "
+        "The intervals speak of other draws, not of other test images; for those over patients see the section of more "
+        "shots. All on the embedded CLIP. All numbers are in "
         "[summary.json](summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
         "of their own. What led to it: [tried](../results.md#what-was-tried-and-what-it-did)."
     ]
@@ -130,6 +151,7 @@ def write_page(summary_file: Path, page: Path) -> None:
         "![selection](selection.png)",
         *selection_tables(summary["banks"]),
     ]
+    lines += more_lines(summary.get("more", {}))
     for bank, sets in summary["banks"].items():
         if bank != "clean":
             lines += ["", f"### Bank: {bank}", "", "Mean over the modalities.", *method_tables(sets[ALL], what)]

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from benchmark import clip, shipped
 from real_sets_page import write_page
 from research_baselines import BASELINES, MetaTable, phantom_table
-from shared import by_patient, ends, one_thread, resumed
+from shared import by_patient, one_thread, over_draws, resumed, two_intervals
 from tqdm import tqdm
 
 from sdmad_datasets import DATASETS, load_dataset
@@ -31,8 +31,6 @@ from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, load_data
 from sdmad_lite.evaluation.baselines import Method
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, Settings, eligible_split, groups, run_experiment
-from sdmad_lite.evaluation.intervals import mean_interval, paired
-from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import SignBank, load_bank
 
@@ -96,28 +94,6 @@ def about(data: RealSet) -> dict[str, Any]:
     }
 
 
-def figures(scores: Mapping[str, list[np.ndarray]], table: ImageTable) -> dict[str, Any]:
-    """method -> figure -> mean with intervals over draws and patients, and SD-MAD minus the method."""
-    each = {
-        method: {"AUROC": [m.auroc for m in macro], "mAP": [m.ap for m in macro]}
-        for method, draws in scores.items()
-        if (macro := [evaluate(s, table.labels, table.categories).multilabel.macro for s in draws])
-    }
-    resampled = by_patient(scores, table.labels, table.patients(), RESAMPLES)
-    rows: dict[str, Any] = {}
-    for method, of in each.items():
-        rows[method] = {}
-        for figure, values in of.items():
-            ours, patients = each[BOTH_STAGES][figure], resampled[BOTH_STAGES][figure]
-            row = dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
-            row |= {"draws": values, "patients": ends(resampled[method][figure])}
-            if method != BOTH_STAGES:
-                less = {"patients": ends(patients - resampled[method][figure])}
-                row["sdmad_minus"] = asdict(paired(ours, values)) | less
-            rows[method][figure] = row
-    return rows
-
-
 def measured(data: RealSet, shots: int, backbone: Backbone, blank: Backbone, methods: dict[str, Method]) -> dict:
     """One cell: all methods with the backbone, SD-MAD and the linear probe with the blank one."""
 
@@ -132,10 +108,12 @@ def measured(data: RealSet, shots: int, backbone: Backbone, blank: Backbone, met
             what |= {name + tail: run.methods[name] for name in kept}
         views = {name: rows for name, rows in groups(data.test).items() if name.startswith("view=")}
         parts = {"": np.arange(len(data.test))} | views
-        found = {
-            part: figures({m: [s[rows] for s in draws] for m, draws in scores.items()}, data.test.rows(rows))
-            for part, rows in parts.items()
-        }
+        found = {}
+        for part, rows in parts.items():
+            given, table = {m: [s[rows] for s in draws] for m, draws in scores.items()}, data.test.rows(rows)
+            draws = over_draws(given, table.labels, table.categories)
+            patients = by_patient(given, table.labels, table.patients(), RESAMPLES)
+            found[part] = two_intervals(BOTH_STAGES, draws, patients)
         return {"data": data.name, "shots": shots, "about": about(data), "what": what, "parts": found}
 
     models = [backbone.fingerprint, blank.fingerprint, *shipped()]

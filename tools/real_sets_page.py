@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser
 from pathlib import Path
 
-from shared import difference, number, table
+from shared import less, table, with_patients
 
 from sdmad_lite.evaluation.experiment import BOTH_STAGES, OWN
 from sdmad_lite.files import NOTICE, write_text
@@ -25,20 +25,6 @@ of pixels what brightness and framing are worth. The two methods that meta-learn
 the brain, else of the chest. There is one test set of each kind."""
 
 
-def value(row: dict) -> str:
-    """A figure with both intervals."""
-    low, high = row["patients"]
-    return f"{number(row)} ({low:.3f}, {high:.3f})"
-
-
-def less(row: dict) -> str:
-    """SD-MAD minus a method with both intervals, bold where both exclude zero."""
-    low, high = row["patients"]
-    both = row["verdict"] != "no difference shown" and low * high > 0 and low * row["difference"] > 0
-    text = f"{difference(row).strip('*')} ({low:+.3f}, {high:+.3f})"
-    return f"**{text}**" if both else text
-
-
 def short(cells: list[dict]) -> list[str]:
     """What matters of each set in a line: against random weights, pixels, and the best of the baselines."""
     lines: list[str] = []
@@ -51,7 +37,7 @@ def short(cells: list[dict]) -> list[str]:
                 against = (f"{BOTH_STAGES}, random weights", "pixels", "image evidence alone", best)
                 cut = [less(methods[m][figure]["sdmad_minus"]) for m in against]
                 title = f"{cell['about']['title']}{f', within {part}' if part else ''}, K = {cell['shots']}"
-                rows[title] = [value(methods[BOTH_STAGES][figure]), *cut[:-1], f"{cut[-1]}: {best}"]
+                rows[title] = [with_patients(methods[BOTH_STAGES][figure]), *cut[:-1], f"{cut[-1]}: {best}"]
         heads = ["SD-MAD", "less random weights", "less pixels", "less image evidence", "less the best baseline"]
         lines += ["", f"{figure}:", "", *table("", rows, heads)]
     return lines
@@ -76,7 +62,7 @@ def set_lines(cells: list[dict]) -> list[str]:
         lines += ["", "Left out: " + "; ".join(f"{name} ({why})" for name, why in about["left_out"].items()) + "."]
     heads = [f"{figure}, K = {cell['shots']}" for figure in FIGURES for cell in cells]
     columns = [(figure, cell["parts"][""]) for figure in FIGURES for cell in cells]
-    rows = {f"{m}: {what[m]}": [value(methods[m][figure]) for figure, methods in columns] for m in what}
+    rows = {f"{m}: {what[m]}": [with_patients(methods[m][figure]) for figure, methods in columns] for m in what}
     lines += ["", *table("method", rows, heads), "", f"{BOTH_STAGES} minus the method:", ""]
     others = [m for m in what if m != BOTH_STAGES]
     rows = {m: [less(methods[m][figure]["sdmad_minus"]) for figure, methods in columns] for m in others}

@@ -6,14 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sdmad_lite.evaluation.intervals import resampled
-from sdmad_lite.evaluation.protocols import ranked
+from sdmad_lite.evaluation.intervals import mean_interval, paired, resampled
+from sdmad_lite.evaluation.protocols import evaluate, ranked
 from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_lite.show.report import write_json
 
@@ -48,7 +49,7 @@ def resumed(path: Path, question: list, measure: Callable[[], dict[str, Any]]) -
 
 def by_patient(
     scores: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, patients: Sequence, resamples: int = 500
-) -> dict[str, dict[str, np.ndarray]]:
+) -> dict[str, dict[str, list[float]]]:
     """method -> figure -> (R,) its macro figure, mean over draws, of each resample of the patients of a test set.
 
     scores: of each method those of every draw, (T, C). In a resample the categories that can be ranked count; one
@@ -61,14 +62,40 @@ def by_patient(
         for method, draws in scores.items() if columns else ():
             each = np.mean([[ranked(y[rows, c], s[rows, c]) for c in columns] for s in draws], axis=(0, 1))
             for figure, value in zip(found[method], each, strict=True):
-                found[method][figure].append(value)
-    return {method: {f: np.array(v) for f, v in figures.items()} for method, figures in found.items()}
+                found[method][figure].append(float(value))
+    return found
 
 
-def ends(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled figures."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def over_draws(
+    scores: Mapping[str, Sequence[np.ndarray]], labels: np.ndarray, categories: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """method -> figure -> macro figure, multi-label, of each draw's scores (T, C)."""
+    found = {}
+    for method, draws in scores.items():
+        macro = [evaluate(s, labels, categories).multilabel.macro for s in draws]
+        found[method] = {"AUROC": [row.auroc for row in macro], "mAP": [row.ap for row in macro]}
+    return found
+
+
+def two_intervals(ours: str, draws: Mapping, patients: Mapping) -> dict[str, Any]:
+    """method -> figure -> mean with both intervals, and `ours` minus the method, from `over_draws` and `by_patient`."""
+
+    def ends(values: np.ndarray) -> tuple[float, float]:
+        low, high = np.percentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
+    rows: dict[str, Any] = {}
+    for method, of in draws.items():
+        rows[method] = {}
+        for figure, values in of.items():
+            resampled = np.asarray(patients[method][figure])
+            row = dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
+            row |= {"draws": list(values), "patients": ends(resampled)}
+            if method != ours:
+                less = {"patients": ends(np.asarray(patients[ours][figure]) - resampled)}
+                row["sdmad_minus"] = asdict(paired(draws[ours][figure], values)) | less
+            rows[method][figure] = row
+    return rows
 
 
 def number(row: dict) -> str:
@@ -83,6 +110,20 @@ def difference(row: dict) -> str:
         return f"{row['difference']:+.3f}"
     text = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     return text if row["verdict"] == "no difference shown" else f"**{text}**"
+
+
+def with_patients(row: dict) -> str:
+    """A mean with its interval over draws and, in round brackets, that over patients."""
+    low, high = row["patients"]
+    return f"{number(row)} ({low:.3f}, {high:.3f})"
+
+
+def less(row: dict) -> str:
+    """A paired difference with both intervals, bold where both exclude zero."""
+    low, high = row["patients"]
+    both = row["verdict"] != "no difference shown" and low * row["difference"] > 0 and high * row["difference"] > 0
+    text = f"{difference(row).strip('*')} ({low:+.3f}, {high:+.3f})"
+    return f"**{text}**" if both else text
 
 
 def table(first: str, rows: dict[str, list[str]], heads: list[str]) -> list[str]:

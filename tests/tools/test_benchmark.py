@@ -86,6 +86,24 @@ def test_means_over_modalities_are_taken_draw_by_draw(benchmark):
     assert row["selection_gain"]["stage2"]["mAP"]["verdict"] == "no difference shown"
 
 
+def test_more_shots_are_a_section_of_their_own_with_both_intervals(benchmark, tiny_clip, monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "MORE_SHOTS", (1,))
+    monkeypatch.setattr(benchmark, "MORE_TRAIN", 60)
+    methods = {name: ON_FEATURES[name] for name in ("prototypes", "zero-shot signs")}
+    benchmark.large_pool.cache_clear()
+    cell = benchmark.measured(benchmark.data_set("chest", benchmark.MORE), benchmark.MORE, 1, tiny_clip, methods)
+    benchmark.large_pool.cache_clear()
+    found = benchmark.more([json.loads(json.dumps(cell))])
+    row = found["1"]["prototypes"]["mAP"]
+    assert row["mean"] == pytest.approx(
+        np.mean([r["multilabel"]["macro"]["ap"] for r in cell["results"]["prototypes"]])
+    )
+    assert row["patients"][0] < row["mean"] < row["patients"][1]
+    assert row["sdmad_minus"]["difference"] == pytest.approx(found["1"][BOTH_STAGES]["mAP"]["mean"] - row["mean"])
+    text = "\n".join(benchmark_page.more_lines(found))
+    assert f"{row['mean']:.3f} [" in text and "K = 1" in text and benchmark_page.more_lines({}) == []
+
+
 def test_kept_and_dropped_signs_are_counted_by_their_truth(benchmark):
     data = benchmark.data_set("chest", "50 % wrong")
     member, texts = data.bank.membership()[1:], data.bank.texts

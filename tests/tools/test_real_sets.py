@@ -5,7 +5,7 @@ import pytest
 import real_sets as script
 import real_sets_page
 from PIL import Image
-from shared import by_patient
+from shared import by_patient, less
 
 from sdmad_lite.evaluation.baselines import ON_FEATURES
 from sdmad_lite.evaluation.experiment import BOTH_STAGES
@@ -56,8 +56,8 @@ def test_a_difference_is_bold_where_both_intervals_exclude_zero():
     row = {"difference": 0.2, "low": 0.1, "high": 0.3, "draws": 5, "verdict": "better"}
     cases = {(0.05, 0.3): True, (-0.05, 0.3): False, (-0.3, -0.05): False}
     for patients, bold in cases.items():
-        assert real_sets_page.less(row | {"patients": patients}).startswith("**") == bold
-    assert "**" not in real_sets_page.less(row | {"verdict": "no difference shown", "patients": (0.05, 0.3)})
+        assert less(row | {"patients": patients}).startswith("**") == bold
+    assert "**" not in less(row | {"verdict": "no difference shown", "patients": (0.05, 0.3)})
 
 
 def test_resampled_patients_keep_their_images_and_what_cannot_be_ranked_does_not_count():
