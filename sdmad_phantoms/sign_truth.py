@@ -1,8 +1,9 @@
 """Are the reasons true? What signs say of an image against which signs are in it.
 
 A detector can find a category and name a wrong sign for it. Where it is known which signs an image shows, as in
-phantoms, three figures tell: does the score of a sign know its sign from the others of the category (`within`), does
-the longest bar of an explanation name a sign that is there, and does the heat map point at it (`points_at`).
+phantoms, four figures tell: does the score of a sign know its sign from the others of the category (`within`), does
+the longest bar of an explanation name a sign that is there, does the heat map point at it (`points_at`), and does it
+tell its pixels from others (`pixel_auroc`).
 All [ours].
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import zoom
 from sklearn.metrics import roc_auc_score
 
 LEAST = 8
@@ -80,6 +82,23 @@ def points_at(maps: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarra
         if mask is not None and (cells := touched(mask, heat.shape)).any():
             found.append((float(cells.flat[np.nanargmax(heat)]), float(cells.mean())))
     return np.array(found).reshape(-1, 2)
+
+
+def pixel_auroc(maps: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarray:
+    """(M,) AUROC of each sign that is in an image: its map, drawn as large as the mask, over pixels in and out of it.
+
+    Args:
+        maps: (S, h, w) of one image. masks: for each sign the (H, W) bool region where it is, or None.
+    """
+    found = []
+    for heat, mask in zip(maps, masks, strict=True):
+        if mask is not None and 0 < np.count_nonzero(mask) < mask.size:
+            wide = np.divide(mask.shape, heat.shape)
+            filled = np.nan_to_num(heat, nan=np.nanmin(heat))
+            found.append(
+                roc_auc_score(mask.ravel(), zoom(filled, wide, order=1, grid_mode=True, mode="nearest").ravel())
+            )
+    return np.array(found)
 
 
 def touched(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -6,8 +6,8 @@ test image:
 - pointing game: does the brightest patch of a sign's heat map touch what the generator drew for it? By chance: the
   share of patches that do. The same for a backbone with random weights, which must be at chance;
 - sign truth: does a sign's score tell its own images from others of the category, is the longest bar a sign that was
-  drawn (beside a sign picked at random), and does the map that the score reads touch what was drawn; for categories of
-  pretraining and those kept out;
+  drawn (beside a sign picked at random), does the map that the score reads touch what was drawn, and
+  tell its pixels from others (pixel AUROC); for categories of pretraining and those kept out;
 - deletion and insertion: the sign's cosine as patches are blurred away, or brought back, from the brightest on, less
   the same for patches in random order (the mean over the course, in units of the cosine's own deviation over images);
 - with --real DIR: the boxes that radiologists drew, for the signs of their finding.
@@ -37,7 +37,7 @@ from sdmad_lite.files import NOTICE
 from sdmad_lite.signs.bank import SignBank, load_bank
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
-from sdmad_phantoms.sign_truth import points_at, sign_truth, touched
+from sdmad_phantoms.sign_truth import pixel_auroc, points_at, sign_truth, touched
 
 SHOTS, SEED, STEPS = 16, 0, 8
 
@@ -75,11 +75,14 @@ def reasons(detector: SDMAD, table: ImageTable, categories: Sequence[str]) -> di
     drawn = np.array([[text in shown for text in bank.texts] for shown in masks])
     member = detector.membership[[0, *(row + 1 for row in rows)]]
     truth = sign_truth(z, drawn, table.labels[:, rows], member, detector.contributions(z)[:, rows])
-    hits = []
+    hits, pixels = [], []
     for row in np.flatnonzero((drawn & own).any(1)):
         wanted = [masks[row].get(text) if mine else None for text, mine in zip(bank.texts, own, strict=True)]
-        hits.append(points_at(detector.sign_maps(table.images[row]), wanted))
+        maps = detector.sign_maps(table.images[row])
+        hits.append(points_at(maps, wanted))
+        pixels.append(pixel_auroc(maps, wanted))
     found = {"sign_truth": truth.within[np.isfinite(truth.within)], "pointing_game_scored": np.concatenate(hits)[:, 0]}
+    found["pixel_auroc_scored"] = np.concatenate(pixels)
     return found | {"longest_bar_true": truth.bars[:, 0], "longest_bar_chance": truth.bars[:, 1]}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdmad_phantoms.sign_truth import points_at, sign_truth
+from sdmad_phantoms.sign_truth import pixel_auroc, points_at, sign_truth
 
 MEMBERSHIP = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]])
 
@@ -42,3 +42,12 @@ def test_a_map_points_at_a_sign_where_its_brightest_patch_touches_it():
     mask[0, 5] = True  # one pixel in the upper right of four patches
     maps = np.array([[[0, 1], [0, 0]], [[1, 0], [0, 0]], [[1, 0], [0, 0]]])
     np.testing.assert_array_equal(points_at(maps, [mask, mask, None]), [[1, 0.25], [0, 0.25]])
+
+
+def test_pixels_of_a_sign_are_ranked_by_its_map_drawn_large():
+    mask = np.zeros((8, 8), bool)
+    mask[:, 4:] = True
+    maps = np.array([[[0, 1], [0, 1]], [[1, 0], [1, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 1]]], float)
+    np.testing.assert_allclose(pixel_auroc(maps, [mask] * 3 + [None]), [1, 0, 0.5])
+    np.testing.assert_allclose(pixel_auroc(np.array([[[np.nan, 1], [0, 1]]]), [mask]), [1])  # cut off is least
+    assert pixel_auroc(maps[:2], [np.ones((8, 8), bool), None]).size == 0
