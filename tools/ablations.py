@@ -2,6 +2,7 @@
 
     python tools/ablations.py                    # each part of the method changed alone: docs/results/ablations.md
     python tools/ablations.py --shots 16
+    python tools/ablations.py --only "lambda 0.5" "one view"    # in parts; a run without --only writes the page
     python tools/ablations.py --baselines        # hyper-parameters of the baselines: docs/results/tuning.md
 
 Images are phantoms of all modalities with labels of the kept-out categories; pool and validation images have seeds of
@@ -250,11 +251,17 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="hyper-parameters of the baselines instead")
     parser.add_argument("--shots", type=int, nargs="+", default=[4])
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--only", nargs="+", help="measure these rows into build/ablations, and write no page")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    tasks = [(row, k, args.draws) for row in (GRIDS if args.baselines else ROWS) for k in args.shots]
+    rows_of = GRIDS if args.baselines else ROWS
+    if unknown := set(args.only or ()) - set(rows_of):
+        parser.error(f"--only {min(unknown)!r}: rows are {', '.join(map(repr, rows_of))}")
+    tasks = [(row, k, args.draws) for row in args.only or rows_of for k in args.shots]
     with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"), one_thread) as pool:
         results = list(tqdm(pool.map(measured, tasks), total=len(tasks)))
+    if args.only:
+        return print(f"{CELLS}: {len(tasks)} cells; once more without --only writes the page")
     rows: dict[str, dict[int, list[float]]] = {}
     for (_, shots, _), result in zip(tasks, results, strict=True):
         for title, values in result.items():
