@@ -590,6 +590,8 @@ def test_metrics_have_three_protocols_with_every_category_and_macro(report):
             assert low[name]["auroc"] <= row["auroc"] <= high[name]["auroc"]
     macro = metrics["mean"]["multilabel"]["macro"]
     assert macro["categories"] == 3 and 0 <= macro["exact_match"] <= 1
+    low, mean, high = (metrics["over_patients"][end]["auroc"] for end in ("low", "mean", "high"))
+    assert low < mean < high and f"{mean:.3f}" in (report / "report.html").read_text().split("of the first draw:")[1]
     assert "not for clinical use" in metrics["notice"]
 
 

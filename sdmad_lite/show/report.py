@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from ..data import read_image
 from ..errors import BackboneError
 from ..evaluation.experiment import BOTH_STAGES, Experiment
-from ..evaluation.intervals import figure_text, over_draws, remarks
+from ..evaluation.intervals import bootstrap, figure_text, over_draws, remarks
 from ..evaluation.protocols import confusion
 from ..explain import CategoryExplanation
 from ..files import NOTICE, write_text
@@ -56,6 +56,9 @@ def write_report(folder: Path, experiment: Experiment, left_out: dict[str, str],
     subgroups = {group: over_draws(results) for group, results in experiment.subgroups.items()}
     known = {"subgroups": subgroups, "methods": methods, "left_out": left_out, "data": data, "notice": NOTICE}
     known["remarks"] = remarks(result, len(experiment.seeds))
+    patients = experiment.test.patients()
+    over = bootstrap(scores, labels, experiment.test.categories, None, patients, random_state=experiment.seeds[0])
+    known["over_patients"] = dict(zip(("mean", "low", "high"), over.macro(), strict=True))
     known["confusion"] = confusion(scores >= first.thresholds_, labels).tolist()
     signs = sign_table(experiment)
     write_json(folder / "metrics.json", vars(result) | known)
