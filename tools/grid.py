@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--modality", default="chest", help="chest, brain or fundus (default chest)")
     parser.add_argument("--draws", type=int, default=3, help="support draws (default 3)")
     parser.add_argument("--steps", type=int, help="of stage 1, for a quick look; its result is no result")
+    parser.add_argument("--only", nargs="+", choices=TERMS, help="fit these choices of terms, and write no grid")
     parser.add_argument("--out", type=Path, default=GRID)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def main() -> None:
         known = {tuple(row["key"]): row["found"] for row in rows}
     CELLS.parent.mkdir(parents=True, exist_ok=True)
     draws = range(args.draws)
-    axes = list(product(draws, TERMS, LAMBDAS, SHOTS))
+    axes = list(product(draws, args.only or TERMS, LAMBDAS, SHOTS))
     model = f"{load_clip(device='cpu').name}, local={AlignmentConfig().local:g}"
     for draw, terms, lam, shots in tqdm(axes, desc="fits"):
         key = (model, args.modality, args.steps, terms, lam, shots, draw)
@@ -80,6 +81,8 @@ def main() -> None:
             known[key] = known[same] if lam == 1 and same in known else fit(shots, lam, terms, draw, *key[1:3])
             with CELLS.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"key": key, "found": known[key]}) + "\n")
+    if args.only:
+        return
     cells = {(t, lam, k, d): known[(model, args.modality, args.steps, t, lam, k, d)] for d, t, lam, k in axes}
     result = {
         "modality": args.modality,

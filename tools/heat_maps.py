@@ -6,7 +6,8 @@ categories), on training images that the detector was not fitted on, so that the
 - gradient x activation: of the tokens that enter the last layer, how the sign's cosine would change with each;
 - gradient-weighted attention: attention weights times their gradient, positive part, mean over heads: of the last
   layer, or multiplied through all layers (Chefer et al. 2021, arXiv 2103.15679).
-A map scores a hit where its brightest patch touches what was drawn. For teaching and research; not for clinical use.
+A map scores a hit where its brightest patch touches what was drawn. A modality is one file in build/heat_maps, so that
+a stopped run goes on, and --only measures in parts. For teaching and research; not for clinical use.
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
+from shared import resumed
 from torch import Tensor
 from tqdm import tqdm
 
 from sdmad_course import load_or_fit, samples, support_and_validation
-from sdmad_lite.alignment import installed
+from sdmad_course.episodes import table_hash
+from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import needed_blocks
 from sdmad_lite.files import NOTICE
+from sdmad_lite.selection import SelectionConfig
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
 from sdmad_phantoms.sign_truth import touched
 
-PAGE = Path("docs/results/heat_maps.md")
+CELLS, PAGE, CHANCE = Path("build/heat_maps"), Path("docs/results/heat_maps.md"), "by chance"
 KINDS = ("similarity", "gradient x activation", "attention, last layer", "attention, all layers")
 
 
@@ -79,55 +84,61 @@ def maps(backbone: Backbone, pixels: Tensor, v: Tensor) -> dict[str, Tensor]:
     return out | {kind: torch.stack(rows, 1) for kind, rows in found.items()}
 
 
+def measured(name: str, images: int) -> dict[str, dict[str, list[float]]]:
+    """One modality: map and model, or "by chance" -> "seen" or "new" sign -> hits; from its file if asked before."""
+    kind, clip = MODALITIES[name], load_clip(device="cpu")
+    bank, train, _ = samples(name)
+    support, rest = support_and_validation(train, 16, 0)
+    drawn = [row for row in range(len(rest)) if rest.meta["signs"][row]][:images]
+
+    def measure() -> dict:
+        detector = load_or_fit(support, bank, clip, f"all_{name}", 0)
+        seen, texts = {sign.text for sign in kind.seen_signs}, {sign.id: sign.text for sign in bank.signs}
+        found: dict[str, dict[str, list[float]]] = {}
+        for start, model in product(range(0, len(drawn), 20), ("frozen", "adapted")):
+            rows = drawn[start : start + 20]
+            pixels = clip.prepare([rest.images[row] for row in rows], bank.color)
+            frozen = model == "frozen"
+            v = clip.encode_texts(bank.texts) if frozen else detector.sign_embeddings_
+            with nullcontext() if frozen else installed(clip, detector.adapters_):
+                values = maps(clip, pixels, v)
+            for i, row in enumerate(rows):
+                for sign, mask in load_masks(rest, row).items():
+                    if not (cells := touched(mask, (8, 8))).any():
+                        continue
+                    group, s = "seen" if texts[sign] in seen else "new", bank.texts.index(texts[sign])
+                    hits = {f"{which}, {model}": cells.flat[int(m[i, s].argmax())] for which, m in values.items()}
+                    hits |= {CHANCE: cells.mean()} if frozen else {}
+                    for title, hit in hits.items():
+                        found.setdefault(title, {"seen": [], "new": []})[group].append(float(hit))
+        return {"hits": found}
+
+    question = [clip.fingerprint, AdapterConfig(), AlignmentConfig(), SelectionConfig(), table_hash(rest), drawn]
+    return resumed(CELLS / f"{name}.json", question, measure)["hits"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=60, help="of each modality (default 60)")
+    parser.add_argument("--only", nargs="+", choices=MODALITIES, help="measure these modalities, and write no page")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    clip = load_clip(device="cpu")
-    hits: dict[tuple[str, str, bool], list[float]] = {}
-    chance: dict[bool, list[float]] = {True: [], False: []}
-    for name, kind in tqdm(MODALITIES.items(), desc="modalities"):
-        bank, train, _ = samples(name)
-        support, rest = support_and_validation(train, 16, 0)
-        detector = load_or_fit(support, bank, clip, f"all_{name}", 0)
-        seen, texts = {sign.text for sign in kind.seen_signs}, {sign.id: sign.text for sign in bank.signs}
-        drawn = [row for row in range(len(rest)) if rest.meta["signs"][row]][: args.images]
-        for start in range(0, len(drawn), 20):
-            rows = drawn[start : start + 20]
-            pixels = clip.prepare([rest.images[row] for row in rows], bank.color)
-            for model, v, stands in (
-                ("frozen", clip.encode_texts(bank.texts), nullcontext()),
-                ("adapted", detector.sign_embeddings_, installed(clip, detector.adapters_)),
-            ):
-                with stands:
-                    found = maps(clip, pixels, v)
-                for i, row in enumerate(rows):
-                    for sign, mask in load_masks(rest, row).items():
-                        cells = touched(mask, (8, 8))
-                        if not cells.any():
-                            continue
-                        known, s = texts[sign] in seen, bank.texts.index(texts[sign])
-                        if model == "frozen":
-                            chance[known].append(float(cells.mean()))
-                        for which, values in found.items():
-                            hit = float(cells.flat[int(values[i, s].argmax())])
-                            hits.setdefault((which, model, known), []).append(hit)
+    parts = [measured(name, args.images) for name in tqdm(args.only or MODALITIES, desc="modalities")]
+    if args.only:
+        return
+    hits = {title: {g: [hit for p in parts for hit in p[title][g]] for g in ("seen", "new")} for title in parts[0]}
 
-    def line(name: str, known: list[float], new: list[float]) -> str:
-        return f"| {name} | {np.mean(known + new):.3f} | {np.mean(known):.3f} | {np.mean(new):.3f} |"
+    def line(title: str) -> str:
+        known, new = hits[title].values()
+        return f"| {title} | {np.mean(known + new):.3f} | {np.mean(known):.3f} | {np.mean(new):.3f} |"
 
     lines = [
         "| map | all signs | signs of pretraining | signs of kept-out categories |",
         "|---|---|---|---|",
-        *(
-            line(f"{which}, {model}", hits[which, model, True], hits[which, model, False])
-            for which in KINDS
-            for model in ("frozen", "adapted")
-        ),
-        line("by chance", chance[True], chance[False]),
+        *(line(f"{which}, {model}") for which, model in product(KINDS, ("frozen", "adapted"))),
+        line(CHANCE),
     ]
-    count = f"{sum(map(len, chance.values())):,} drawn signs in {args.images} training images of each modality"
+    count = f"{sum(map(len, hits[CHANCE].values())):,} drawn signs in {args.images} training images of each modality"
     text = (
         "# Which heat map finds what was drawn\n\n"
         f"Written by `python tools/heat_maps.py`: {count}, none of them in the detector's support set. Share of "
