@@ -11,7 +11,19 @@ from . import case_commands  # noqa: F401  # adds its own
 from .cli import answer, app, command, output
 from .errors import SDMADError
 from .files import NOTICE
-from .options import MAX_SEED, FewImages, Fitted, Images, Judged, Part, Source, files_of, parts_of
+from .options import (
+    MAX_SEED,
+    DropCopies,
+    ExcludeSupport,
+    FewImages,
+    Fitted,
+    Images,
+    Judged,
+    Part,
+    Source,
+    files_of,
+    parts_of,
+)
 
 KINDS = "absent", "present"
 
@@ -98,12 +110,24 @@ def sites(
     shots: Annotated[int, Option(min=1, help="labelled images of each category to learn from, of either")] = 4,
     resamples: Annotated[int, Option(min=1, help="of patients, for intervals")] = 200,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the halves, shots and resamples")] = 0,
+    exclude_support: ExcludeSupport = False,
+    drop_copies: DropCopies = False,
 ) -> None:
     """Another hospital: three remedies side by side, before and after, at both sites."""
     from .deployment.sites import compare_sites
+    from .evaluation.seen_images import unseen
     from .show.answers import remedies_text
 
     detector = fitted.load()
     home, away = (replace(source, data=data).table(detector.bank.categories) for data in (source.data, site))
-    rows = compare_sites(detector, home, away, shots=shots, resamples=resamples, random_state=seed)
+    rows = compare_sites(
+        detector,
+        home,
+        away,
+        shots=shots,
+        resamples=resamples,
+        random_state=seed,
+        drop_copies=drop_copies,
+        unseen=lambda table: unseen(fitted.detector, table, exclude_support),
+    )
     answer({"figures": [asdict(row) for row in rows], "notice": NOTICE}, f"{remedies_text(rows)}\n{NOTICE}")

@@ -29,6 +29,7 @@ SPLIT = "rows to use, where the data have a split (default: 'fit' train, 'evalua
 Device = Annotated[str | None, Option(help="cpu, cuda, ... (default: an accelerator if there is one)")]
 DropCopies = Annotated[bool, Option("--drop-copies", help="leave out pictures with two labels or in two parts")]
 FOLDER = "folder that 'sdmad fit' or SDMAD.save wrote"
+ExcludeSupport = Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")]
 FewImages = Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="image, DICOM file or folder")]
 
 
@@ -154,7 +155,7 @@ class Cases(Fitted):
 class Judged(Fitted):
     """A detector, and by which images it is judged."""
 
-    exclude_support: Annotated[bool, Option("--exclude-support", help="leave out what it was fitted on")] = False
+    exclude_support: ExcludeSupport = False
     drop_copies: DropCopies = False
     resamples: Annotated[int, Option(min=0, help="of patients, for intervals; 0 for none")] = 200
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="of the resamples")] = 0

@@ -7,7 +7,7 @@ scanners write is read by companions: `sdmad_datasets` the .npz of MedMNIST, `sd
 """
 
 from .classes import load_classes
-from .copies import digests, without_copies
+from .copies import digests, without_copies, without_those_of
 from .folder import load_folder
 from .images import IMAGE_ENDINGS, as_images, walk_images
 from .load import load_data
@@ -24,6 +24,6 @@ from .table import (
 )
 
 __all__ = ["IMAGE_ENDINGS", "META", "SPLITS", "SUBGROUP_COLUMNS", "ImageTable", "as_images", "check_split"]
-__all__ += ["digests", "without_copies"]
+__all__ += ["digests", "without_copies", "without_those_of"]
 __all__ += ["draw_support", "load_classes", "load_data", "load_folder"]
 __all__ += ["patient_folds", "read_image", "read_images", "split_train_test", "walk_images"]

@@ -20,6 +20,8 @@ from .dicom import is_dicom
 from .pictures import FORMATS, as_stored
 from .table import SPLITS, ImageTable
 
+REMEDY = "correct the data, or leave such copies out with drop_copies=True"
+
 
 def digests(images: Collection, progress: bool = False) -> list[str | None]:
     """SHA-256 of the pixels of each image as it is read, grey alike in any form; None where it cannot be read."""
@@ -85,7 +87,20 @@ def _of_pixels(image) -> tuple[tuple[int, int], str]:
     return picture.size, digest.hexdigest()
 
 
-def without_copies(where, table: ImageTable, drop: bool = False, progress: bool = False) -> tuple[ImageTable, int]:
+def without_those_of(train: ImageTable, test: ImageTable, drop: bool = False) -> ImageTable:
+    """The train rows whose pictures are not in test; a DataError where some are and `drop` is False."""
+    found = twins((*train.images, *test.images))
+    known = set(found[len(train) :]) - {None}
+    new = [i for i, digest in enumerate(found[: len(train)]) if digest not in known]
+    if len(new) < len(train) and not drop:
+        what = f"{len(train) - len(new)} train images are in test too, pixel for pixel"
+        raise DataError(f"{what}; leave them out with drop_copies=True")
+    return train.rows(new)
+
+
+def without_copies(
+    where, table: ImageTable, drop: bool = False, progress: bool = False, remedy: str = REMEDY
+) -> tuple[ImageTable, int]:
     """The table with each picture once, and how many images were dropped.
 
     A copy with the same labels, and in the same part of the split, is left out with a remark. With `drop` a picture
@@ -110,7 +125,6 @@ def without_copies(where, table: ImageTable, drop: bool = False, progress: bool 
             first = [table.images[i] if isinstance(table.images[i], (str, Path)) else f"row {i}" for i in copies[0]]
             said = dict(zip([column[i] for i in copies[0]], first, strict=True))
             such = " and ".join(f"{image} ({value})" for value, image in said.items())
-            remedy = "correct the data, or leave such copies out with drop_copies=True"
             raise DataError(f"{where}: pictures that {what}: {len(copies)}, such as {such}; {remedy}")
     gone = {i for what, copies in found.items() for rows in copies for i in rows["labels" not in what :]}
     if gone:

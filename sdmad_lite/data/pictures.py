@@ -151,8 +151,10 @@ def _plain(image: Image.Image, key: str | int) -> Image.Image:
         values = np.asarray(image)
         if not np.isfinite(values).all():
             raise DataError(f"{name}: has pixels that are not finite; replace them, or scale it to 8 bits")
-        shown = np.clip(np.rint(stretched(values, np.ones(values.shape, bool))), 0, 255).astype(np.uint8)
-        note(DEEP, key)
+        shown = _narrow(values)
+        if shown is None:
+            shown = np.clip(np.rint(stretched(values, np.ones(values.shape, bool))), 0, 255).astype(np.uint8)
+            note(DEEP, key)
         return Image.fromarray(255 - shown if tags.get(PHOTOMETRIC) == 0 else shown)
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
@@ -162,6 +164,14 @@ def _plain(image: Image.Image, key: str | int) -> Image.Image:
         note(CLEAR, key)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), clear).convert("RGB")
     return image
+
+
+def _narrow(values: np.ndarray) -> np.ndarray | None:
+    """The 8 bits of a picture that was written with 16 of them, each times 257 or 256; None of any other."""
+    for step in (257, 256) if values.dtype.kind in "iu" and 255 < values.max() else ():
+        if 0 <= values.min() and values.max() <= 255 * step and not (values % step).any():
+            return (values // step).astype(np.uint8)
+    return None
 
 
 def stretched(values: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ def split_train_test(
     Raises:
         DataError: one side would be empty, or a picture is on both and `drop_copies` is False.
     """
-    from .copies import twins  # it reads images, which know this table
+    from .copies import without_those_of  # it reads images, which know this table
 
     if "split" in table.meta:
         train, test = table.part("train"), table.part("test")
@@ -165,15 +165,7 @@ def split_train_test(
         train, test = table.rows(np.flatnonzero(first)), table.rows(np.flatnonzero(~first))
     if not len(train) or not len(test):
         raise DataError(f"the split leaves no {'train' if not len(train) else 'test'} images; give both")
-    if drop_copies is not None:
-        found = twins((*train.images, *test.images))
-        known = set(found[len(train) :]) - {None}
-        new = [i for i, digest in enumerate(found[: len(train)]) if digest not in known]
-        if len(new) < len(train) and not drop_copies:
-            what = f"{len(train) - len(new)} train images are in test too, pixel for pixel"
-            raise DataError(f"{what}; leave them out with drop_copies=True")
-        train = train.rows(new)
-    return train, test
+    return (train if drop_copies is None else without_those_of(train, test, drop_copies)), test
 
 
 def _shown_by_patient(table: ImageTable) -> tuple[np.ndarray, np.ndarray]:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import as_images
+from ..data import as_images, digests
 from ..detector import SDMAD
 from ..errors import CaseError
 from .case_file import GRID, CaseFile, Entry, features_of, kept_form, names_shown
 from .learning import drift, learnt, with_finding
 from .moments import Moments
-from .scoring import _content, about
+from .scoring import about
 
 ALARM = 10_000.0
 """Evidence of `drift` that is told: chance reaches it once in so many cases, or less often."""
@@ -68,7 +68,7 @@ class Memory:
         if self_made:
             mine = self.detector()
             labels = dict(zip(mine.bank.categories, mine.predict(images).T, strict=True))
-        return self.add_embedded(self.embedded(images), labels, list(map(_content, images)), who, self_made)
+        return self.add_embedded(self.embedded(images), labels, digests(images), who, self_made)
 
     def embedded(self, images) -> np.ndarray:
         """x (N, (1 + P) D + d) of images: what is kept of them, see `kept_form`."""
@@ -95,7 +95,7 @@ class Memory:
         with self.base.installed() as clip:
             vectors = clip.encode_texts(signs).float().cpu().numpy()
         with_finding(self._grown, name, signs, vectors)  # refuses what does not fit
-        kept = zip(map(_content, images), map(bytes, self.embedded(images)), strict=True)
+        kept = zip(digests(images), map(bytes, self.embedded(images)), strict=True)
         rows = [("finding", [name, signs], None, bytes(vectors)), *(("confirmed", [name], *one) for one in kept)]
         return self._append(who, rows)
 

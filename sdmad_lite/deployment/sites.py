@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
 
-from ..data import ImageTable, as_images, draw_support, read_image, split_train_test
+from ..data import ImageTable, as_images, draw_support, read_image, split_train_test, without_those_of
 from ..detector import SDMAD
 from ..errors import DataError
 from ..evaluation.intervals import resampled
@@ -93,23 +93,32 @@ def compare_sites(
     shots: int = 4,
     resamples: int = 200,
     random_state: int = 0,
+    drop_copies: bool = False,
+    unseen: Callable[[ImageTable], ImageTable] | None = None,
 ) -> list[SiteFigure]:
     """Try the three remedies at a site, and those that change the detector at home too.
 
     Args:
         home, site: labelled images, split as their column `split` says, or halved by patients.
         shots: K labelled images of each category, and of normal ones, from either site.
+        drop_copies: leave out of the images to adapt with those that stand among the images that judge, of either site.
+        unseen: leaves out of the images that judge what the detector was fitted on, or refuses it.
 
     Raises:
-        DataError: no normal image at a site, or fewer patients of a category than shots.
+        DataError: no normal image at a site, fewer patients of a category than shots, or a picture on both sides.
     """
     checked("resamples", resamples, AtLeastOne)  # a remedy is judged by its interval
     parts = {}
     for name, table in {"home": home, "site": site}.items():
-        parts[name] = split_train_test(table.by_name(detector.bank.categories), random_state)
+        train, test = split_train_test(table.by_name(detector.bank.categories), random_state, drop_copies)
+        parts[name] = train, unseen(test) if unseen else test
         if not all((part.labels.sum(1) == 0).any() for part in parts[name]):
             raise DataError(f"{name}: no normal image in one half of its patients; add some, of several patients")
-    adapt = {name: train for name, (train, _) in parts.items()}
+    test = {name: part for name, (_, part) in parts.items()}
+    adapt = {
+        name: without_those_of(train, test["site" if name == "home" else "home"], drop_copies)
+        for name, (train, _) in parts.items()
+    }
     few = [train.rows(draw_support(train, shots, random_state)) for train in adapt.values()]
     cases = np.vstack([np.hstack(detector.features(table.images)) for table in few])
     taught = learnt(detector, Moments.of(cases, np.vstack([table.labels for table in few])))
@@ -117,7 +126,6 @@ def compare_sites(
     moved = centred(detector, *normals)
     curve = exposure_curve(adapt["site"].images, adapt["home"].images, detector.bank.color)
     # what each remedy makes of the images that judge it
-    test = {name: part for name, (_, part) in parts.items()}
     features = {name: detector.features(part.images) for name, part in test.items()}
     before = {name: detector.logits(*of) for name, of in features.items()}
     after = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import ImageTable, digests
+from ..data import ImageTable, digests, without_copies
 from ..errors import DataError, SDMADError, warn
 
 FILE = "support.json"
@@ -51,6 +51,7 @@ def seen(folder: str | Path, table: ImageTable) -> ImageTable:
         raise DataError(f"{folder} does not say what it was fitted on; fit again with 'sdmad fit'")
     known, _, salt = _read(path)
     found = table.rows([row for row, digest in enumerate(_hashes(table, salt)[0]) if digest in known])
+    found, _ = without_copies("data", found, remedy="give each picture with the labels that it was fitted with")
     if len(found) < len(known):
         what = f"{len(found)} of the {len(known)} images that the detector was fitted on are among these"
         raise DataError(f"{what}; give the data that it was fitted on")

@@ -1,5 +1,6 @@
 """The same picture twice: found by its pixels in every reader, refused or left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,15 @@ from PIL import Image
 
 from sdmad_lite.data import copies, digests, load_data, read_image, split_train_test, without_copies
 from sdmad_lite.errors import DataError, SDMADWarning
+from sdmad_lite.evaluation.seen_images import seen, write_seen
 
 
 def picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 12), dtype=np.uint8))
+
+
+def wider(step: int) -> Image.Image:
+    return Image.fromarray(np.asarray(picture(0)).astype(np.uint16) * np.uint16(step))
 
 
 FORMS = {
@@ -20,6 +26,8 @@ FORMS = {
     "other name and compression": lambda path: picture(0).save(path, "PNG", compress_level=0),
     "colours that are grey": lambda path: picture(0).convert("RGB").save(path, "PNG"),
     "another format": lambda path: picture(0).save(path.with_suffix(".bmp")),
+    "8 bits as 16, as libpng widens": lambda path: wider(257).save(path),
+    "8 bits as 16, shifted": lambda path: wider(256).save(path.with_suffix(".tif")),
     "another header": lambda path: picture(0).save(path.with_suffix(".tif"), description="Doe"),
 }
 
@@ -56,6 +64,17 @@ def test_a_copy_with_other_labels_is_refused_or_left_out_twice(tmp_path):
         load_data(folder)
     with pytest.warns(SDMADWarning, match="2 images are copies"):
         assert [path.stem for path in load_data(folder, drop_copies=True).images] == ["1", "2"]
+
+
+def test_what_a_detector_was_fitted_on_is_found_once_and_with_one_label(tmp_path):
+    folder = four(tmp_path / "set", last="0,train")
+    table = load_data(folder, drop_copies=None)
+    write_seen(tmp_path, table.rows([0, 1]))
+    with pytest.warns(SDMADWarning, match="1 images are copies"):
+        assert len(seen(tmp_path, table)) == 2
+    table = replace(table, labels=np.array([[0], [1], [1], [1]]))
+    with pytest.raises(DataError, match=r"several labels: 1, .*; give each picture with the labels that it was fitted"):
+        seen(tmp_path, table)
 
 
 def test_a_copy_alike_in_all_counts_once(tmp_path):

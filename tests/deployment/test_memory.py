@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import stripes
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import AlignmentConfig
@@ -235,6 +236,16 @@ def test_nothing_of_a_bad_batch_is_kept(memory):
     with pytest.raises(CaseError, match="image 4: is entry 1 already"):
         memory.add([*images, images[0]], [*names(labels), []], who="A")
     assert Memory(memory.file.path, memory.base).file.log == []
+
+
+def test_a_case_in_another_form_is_the_same_case(memory, tmp_path):
+    images, labels = stripes(8, 1)
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    Image.fromarray(images[0]).convert("RGB").save(tmp_path / "b.tif")
+    memory.add([tmp_path / "a.png"], names(labels)[:1], who="A")
+    for copy in (tmp_path / "b.tif", images[0]):
+        with pytest.raises(CaseError, match="image 0: is entry 1 already"):
+            memory.add([copy], names(labels)[:1], who="A")
 
 
 def test_entries_cannot_be_changed(memory):

@@ -1,5 +1,8 @@
 """Another hospital: remedies worked out by hand, and a report that says whether they help."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from conftest import stripes
@@ -10,7 +13,8 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
 from sdmad_lite.deployment.sites import FIGURES, centred, compare_sites, exposed, exposure_curve
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import SDMADError
+from sdmad_lite.errors import SDMADError, SDMADWarning
+from sdmad_lite.evaluation.seen_images import unseen, write_seen
 from sdmad_lite.show.answers import remedies_text
 from sdmad_lite.signs.bank import parse_bank
 
@@ -79,6 +83,30 @@ def test_the_report_has_each_remedy_where_it_acts_and_a_verdict(detector):
     assert all(row.verdict in text for row in rows) and "no ranking changes" in text
     again = compare_sites(detector, striped(1), striped(2, darker), shots=2, resamples=20)
     assert again == rows
+
+
+def split(table):
+    """The first half to adapt with, the second to judge by."""
+    return replace(table, meta=table.meta | {"split": ("train",) * 24 + ("test",) * 24})
+
+
+def test_a_picture_of_one_site_does_not_judge_what_was_learnt_from_it_at_the_other(detector):
+    home, site = split(striped(1)), split(striped(2))
+    site = replace(site, images=(*site.images[:3], home.images[40], *site.images[4:]))  # to adapt with, and to judge by
+    with pytest.raises(SDMADError, match="1 train images are in test too, pixel for pixel"):
+        compare_sites(detector, home, site, shots=2, resamples=2)
+    assert compare_sites(detector, home, site, shots=2, resamples=2, drop_copies=True)
+
+
+def test_what_the_detector_was_fitted_on_does_not_judge_it(detector, tmp_path):
+    home, site = split(striped(1)), split(striped(2))
+    write_seen(tmp_path, home.rows([0, 40]))
+    with pytest.raises(SDMADError, match=r"fitted on 1 of these images; give other images, or .*exclude_support=True"):
+        compare_sites(detector, home, site, shots=2, resamples=2, unseen=partial(unseen, tmp_path))
+    with pytest.warns(SDMADWarning, match="1 images of the support set's patients are left out"):
+        without = partial(unseen, tmp_path, exclude_support=True)
+        rows = compare_sites(detector, home, site, shots=2, resamples=2, unseen=without)
+    assert rows != compare_sites(detector, home, site, shots=2, resamples=2)
 
 
 def test_a_remedy_without_an_interval_is_refused(detector):
