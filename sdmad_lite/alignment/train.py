@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..errors import SDMADError
 from ..running import Processes, RunConfig, compiled, in_batches, resumed, sent, state_of
 from ..selection.sign_selector import equal_weights, margins, sign_scores
 from ..settings import AtLeastOne, Count, NotNegative, Positive, Settings, Share
@@ -253,4 +254,8 @@ def align(
                 checkpoint.write(state_of(training))
             if run.after_step:
                 run.after_step(step)
-        return encoders.aligned()
+        aligned = encoders.aligned()
+    if not all(torch.as_tensor(part).isfinite().all() for part in (aligned.cosines, aligned.scale, aligned.bias)):
+        anew = f", or delete {checkpoint.file} to begin anew" if checkpoint else ""
+        raise SDMADError(f"stage 1 ended in numbers that are not finite; lower lr of AlignmentConfig{anew}")
+    return aligned

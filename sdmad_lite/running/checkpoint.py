@@ -9,7 +9,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -50,7 +50,11 @@ class Checkpoint:
         if not self.file.exists():
             return None
         different: list[str] = []
+        reason, remedy = "its content is not what was written", "delete it to begin anew"
         try:  # what is damaged or planted raises nearly anything; all of it is one error
+            if not self.file.is_file():  # a pipe would have us wait
+                raise SafetensorError("it is no file")
+            self.file.open("rb").close()  # which says what is wrong with a file that cannot be read
             with safe_open(self.file, "pt") as content:
                 tensors = {name: content.get_tensor(name) for name in content.keys()}
                 before, found = (json.loads(content.metadata()[name]) for name in ("identity", "hash"))
@@ -59,11 +63,14 @@ class Checkpoint:
                 whole &= _forms(tensors) == _forms(like) and len(tensors["losses"]) <= most
                 # squares are not negative, and no training goes on from NaN
                 whole &= all(v.isfinite().all() and (v.min() >= 0 or "_sq" not in n) for n, v in tensors.items())
-            reason = "its content is not what was written"
-        except Exception as error:
+        except OSError as error:
+            whole, reason, remedy = False, str(error.strerror), f"make it readable, or {remedy}"
+        except SafetensorError as error:
             whole, reason = False, str(error)
+        except Exception:
+            whole = False
         if not whole:
-            raise CheckpointError(f"{self.file}: this checkpoint is broken ({reason}); delete it to begin anew")
+            raise CheckpointError(f"{self.file}: this checkpoint is broken ({reason}); {remedy}")
         if different:
             raise CheckpointError(
                 f"{self.file}: belongs to a run that differs in: {', '.join(different)}; give the same as then, "

@@ -19,7 +19,7 @@ from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, RunConfig, alig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import CheckpointError, OutputError
+from sdmad_lite.errors import CheckpointError, OutputError, SDMADError
 from sdmad_lite.files import HOST
 from sdmad_lite.running.checkpoint import NAME, Checkpoint, CheckpointWarning
 
@@ -161,6 +161,18 @@ def test_a_broken_checkpoint_is_named_and_left_for_whoever_wants_to_look(tiny_cl
     with pytest.raises(CheckpointError, match=rf"{NAME}: this checkpoint is broken \(.*; delete it to begin anew"):
         run(tiny_clip, support, bank, stopped)
     assert (stopped / NAME).read_bytes() == content[:keep]
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_worthless(tiny_clip, support, bank, stopped, monkeypatch):
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr("pathlib.Path.open", lambda *given: (_ for _ in ()).throw(refused))
+    with pytest.raises(CheckpointError, match=r"broken \(Permission denied\); make it readable, or delete it"):
+        run(tiny_clip, support, bank, stopped)
+
+
+def test_numbers_that_are_not_finite_are_no_end_of_a_training(tiny_clip, support, bank, tmp_path):
+    with pytest.raises(SDMADError, match=rf"not finite; lower lr of AlignmentConfig, or delete .*{NAME} to begin anew"):
+        run(tiny_clip, support, bank, tmp_path, steps=2, lr=1e30)
 
 
 OTHERS = {

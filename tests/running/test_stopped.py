@@ -111,6 +111,7 @@ PLANTED = {
     "empty": lambda file, checkpoint: file.write_bytes(b""),
     "a pickle": lambda file, checkpoint: torch.save({"x": torch.zeros(1)}, file),
     "a folder": lambda file, checkpoint: (file.unlink(), file.mkdir()),
+    "a pipe": lambda file, checkpoint: (file.unlink(), os.mkfifo(file)),
     "no metadata": text(None),
     "no JSON": text({"identity": "{", "hash": "x"}),
     "a list": text({"identity": "[]", "hash": '""'}),
