@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from os.path import isdir, isfile
+from os.path import isabs, isdir, isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -60,12 +60,13 @@ class Model(BaseModel, strict=True, extra="forbid"):
             return next((str(p) for p in (Path(path), beside / path, beside / Path(path).name) if there(p)), None)
 
         _, own, path = self.name.partition("local-dir:")
-        if own and not (place := found(path, isdir)):
+        weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
+        gone = path if own and not (place := found(path, isdir)) else ""
+        if gone or (weights and isabs(weights) and not isfile(weights)):
             raise BackboneError(
-                f"{folder}: was fitted on the CLIP in {path}, which is not there; put that folder back or beside the "
+                f"{folder}: was fitted on the CLIP in {gone or weights}, which is not there; put it back or beside the "
                 "detector, or hand SDMAD.load in Python the CLIP from its new place"
             )
-        weights = self.pretrained and (found(self.pretrained, isfile) or self.pretrained)
         name, shape = f"local-dir:{place}" if own else self.name, self.shape or "own"
         clip = load_clip(name, weights, own_device(device), shape=shape)
         if name == "embedded" and clip.fingerprint != self.fingerprint:  # what version 0.1.0 called so

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
+from sdmad_lite.data.names import NORMAL
 from sdmad_lite.errors import needs
 from sdmad_lite.files import once
 from sdmad_lite.signs.rules import key, short
@@ -22,6 +23,8 @@ from sdmad_lite.signs.rules import key, short
 PROMPTS = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
 ENDS, BEGINS, STOPS = (re.compile("|".join(marks), re.S | re.I | re.M) for marks in PROMPTS["marks"].values())
 COMMENTS = re.compile(r"(?<!:)//[^\n]*|/\*.*?\*/|^\s*#[^\n]*", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
+FINAL = re.compile(r"\b(?:final|answer|revis|correct|improv|antwort|endg|répons|respuesta|risposta|resposta|antwoord)")
 SIGN = {"text", "sign"}  # what a sign's text stands under
 JSON = re.compile(r"""[{\[]\s*["'“{\[/#]|\{\s*\w+\s*:""")  # how a value begins that is meant as JSON
 CUT = ("length", "max_tokens", "model_length")  # how servers say that an answer was too long
@@ -85,7 +88,10 @@ def _spoken(said: str, thought: str = "") -> str:
 
 
 def entries(answer: object, category: str | None, categories: Iterable[str]) -> list | None:
-    """The list of signs in the data of an answer, or the last one in a text. Raises BadAnswer: a text holds none."""
+    """The list of signs in the data of an answer, or the last one in a text that is for this category.
+
+    Raises BadAnswer: a text holds none, or several that are not told apart.
+    """
     known = {key(name) for name in categories}
     if not isinstance(answer, str):
         return _listed(answer, category, known)
@@ -93,6 +99,7 @@ def entries(answer: object, category: str | None, categories: Iterable[str]) -> 
     for start, stop in _brackets(text := _spoken(answer)):
         if start < end or not JSON.match(text, start):
             continue
+        before = text[end:start]
         try:
             value, end = _parsed(text, start, stop)
         except (ValueError, RecursionError) as error:  # what stood before was a draft
@@ -101,16 +108,43 @@ def entries(answer: object, category: str | None, categories: Iterable[str]) -> 
             continue
         # no answer of its own: a bare list inside broken JSON, or beside an object
         listed = _listed(value, category, known)
-        if found and listed is not None and not any(key(str(entry(item)[0])) for item in listed):
-            continue  # the form of an answer again, filled with dots
+        if found and listed is not None and not _filled(listed):
+            continue  # the form of an answer again
         if isinstance(value, dict) and SIGN.intersection(value):
             alone.append(value)
         if listed is not None and (isinstance(value, dict) or not (broken or found)):
-            found = listed
-        problem = problem if broken else 'it has no list "signs"'
+            other, plainly = _headed(before, category, known)
+            if other and not plainly and _filled(found or []):
+                raise BadAnswer(f"it holds several lists, the last beside the word {other!r}; give one JSON object")
+            found = found if plainly else listed
+        problem = problem if broken else 'it has no list "signs" of its own category'
     if found is None and (broken or len(alone) < 2):
         raise BadAnswer(problem)
     return alone if found is None else found  # a line for each sign
+
+
+def _filled(listed: list) -> bool:
+    """Whether there is a word in it; a form has dots."""
+    return any(key(str(entry(item)[0])) for item in listed)
+
+
+def _headed(prose: str, category: str | None, known: set[str]) -> tuple[str, bool]:
+    """Another category that the words before a list name, "" for none; and whether they are plainly its heading.
+
+    A heading is the last line, that category and two words more: "Edema:", "## Signs of Edema", and the words before do
+    not name the own category. A last line such as "Final answer:" says that the list is the one that was asked for.
+    """
+    *_, last = ["", *filter(None, map(key, FENCE.sub("", prose).splitlines()))]
+    prose = last if FINAL.search(last) else prose
+    own = {key(category)} if category else {*map(key, NORMAL)}
+    first, rest = [], f" {key(prose)} "
+    for name in sorted(known | own, key=len, reverse=True):  # the longest first: "pleural effusion" is no "effusion"
+        first += [name] * (f" {name} " in rest)
+        rest = rest.replace(f" {name} ", " ; ")
+    others = [name for name in first if name not in own]
+    mine = len(others) < len(first) or (not category and " normal" in rest)
+    heading = len(others) == 1 and not mine and f" {others[0]} " in f" {last} "
+    return others[0] if others else "", heading and len(last.split()) <= len(others[0].split()) + 2
 
 
 def _brackets(text: str) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ openai, httpx2 = needs("openai", "llm"), needs("httpx2", "llm")  # the client, a
 Form = Literal["json_schema", "json_object", "text"]
 FORMS: tuple[Form, ...] = get_args(Form)
 # servers on this machine, which are never asked through a proxy
-LOCAL = re.compile(r"(?:.+\.)?localhost|127\.[\d.]+|0\.0\.0\.0|\[(?:::1?|::ffff:7f[\da-f]{2}:[\da-f]+)\]")
+LOCAL = re.compile(r"(?:.+\.)?localhost\.?|127\.[\d.]+|0\.0\.0\.0|\[(?:::1?|::ffff:7f[\da-f]{2}:[\da-f]+)\]")
 MAX_ANSWER, MAX_TOKENS = 1_000_000, 2000  # bytes of a response, tokens of an answer
 T = TypeVar("T")
 
@@ -99,8 +99,8 @@ class Chat:
                     self.form = FORMS[FORMS.index(self.form) + 1]
                     continue
                 reason, todo = short(self._clean(error.__cause__ or error), 400), "refused"
-                if (proxies := _named("proxy")) and not LOCAL.fullmatch(self.settings.base_url.host or ""):
-                    reason += f", through the proxy of {proxies}"
+                if _named("proxy") and not LOCAL.fullmatch(self.settings.base_url.host or ""):
+                    reason += f", with {_named('set')} set"
                 if type(error) is openai.APIConnectionError:
                     todo = "no_server"
                 elif re.search(PROMPTS["overflow"], reason, re.IGNORECASE):
@@ -147,8 +147,10 @@ class Chat:
 
 
 def _named(kind: str) -> str:
-    """The variables of the environment of a kind: "proxy", "socks" or "certificates"."""
-    return ", ".join(name for name in os.environ if name.upper() in PROMPTS["environment"][kind])
+    """The variables of the environment of a kind that are set: "proxy", "set", "socks" or "certificates"."""
+    return ", ".join(
+        name for name, value in os.environ.items() if value and name.upper() in PROMPTS["environment"][kind]
+    )
 
 
 def _http(host: str) -> Any:

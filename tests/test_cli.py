@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -136,21 +137,22 @@ def test_another_folder_and_hash_seed_give_the_same_bits(world, tmp_path):
     assert written[0] == written[1]
 
 
-READERS = ("run", "fit", "evaluate", "embed", "check")
+READERS = ("run", "fit", "evaluate", "embed", "check", "decide", "subgroups", "sites", "add")
 RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_lite/data": READERS,
     "sdmad_lite/deployment": ("predict",),
     "sdmad_lite/deployment/subgroups.py": ("subgroups",),
     "sdmad_lite/deployment/memory.py": ("add",),
-    "sdmad_lite/evaluation/seen_images.py": ("evaluate",),
+    "sdmad_lite/evaluation/seen_images.py": ("evaluate", "subgroups", "sites"),
     "sdmad_lite/clip": ("run", "fit", "embed", "check"),
     "sdmad_lite/options.py": ("run", "fit"),
     "sdmad_datasets": READERS,
     "sdmad_federated": ("serve", "join"),
+    "sdmad_llm/prompts.toml": ("generate",),
 }
 IN_PYTHON = {"tokenizer", "max_bytes"}
 NOT_SAID = {
-    "drop_copies": {"embed", "check"},
+    "drop_copies": {"embed", "check", "decide", "add"},
     "names": {"predict"},
     "least": {"predict", "serve"},
     "checkpoint": {"join"},
@@ -158,13 +160,15 @@ NOT_SAID = {
     "name": {"serve"},
     "certificate": {"serve"},
     "runtime": {"predict"},
-    "categories": {"evaluate", "embed", "check"},
+    "categories": {"evaluate", "embed", "check", "decide", "subgroups", "sites", "add"},
     "self_made": {"predict"},
 }  # commands that never get to such a message
 
 
 def said_in(place):
     """Every text of the code at a place that is no docstring."""
+    if place.endswith(".toml"):
+        return (yield from tomllib.loads((ROOT / place).read_text(encoding="utf-8")).values())
     files = [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py"))
     for tree in (ast.parse(file.read_text(encoding="utf-8")) for file in files):
         for node in ast.walk(tree):
@@ -179,10 +183,11 @@ def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(plac
     commands |= typer.main.get_command(federated_app).commands
     every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
     for text in said_in(place):
-        for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", text)) - IN_PYTHON:
+        for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", str(text))) - IN_PYTHON:
             for command in set(RECOMMENDED[place]) - NOT_SAID.get(name, set()):
                 assert in_options(f"{name}=", commands[command]).startswith("--"), (text, command)
-        assert {*re.findall(r"(?<!\S)--[a-z-]+", text)} <= every | {"--raw", "--to", "--variant"}, text
+        of_others = {"--raw", "--to", "--variant", "--port", "--max-model-len"}
+        assert {*re.findall(r"(?<!\S)--[a-z-]+", str(text))} <= every | of_others, text
 
 
 def all_options(command):

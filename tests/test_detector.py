@@ -22,6 +22,7 @@ from sdmad_lite.errors import BackboneError, BankError, DataError, DetectorError
 from sdmad_lite.explain import patch_shares
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import parse_bank
+from sdmad_lite.storage import Model
 
 SHORT = AlignmentConfig(steps=6, augmentations=2)
 RANK = SelectionConfig(rule="rank")  # drops signs whatever the data, so that zero weights are met
@@ -447,8 +448,16 @@ def test_a_backbone_of_a_relative_path_is_found_from_elsewhere_until_it_is_gone(
     with pytest.raises(BackboneError, match=r"detector: was fitted on other preprocessing than .*clip has here"):
         SDMAD.load(moved / "detector")
     shutil.rmtree(moved / "clip")
-    with pytest.raises(BackboneError, match=r"project/clip, which is not there; put that folder back or beside the d"):
+    with pytest.raises(BackboneError, match=r"project/clip, which is not there; put it back or beside the d"):
         SDMAD.load(moved / "detector")
+
+
+def test_a_file_of_weights_that_is_gone_is_told_with_what_to_do(tmp_path):
+    saved = Model(name="ViT-B-32", pretrained=str(tmp_path / "old" / "w.pt"))
+    with pytest.raises(
+        BackboneError, match=r"fitted on the CLIP in .*w\.pt, which is not there; put it back or beside"
+    ):
+        saved.load(tmp_path / "detector", "cpu")
 
 
 # What is refused

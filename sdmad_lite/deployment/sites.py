@@ -119,7 +119,7 @@ def compare_sites(
         name: without_those_of(train, test["site" if name == "home" else "home"], drop_copies)
         for name, (train, _) in parts.items()
     }
-    few = [train.rows(draw_support(train, shots, random_state)) for train in adapt.values()]
+    few = [_few(name, train, shots, random_state) for name, train in adapt.items()]
     cases = np.vstack([np.hstack(detector.features(table.images)) for table in few])
     taught = learnt(detector, Moments.of(cases, np.vstack([table.labels for table in few])))
     normals = [[t.images[i] for i in np.flatnonzero(t.labels.sum(1) == 0)] for t in (adapt["site"], adapt["home"])]
@@ -138,6 +138,14 @@ def compare_sites(
         found = before[name], logits, test[name], detector.thresholds_, resamples, random_state
         rows += [SiteFigure(remedy, name, *figure) for figure in _figures(*found)]
     return rows
+
+
+def _few(name: str, train: ImageTable, shots: int, seed: int) -> ImageTable:
+    """The labelled images of a site to learn from; each of the categories has to have so many."""
+    try:
+        return train.rows(draw_support(train, shots, seed))
+    except DataError as error:
+        raise DataError(f"{name}: {str(error).partition(', or name the other')[0]}") from None
 
 
 def _figures(before, after, table: ImageTable, thresholds, resamples: int, seed: int) -> list[tuple]:

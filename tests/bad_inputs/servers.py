@@ -152,7 +152,7 @@ CASES = [
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer ("
             "'Error code: 401 - bad key'); "
-            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "check api_key=, model= and base_url= (it often ends in /v1), or raise timeout= and retries=. "
             "Nothing was written"
         ),
     ),
@@ -162,7 +162,7 @@ CASES = [
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer ("
             "'Error code: 404 - no model m'); "
-            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "check api_key=, model= and base_url= (it often ends in /v1), or raise timeout= and retries=. "
             "Nothing was written"
         ),
     ),
@@ -172,7 +172,7 @@ CASES = [
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer ("
             "'Error code: 500 - out of memory'); "
-            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "check api_key=, model= and base_url= (it often ends in /v1), or raise timeout= and retries=. "
             "Nothing was written"
         ),
     ),
@@ -182,7 +182,7 @@ CASES = [
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer ("
             "the response was cut off, or is not of the protocol); "
-            "raise timeout or retries, or take another model. Nothing was written"
+            "raise timeout= or retries=, or take another model. Nothing was written"
         ),
     ),
     asked(
@@ -190,7 +190,7 @@ CASES = [
         says('{"signs": [', "length"),
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer (it was cut off because "
-            "it was too long; write fewer and shorter signs); raise timeout or retries, or take another "
+            "it was too long; write fewer and shorter signs); raise timeout= or retries=, or take another "
             "model. Nothing was written"
         ),
     ),
@@ -199,7 +199,7 @@ CASES = [
         says("I am sorry, I cannot help with that."),
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer (it holds no JSON "
-            "object); raise timeout or retries, or take another model. Nothing was written"
+            "object); raise timeout= or retries=, or take another model. Nothing was written"
         ),
     ),
     asked(
@@ -207,7 +207,7 @@ CASES = [
         says("<think>The user wants signs"),
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer (it holds reasoning and no "
-            "answer); raise timeout or retries, or take another model. Nothing was written"
+            "answer); raise timeout= or retries=, or take another model. Nothing was written"
         ),
     ),
     asked(
@@ -215,7 +215,7 @@ CASES = [
         refuses(200, "Rate limit exceeded"),
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer ('Rate limit exceeded'); "
-            "check api_key, model and base_url (it often ends in /v1), or raise timeout and retries. "
+            "check api_key=, model= and base_url= (it often ends in /v1), or raise timeout= and retries=. "
             "Nothing was written"
         ),
     ),
@@ -233,7 +233,7 @@ CASES = [
         says('{"signs": []}'),
         (
             "category 'Effusion': {server} with the model 'm' gave no usable answer (0 of 0 signs can be "
-            "used, at least 3 are needed: write more); raise timeout or retries, or take another model. "
+            "used, at least 3 are needed: write more); raise timeout= or retries=, or take another model. "
             "Nothing was written"
         ),
     ),

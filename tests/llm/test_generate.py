@@ -227,6 +227,11 @@ AS_MEANT = {
     "keys without quotes": ANSWER.replace('"signs"', "signs").replace('"text"', "text"),
     "curly quotes, a missing comma": ANSWER.replace('"', "”").replace("}, {", "} {"),
     "a line for each sign": "\n".join(json.dumps({"text": text, "also": []}) for text in TEXTS),
+    "another category's beside it": f"Signs of Effusion:\n{ANSWER}\n\n**Edema**\n```json\n{DRAFT}\n```",
+    "another category's before it": f"Edema: {DRAFT}\nEffusion: {ANSWER}",
+    "a draft, and thoughts about another": f"Draft: {DRAFT}\nThe third fits Edema too.\nFinal answer:\n{ANSWER}",
+    "a word about another": f"Some of these fit Edema as well, which I left out.\n{ANSWER}",
+    "a question that is repeated": f"Signs of Effusion, not of Edema: {FORM}\nI compared with Edema. {ANSWER}",
     "by number": json.dumps({"signs": dict(enumerate(TEXTS, 1))}),
     "of each category": json.dumps(
         {"all": [{"name": "Edema", "signs": ["a b"]}, {"name": "effusion", "signs": TEXTS}]}
@@ -262,6 +267,9 @@ REFUSED = {
     '{"signs": [{"text": "veil over the lung", None]}': "no valid JSON",
     json.dumps({"typical": TEXTS, "rare": TEXTS}): 'no list "signs"',
     '["Effusion", "Edema"]': 'no list "signs"',
+    f"Draft: {DRAFT} Final, compared with Edema as well: {ANSWER}": "several lists, .* beside the word 'edema'",
+    f"For Effusion: {ANSWER} And not for Effusion but Edema: {DRAFT}": "several lists, .*; give one JSON object",
+    f"## Edema\n{ANSWER}": 'no list "signs" of its own category',
     json.dumps({"signs": [{"name": text, "why": f"for {text}"} for text in TEXTS]}): "0 of 3 signs can be used",
 }
 
@@ -289,6 +297,14 @@ def test_an_answer_may_stand_in_parts_in_a_tool_call_or_among_the_thoughts(scrip
     for way in ways:
         script.steps = [way]
         assert len(generate(script).bank.signs) == 5
+
+
+def test_normal_signs_may_name_what_is_not_there():
+    answer = json.dumps({"signs": SIGNS[None]})
+    for said in ("Edema", "no Edema, no Effusion", "a normal film, unlike Edema"):
+        assert len(usable_signs(f"This shows {said}: {DRAFT} Then: {answer}", None, CHEST, 6)[0]) == 3
+    with pytest.raises(BadAnswer, match="several lists"):
+        usable_signs(f"{answer} And this speaks for Edema: {DRAFT}", None, CHEST, 6)
 
 
 # Answers that are lost or malformed are asked for again, with the reason
@@ -435,7 +451,7 @@ def test_an_answer_in_drops_is_given_up(script):
 )
 def test_a_refusal_is_not_repeated(script, answer, named):
     script.steps = [answer]
-    with pytest.raises(GenerationError, match=r"'Effusion': .*check api_key, model and base_url") as refused:
+    with pytest.raises(GenerationError, match=r"'Effusion': .*check api_key=, model= and base_url=") as refused:
         generate(script)
     assert re.search(named, str(refused.value)) and len(script.requests) == 1
     assert KEY not in "".join(traceback.format_exception(refused.value)) and len(str(refused.value)) < 700
@@ -462,7 +478,7 @@ def test_a_model_that_reasons_gets_more_tokens_when_it_was_cut_off(script):
 def test_a_proxy_that_fails_is_named(script, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", script.url.replace("/v1", ""))
     script.steps = [refusal(407, "who are you?")]
-    with pytest.raises(GenerationError, match=r"'Error code: 407 - who are you\?', through the proxy of HTTP_PROXY\)"):
+    with pytest.raises(GenerationError, match=r"'Error code: 407 - who are you\?', with HTTP_PROXY\b.* set\)"):
         generate(script, base_url="http://example.org/v1")
 
 
@@ -505,7 +521,7 @@ def test_no_server_says_how_to_start_one(script):
         "ollama serve",
         "llama-server -m",
         "vllm serve",
-        "shipped banks need no server",
+        "nih_chest14, needs no server",
         "category 'Effusion'",
     ):
         assert word in str(refused.value)
