@@ -74,7 +74,7 @@ class Memory:
         """x (N, (1 + P) D + d) of images: what is kept of them, see `kept_form`."""
         return kept_form(*self.base.views(images))
 
-    def add_embedded(self, x, labels, images: Sequence[str], who: str, self_made: bool = False) -> list[int]:
+    def add_embedded(self, x, labels, images: Sequence[str | None], who: str, self_made: bool = False) -> list[int]:
         """`add` with what `embedded` gave, and for each image a text that no other image has."""
         named = names_shown(labels, len(x), self._grown.bank.categories)
         kind = "self-made" if self_made else "confirmed"

@@ -110,8 +110,8 @@ def compare_sites(
     checked("resamples", resamples, AtLeastOne)  # a remedy is judged by its interval
     parts = {}
     for name, table in {"home": home, "site": site}.items():
-        train, test = split_train_test(table.by_name(detector.bank.categories), random_state, drop_copies)
-        parts[name] = train, unseen(test) if unseen else test
+        train, judges = split_train_test(table.by_name(detector.bank.categories), random_state, drop_copies)
+        parts[name] = train, unseen(judges) if unseen else judges
         if not all((part.labels.sum(1) == 0).any() for part in parts[name]):
             raise DataError(f"{name}: no normal image in one half of its patients; add some, of several patients")
     test = {name: part for name, (_, part) in parts.items()}
