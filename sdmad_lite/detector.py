@@ -119,7 +119,7 @@ class SDMAD:
         """Run both stages on the support set.
 
         Args:
-            images: N paths, arrays or PIL images.
+            images: N paths, arrays or PIL images, in a list, a Series, or the column `image` of a DataFrame.
             labels: Y (N, C) in {0, 1}; zero rows are normal. Those of a table, a DataFrame or a dict of columns are
                 matched to the categories by name; an array has to have them in the order of `bank.categories`.
             checkpoint: folder of the state of stage 1, from which the same call goes on if this one is stopped, on a
@@ -129,8 +129,8 @@ class SDMAD:
             DataError: wrong shape or values, no normal image, or a category without a positive.
             CheckpointError: the checkpoint is of another run, or broken. OutputError: none can be written there.
         """
-        check_index(images, labels)
-        images, _ = as_images(images)
+        given, (images, _) = images, as_images(images)
+        check_index(given, labels)
         labels = support_labels(labels, self.bank.categories, len(images))
         for doubt in check_model(self.bank.texts, self.backbone):
             warn(f"{doubt.message}; {doubt.suggestion}")

@@ -6,12 +6,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError, note
 from .dicom import DICOM_ENDINGS, is_dicom
+from .labels import PATHS
+from .names import plain
 from .paths import check_link, check_no_link, reading
 from .table import ImageTable
 
@@ -34,12 +37,16 @@ def as_images(images) -> tuple[list, bool]:
     """A list of images, and whether ONE was given rather than many.
 
     One is a path, a PIL image, an array (H, W) or (H, W, 3). Many are an `ImageTable`, an array (N, H, W)
-    or (N, H, W, 3), or another iterable of such images. Anything else, and none among many, is a DataError.
+    or (N, H, W, 3), a table of pandas, Polars or pyarrow with a column `image` or `path`, or another iterable of such
+    images. Anything else, and none among many, is a DataError.
     """
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return [images], True
     if isinstance(images, ImageTable):
         images = images.images
+    if (names := getattr(images, "column_names", getattr(images, "columns", None))) is not None:
+        images = images[_path_column([*names])]
+        images = images.to_pylist() if hasattr(images, "to_pylist") else images  # pyarrow
     if isinstance(images, np.ndarray):
         if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4)):
             return [images], True
@@ -57,6 +64,15 @@ def as_images(images) -> tuple[list, bool]:
     if not (found := list(images)):
         raise DataError("images: the list is empty; give at least one image")
     return found, False
+
+
+def _path_column(names: list) -> Any:
+    """Of the columns of a table the one that holds the images: the only one, or that called so."""
+    found = names if len(names) == 1 else [name for name in names if plain(name) in PATHS]
+    if len(found) != 1:
+        have = ", ".join(map(str, names)) or "none"
+        raise DataError(f"images: a table with the columns {have}; call the one with the paths image, or give it alone")
+    return found[0]
 
 
 def walk_images(folder: str | Path, within: str | Path | None = None) -> Iterator[Path]:

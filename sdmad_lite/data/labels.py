@@ -12,6 +12,9 @@ import numpy as np
 from ..errors import DataError, warn
 from .names import plain, suggest
 
+PATHS = ("image", "path")
+"""Columns of a table that hold images, not labels; in the form that `plain` leaves."""
+
 
 class Labels(np.ndarray):
     """Y (N, C) of a table, which knows its categories as long as only rows are taken from it."""
@@ -47,6 +50,7 @@ def labels_by_name(labels, categories: Sequence[str], what: str = "labels", rema
             order = f"its columns are taken in the order {', '.join(categories)}"
             warn(f"{what}: an array without names: {order}; a DataFrame or a dict of columns is matched by name")
         return values
+    columns = [pair for pair in columns if plain(pair[0]) not in {*PATHS} - {*map(plain, categories)}]
     by_plain = {plain(name): column for name, column in columns}
     names = [str(name) for name, _ in columns]
     if len(by_plain) < len(columns):

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -38,6 +41,22 @@ def test_many_images_are_a_list_of_them(many):
     assert not single and isinstance(images, list) and len(images) == 2
 
 
+MIXED = {"Mass": [0, 1], "image": ["a.png", "b.png"]}
+FRAMES = {
+    "a Series": pd.Series(["a.png", "b.png"], name="Mass", index=[7, 3]),
+    "the only column": pd.DataFrame(["a.png", "b.png"]),
+    "pandas": pd.DataFrame(MIXED),
+    "path": pd.DataFrame(MIXED).rename(columns={"image": "Path"}),
+    "Polars": pl.DataFrame(MIXED),
+    "Arrow": pa.table(MIXED),
+}
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+def test_a_table_gives_its_column_of_paths(frame):
+    assert as_images(frame) == (["a.png", "b.png"], False)
+
+
 def test_a_stack_is_parted_into_its_images():
     images, _ = as_images(np.stack([GREY, GREY + 1]))
     assert [image.shape for image in images] == [GREY.shape] * 2 and images[1].max() == 1
@@ -54,6 +73,9 @@ def test_a_stack_is_parted_into_its_images():
         ([], "the list is empty"),
         (TABLE.rows([]), "the list is empty"),
         (np.zeros((0, 6, 5), np.uint8), "the list is empty"),
+        (pd.DataFrame({"image": []}), "the list is empty"),
+        (pd.DataFrame({"Mass": [1], "Mole": [0]}), "columns Mass, Mole; call the one with the paths image, or give it"),
+        (pd.DataFrame(columns=["image", "path"]), "columns image, path; call the one"),
         (np.zeros(9), r"shape \(9,\)"),
         (np.array(3), r"shape \(\)"),
         (np.zeros((2, 3, 6, 5), np.uint8), r"shape \(2, 3, 6, 5\) is neither .*\(N, H, W, 3\)"),

@@ -25,6 +25,7 @@ FORMS = {
     "Polars": pl.DataFrame(COLUMNS),
     "Arrow": pa.table(COLUMNS),
     "structured": np.rec.fromarrays(list(COLUMNS.values()), names=list(COLUMNS)),
+    "beside images": pd.DataFrame(COLUMNS).assign(Image=["a.png", "b.png", "c.png"]),
     "table": TABLE.labels,
     "rows of a table": TABLE.rows([2, 1, 0]).labels[::-1],
 }
