@@ -180,9 +180,9 @@ def marks(options: Sequence, first=None, name: str = "") -> ipywidgets.Selection
     return choice(options, first, name, kind=ipywidgets.SelectionSlider, layout={}, continuous_update=False)
 
 
-def slider(low: float, high: float, value: float, name: str = "") -> ipywidgets.Widget:
-    """A slider over whole numbers, or in twenty steps where the value is a float."""
-    how = {"min": low, "max": high, "description": name, "continuous_update": False, **LOOK}
+def slider(low: float, high: float, value: float, name: str = "", width: str = "300px") -> ipywidgets.Widget:
+    """A slider over whole numbers, or in twenty steps where the value is a float; name and value share its width."""
+    how = {"min": low, "max": high, "description": name, "continuous_update": False, "layout": {"width": width}, **LOOK}
     if isinstance(value, int):
         return ipywidgets.IntSlider(value, **how)
     return ipywidgets.FloatSlider(value, step=(high - low) / 20, readout_format=".2f", **how)

@@ -300,7 +300,7 @@ def signs_kept_panel(case: SignCase, category: str | None = None) -> Panel:
     count = len(case.ranked(first))
     controls = {
         "category": choice(case.bank.categories, first),
-        "number": slider(1, count, count, "best by support AUROC"),
+        "number": slider(1, count, count, "best by support AUROC", width="400px"),
         "verdict": switch("show the verdict of stage 2"),
         "signs": Checks(case.labelled(first)),
     }

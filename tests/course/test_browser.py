@@ -48,13 +48,12 @@ def served(folder: Path, *command: str, path: str):
             server.wait(20)
 
 
-@contextmanager
-def chromium(width: int, height: int):
-    """A page of the browser."""
+@pytest.fixture(scope="module")
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": width, "height": height})
+        yield browser
         browser.close()
 
 
@@ -76,13 +75,15 @@ UNNAMED = """where => [...document.querySelector(where).querySelectorAll(
 
 
 @pytest.fixture(scope="module", params=[(1280, 720), (1600, 1000)], ids=["1280x720", "1600x1000"])
-def page(address, request):
-    with chromium(*request.param) as page:
-        page.asked = []
-        page.on("requestfinished", lambda sent: page.asked.append(sent.url))
-        page.goto(address, timeout=240_000)
-        page.locator("text=signs on, probability").first.wait_for(timeout=240_000)
-        yield page
+def page(browser, address, request):
+    width, height = request.param
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.asked = []
+    page.on("requestfinished", lambda sent: page.asked.append(sent.url))
+    page.goto(address, timeout=240_000)
+    page.locator("text=signs on, probability").first.wait_for(timeout=240_000)
+    yield page
+    page.close()
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -128,12 +129,13 @@ controls |= {"truth": switch("show the truth"), "signs": Checks({"x": "first sig
 Panel(lambda **values: (new_figure(2, 2), str(values)), controls)"""
 
 
-def test_in_jupyterlab_each_control_has_a_name_and_says_its_value(tmp_path):
+def test_in_jupyterlab_each_control_has_a_name_and_says_its_value(browser, tmp_path):
     cells = [nbformat.v4.new_code_cell(IN_A_ROOM)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "room.ipynb")
     options = (f"--notebook-dir={tmp_path}", "--IdentityProvider.token=", "--allow-root")
-    with served(tmp_path, "jupyterlab", *options, path="api") as address, chromium(1280, 900) as page:
+    with served(tmp_path, "jupyterlab", *options, path="api") as address:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{address}doc/tree/room.ipynb", timeout=240_000)
         page.locator(".jp-Notebook-cell").first.click(timeout=240_000)
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=240_000)
@@ -144,3 +146,4 @@ def test_in_jupyterlab_each_control_has_a_name_and_says_its_value(tmp_path):
         shots.press("ArrowRight")
         page.wait_for_function("() => document.querySelector('[aria-label=shots]').ariaValueText === '16'")
         assert page.evaluate(UNNAMED, ".panel") == []
+        page.close()
