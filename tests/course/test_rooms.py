@@ -1,5 +1,6 @@
 """The rooms as a class needs them: short, nothing measured in prose, each question and panel with its answer."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -56,7 +57,11 @@ def test_no_measured_number_stands_in_prose(room):
 
 
 def test_pictures_are_drawn_by_what_describes_them(room):
-    assert not any("plt." in cell["source"] or "pyplot" in cell["source"] for cell in cells_of(room, "code"))
+    for source in (cell["source"] for cell in cells_of(room, "code")):
+        assert "plt." not in source and "pyplot" not in source
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func).endswith("show_images"):
+                assert len(call.args) > 1 or any(word.arg == "titles" for word in call.keywords), "no titles, no words"
 
 
 def test_no_test_image_is_looked_at_before_its_room():
