@@ -1,9 +1,11 @@
 """Checks of exercises: what is right passes, what is typed to be rid of them does not."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from sdmad_course import exercises, rules  # noqa: F401 - rules register themselves
 from sdmad_course.exercises import EXERCISES, TRIVIAL, NotYet, check, passes
@@ -28,6 +30,13 @@ OWN = {
 SERIES = {"zero-shot names": [0.4, 0.4], "zero-shot signs": [0.5, 0.5], "linear probe": [0.5, 0.7]}
 WANTED = ["Pleural effusion", "Pulmonary edema", "Cardiomegaly", "Consolidation"]
 WEIGHTS = np.array([[3.0, -1.0], [0.02, 0.5]])
+NEEDS_A_DETECTOR = {"00.2", "04.2", "06.1", "08.1", "14.2"}
+"""Their checks run in the notebooks alone, and hold the trivial answers against each solution there."""
+
+PROBABILITIES = np.array([[0.9, 0.1], [0.3, 0.4], [0.6, 0.1]])
+STUB = SimpleNamespace(predict_proba=lambda images: PROBABILITIES, thresholds_=np.array([0.5, 0.2]))
+TABLE = SimpleNamespace(images=(), labels=np.array([[1, 0], [0, 0], [0, 0]]), categories=("A", "B"))
+SPACE = {"u": np.array([[0.9, 0], [0.8, 0], [0.1, 0], [0, 0.2]]), "has": np.array([1, 1, 0, 0]), "bar": 0.6}
 
 
 def packed(weights, axis=1):
@@ -36,9 +45,11 @@ def packed(weights, axis=1):
 
 
 RIGHT = [
+    ("00.1", (1, "B"), {"detector": STUB, "table": TABLE}),
     ("01.1", ["hidden_diaphragm", "upper_vessels"], {"bank": CHEST.bank, "wanted": WANTED}),
     ("01.2", OWN, {"given": TINY}),
     ("02.1", 0.75, {"cosines": np.array([0.9, 0.3, 0.5, 0.1]), "shown": np.array([1, 1, 0, 0])}),
+    ("02.2", "two words", SPACE | {"encode": lambda texts: np.array([[1.0, 0.0]])}),
     ("03.1", lambda d, r: 2 * d * r + d + r, {}),
     ("03.2", (np.log(4 / 3) / 16 + (np.log(4 / 3) / 16 + np.log(2) / 4) / 2) / 2, {}),
     ("04.1", 6, {}),
@@ -55,9 +66,17 @@ RIGHT = [
     ("07.2", 0.65, {"on_test": np.array([[0.4, 0.8, 0.3], [0.6, 0.5, 0.7]])}),
     ("09.1", lambda site, here, home: site - here.mean(0) + home.mean(0), {}),
     ("10.1", lambda mean, count, x: (count * mean + x) / (count + 1), {}),
+    ("11.1", 0.0175, {}),
+    ("11.2", 2, {"activations": np.eye(4), "difference": np.array([0, 0.1, 0.8, 0])}),
     ("12.1", packed, {"weights": WEIGHTS}),
+    ("13.1", 0.98, {}),
+    ("13.2", "two words", SPACE | {"encode": lambda texts: torch.tensor([[1.0, 0.0]]).double(), "sign": "a sign"}),
     ("14.1", OWN, {"draft": {"categories": OWN["categories"], "signs": OWN["signs"][:2]}}),
 ]
+
+
+def test_every_exercise_is_held_against_trivial_answers():
+    assert {name for name, *_ in RIGHT} | NEEDS_A_DETECTOR == set(EXERCISES)
 
 
 @pytest.mark.parametrize(("name", "answer", "given"), RIGHT, ids=[name for name, *_ in RIGHT])
@@ -72,6 +91,7 @@ def test_what_is_right_passes_and_nothing_trivial_does(name, answer, given, caps
     [
         ("01.1", ["hidden_diaphragm", "upper_vessels", "nodule"], {"bank": CHEST.bank, "wanted": WANTED}),
         ("01.2", OWN, {"given": OWN}),
+        ("02.2", "two words", SPACE | {"encode": lambda texts: np.array([[-1.0, 0.0]])}),
         ("03.1", lambda d, r: d * r, {}),
         ("04.1", 6.0, {}),
         ("05.2", ["zero-shot signs"], {"series": SERIES}),
