@@ -60,18 +60,12 @@ class CategoryExplanation:
 def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray) -> list[CategoryExplanation]:
     """Explain one image from its cosines z (S,) and activations h (d,): all that the score has used, and no more."""
     (logits,), (by_image,) = detector.logits(cosines[None], activations[None]), detector.image_logits(activations[None])
-    bank, membership, found = detector.bank, detector.membership, []
+    membership, texts, z, found = detector.membership, detector.bank.texts, cosines.tolist(), []
     (contributions,), base = detector.contributions(cosines[None]), detector.base_  # (C, S), (C,)
-    for c, category in enumerate(bank.categories):
+    for c, category in enumerate(detector.bank.categories):
+        weights, parts, reasons = detector.weights_[c].tolist(), contributions[c].tolist(), detector.reasons_[c]
         signs = tuple(
-            SignEvidence(
-                text=bank.texts[s],
-                weight=float(detector.weights_[c, s]),
-                cosine=float(cosines[s]),
-                contribution=float(contributions[c, s]),
-                reason=detector.reasons_[c][s],
-                normal=bool(membership[0, s]),
-            )
+            SignEvidence(texts[s], weights[s], z[s], parts[s], reasons[s], normal=bool(membership[0, s]))
             for s in np.flatnonzero(membership[c + 1] + membership[0]).tolist()
         )
         logit, threshold, bias, image = map(float, (logits[c], detector.thresholds_[c], base[c], by_image[c]))

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from ..errors import BackboneError
 from ..files import NotHereError, first_here, from_hub
 
-VOCABULARY = "bpe.txt.gz"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -77,8 +76,8 @@ def text_settings(source: str, folder: Path | None) -> dict:
         raise BackboneError(f"{source}: its open_clip_config.json has no model_cfg with a text_cfg")
     text = dict(config["text_cfg"])
     words = dict(text.get("tokenizer_kwargs") or {})
-    if folder and (folder / words.get("bpe_path", VOCABULARY)).is_file():
-        words["bpe_path"] = str(folder / words.get("bpe_path", VOCABULARY))
+    if folder and (vocabulary := folder / words.get("bpe_path", "bpe.txt.gz")).is_file():
+        words["bpe_path"] = str(vocabulary)
     if name := text.get("hf_model_name"):
         from transformers import AutoConfig
 

@@ -8,7 +8,7 @@ tower (ResNet, ConvNeXt, FastViT, Swin) has no list of layers of one width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -98,15 +98,12 @@ def last_layer_cut(model: Any) -> Iterator[None]:
     visual = model.visual
     plain = isinstance(visual, VisionTransformer) and visual.attn_pool is None and not visual.output_tokens
     last = visual.transformer.resblocks[-1] if plain and visual.pool_type == "tok" else None
-    if not isinstance(last, ResidualAttentionBlock):
+    with ExitStack() as leave:
+        if isinstance(last, ResidualAttentionBlock):
+            last.ln_1_kv = last.ln_1  # with it the layer takes queries, keys and values apart
+            leave.callback(delattr, last, "ln_1_kv")
+            leave.enter_context(last.register_forward_pre_hook(_class_token))
         yield
-        return
-    last.ln_1_kv = last.ln_1  # with it the layer takes queries, keys and values apart
-    try:
-        with last.register_forward_pre_hook(_class_token):
-            yield
-    finally:
-        del last.ln_1_kv
 
 
 def _reads_its_end(text: Any) -> bool:

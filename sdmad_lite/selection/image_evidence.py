@@ -4,9 +4,7 @@
 names. Those are plainest in the middle of the image tower, where activations pass by on every scoring anyway: a
 logistic regression on them costs no second pass. A detector's logit is a mean of its logit and the signs'. It speaks
 beside the signs, never through them: explanations list it as one part, and stage 2 does not see it.
-
-Measured (docs/results.md): on phantoms it is worth as much as all signs together or more, on real radiographs the signs
-are worth more. The mean is near the better of the two in both.
+docs/results.md says what it is worth.
 """
 
 from __future__ import annotations
