@@ -257,10 +257,6 @@ def load_clip(
         model = model.to(device)
     except BackboneError:
         raise
-    except ModuleNotFoundError as error:  # Hugging Face towers and tokenizers
-        raise BackboneError(
-            f"{name}: needs the package {error.name!r}; install it with: pip install 'sdmad_lite[hf]'"
-        ) from error
     except Exception as error:
         raise BackboneError(f"{name} (pretrained={pretrained}): {why_not(error)}") from error
     # in full, so that a saved detector finds them from another folder too

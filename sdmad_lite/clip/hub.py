@@ -37,6 +37,8 @@ def tag_file(tag: dict) -> str | None:
 
 def why_not(error: Exception) -> str:
     """What to tell whose model could not be loaded: what is wrong, and what to do."""
+    if isinstance(error, ModuleNotFoundError):  # of Hugging Face towers and tokenizers
+        return f"needs the package {error.name!r}; install it with: pip install 'sdmad_lite[hf]'"
     if isinstance(error, NotHereError):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub did not give them"
         return (
