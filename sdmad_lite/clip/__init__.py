@@ -7,10 +7,6 @@ are, `embedded_tower` is the image tower of the embedded model. open_clip takes 
 
 from importlib import import_module
 
-from .towers import find_blocks, needed_blocks
-
-__all__ = ["find_blocks", "needed_blocks"]
-
 
 def __getattr__(name: str):
     if name not in ("Backbone", "as_device", "load_clip"):
