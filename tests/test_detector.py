@@ -505,6 +505,13 @@ def test_a_setting_of_another_kind_is_named(bank):
         SDMAD(bank, backbone=3)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, True, 0.5, None])
+def test_a_seed_is_a_whole_number_and_of_numpy_too(tiny_clip, bank, seed):
+    assert type(SDMAD(bank, backbone=tiny_clip, random_state=np.int64(3)).random_state) is int  # as JSON takes it
+    with pytest.raises(SDMADError, match=f"random_state is {seed}: it must "):
+        SDMAD(bank, backbone=tiny_clip, random_state=seed)
+
+
 def test_a_table_in_another_order_is_matched_by_name(tiny_clip, bank, support):
     """Also its labels alone: the first lines of the README."""
     turned = support.restricted(bank.categories[::-1])
