@@ -1,7 +1,7 @@
 """Another hospital: what its machine costs a detector, and three remedies side by side. [ours]
 
     rows = compare_sites(detector, home_table, site_table, shots=4)
-    print(sites_text(rows))
+    print(remedies_text(rows))  # of show.answers
 
 Half of the patients of each site are there to adapt with, the others to judge by. `exposed`, `centred` and `learnt` are
 the remedies, to be used where a row says that they help.
@@ -10,16 +10,17 @@ the remedies, to be used where a row says that they help.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import f1_score, roc_auc_score
+from scipy.special import logit
 
 from ..data import ImageTable, as_images, draw_support, read_image, split_train_test, without_those_of
 from ..detector import SDMAD
 from ..errors import DataError
-from ..evaluation.intervals import resampled
+from ..evaluation.intervals import resampled, verdict, with_interval
+from ..evaluation.protocols import evaluate
 from ..settings import AtLeastOne, checked
 from .learning import learnt
 from .moments import Moments
@@ -29,20 +30,17 @@ REMEDIES = {
     "normals": "thresholds moved by normal images of the site; no ranking changes",
     "shots": "a few labelled cases of both sites, learnt in closed form",
 }
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # of labels Y, logits and thresholds (as logits)
 
 
-def _over(labels: np.ndarray, *rest: np.ndarray):
-    """The columns of categories that some images show and some do not."""
-    return zip(*(a.T[(0 < labels.sum(0)) & (labels.sum(0) < len(labels))] for a in (labels, *rest)), strict=True)
+FIGURES = {"AUROC": ("helps", "harms"), "F1": ("helps", "harms"), "false alarms": ("harms", "helps")}
+"""What `site_figures` gives, and what it means where a remedy makes it higher, or lower."""
 
 
-FIGURES: dict[str, Score] = {
-    "AUROC": lambda y, s, t: np.mean([roc_auc_score(*column) for column in _over(y, s)]),
-    "F1": lambda y, s, t: np.mean([f1_score(a, b, zero_division=0) for a, b in _over(y, s >= t)]),
-    "false alarms": lambda y, s, t: (s >= t)[y.sum(1) == 0].any(1).mean(),  # share of the normal images
-}
-"""Means over categories, of which only the last is better where it is lower."""
+def site_figures(logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> list[float]:
+    """Macro AUROC and F1, and the share of normal images with any alarm; logits and labels (N, C), thresholds (C,)."""
+    macro = evaluate(logits, labels, range(len(thresholds)), thresholds).multilabel.macro  # type: ignore[arg-type]
+    alarms = (logits >= thresholds)[labels.sum(1) == 0].any(1)
+    return [np.nan if f is None else f for f in (macro.auroc, macro.f1, alarms.mean() if len(alarms) else None)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SiteFigure:
     figure: str
     before: float
     after: float
-    interval: tuple[float, float]  # 95 % of the difference, over patients
+    interval: tuple[float | None, float | None]  # 95 % of the difference, over patients; None where too few have it
     verdict: str  # helps, harms, or no difference shown
 
 
@@ -135,8 +133,8 @@ def compare_sites(
     }
     rows = []
     for (remedy, name), logits in after.items():
-        found = before[name], logits, test[name], detector.thresholds_, resamples, random_state
-        rows += [SiteFigure(remedy, name, *figure) for figure in _figures(*found)]
+        given = before[name], logits, test[name], logit(detector.thresholds_)
+        rows += [SiteFigure(remedy, name, *figure) for figure in _compared(*given, resamples, random_state)]
     return rows
 
 
@@ -148,14 +146,10 @@ def _few(name: str, train: ImageTable, shots: int, seed: int) -> ImageTable:
         raise DataError(f"{name}: {str(error).partition(', or name the other')[0]}") from None
 
 
-def _figures(before, after, table: ImageTable, thresholds, resamples: int, seed: int) -> list[tuple]:
+def _compared(before, after, table: ImageTable, thresholds, resamples: int, seed: int) -> Iterator[tuple]:
     """Name, before, after, interval and verdict of each figure, from logits (N, C) on the same images."""
-    cuts, found = np.log(thresholds) - np.log1p(-thresholds), []
-    drawn = [np.arange(len(table)), *resampled(table.patients(), resamples, seed)]
-    for name, score in FIGURES.items():
-        values = [[score(table.labels[r], s[r], cuts) for s in (before, after)] for r in drawn]
-        (old, new), *others = values
-        low, high = np.nanpercentile(np.diff(others)[:, 0], [2.5, 97.5])
-        better, worse = (high < 0, low > 0) if name == "false alarms" else (low > 0, high < 0)
-        found.append((name, old, new, (low, high), "helps" if better else "harms" if worse else "no difference shown"))
-    return found
+    labels, drawn = np.asarray(table.labels), [np.arange(len(table)), *resampled(table.patients(), resamples, seed)]
+    values = np.array([[site_figures(of[rows], labels[rows], thresholds) for of in (before, after)] for rows in drawn])
+    for f, (name, words) in enumerate(FIGURES.items()):
+        _, *ends = with_interval(values[:, 1, f] - values[:, 0, f])
+        yield name, *values[0, :, f].tolist(), tuple(ends), verdict(*ends, *words)

@@ -13,22 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ..data import ImageTable
 from ..errors import DataError, needs, warn
-from ..evaluation.intervals import resampled
+from ..evaluation.intervals import resampled, verdict, with_interval
+from ..evaluation.protocols import ranked
 from ..settings import AtLeastOne, Count, checked
 
-TOO_FEW, SAME, MACRO, UNKNOWN = "too few to say", "no difference shown", "mean of all", "not given"
+TOO_FEW, MACRO, UNKNOWN = "too few to say", "mean of all", "not given"
 AGES, BANDS = (40, 60), ("under 40", "40 to 59", "60 and over")  # in years
-Ends = tuple[float, float] | None
+Ends = tuple[float | None, float | None]  # None where too few resamples have the figure
 Figure = Callable[[np.ndarray, np.ndarray], float]  # of labels y (n,) and s (n,), 0 or more where it is detected
-
-
-def _auroc(y: np.ndarray, s: np.ndarray) -> float:  # as scikit-learn's, which takes long for thousands of resamples
-    positives, ranks = (y == 1).sum(), rankdata(s)
-    return (ranks[y == 1].mean() - (positives + 1) / 2) / (len(y) - positives)
 
 
 def _f1(y: np.ndarray, s: np.ndarray) -> float:
@@ -40,7 +35,7 @@ def _wrong(y: np.ndarray, s: np.ndarray, of: int) -> float:
 
 
 FIGURES: dict[str, tuple[Figure, tuple[int, ...]]] = {
-    "AUROC": (_auroc, (0, 1)),
+    "AUROC": (lambda y, s: ranked(y == 1, s)[0], (0, 1)),
     "F1": (_f1, (0, 1)),
     "misses": (partial(_wrong, of=1), (1,)),  # share of the positives
     "false alarms": (partial(_wrong, of=0), (0,)),  # share of the negatives
@@ -164,17 +159,8 @@ def _rows(by, names, categories, figure, images, counts, values) -> Iterator[Gro
         counts = np.concatenate([counts, counts[:, shared].min(1, keepdims=True)], 1)
     for c, category in enumerate([*categories, MACRO][: values.shape[2]]):
         for g, name in enumerate(names):
-            value, ends = _with_interval(values[:, g, c])
-            difference, apart = _with_interval(values[:, g, c] - values[:, -1, c])
-            low, high = apart or (0, 0)
-            told = TOO_FEW if value is None else "higher" if low > 0 else "lower" if high < 0 else SAME
+            value, *ends = with_interval(values[:, g, c])
+            difference, *apart = with_interval(values[:, g, c] - values[:, -1, c])
+            told = TOO_FEW if value is None else verdict(*apart, "higher", "lower")
             about = by, str(name), category, figure, int(images[g]), tuple(counts[g, c].tolist())
-            yield GroupFigure(*about, value, ends, difference, apart, told)
-
-
-def _with_interval(values: np.ndarray) -> tuple[float | None, Ends]:
-    """The observed value, and its interval where nine resamples in ten have one."""
-    known, drawn = values[1:][~np.isnan(values[1:])], len(values) - 1
-    low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else (0, 0)
-    observed = None if np.isnan(values[0]) else float(values[0])
-    return observed, (low, high) if observed is not None and drawn and len(known) >= 0.9 * drawn else None
+            yield GroupFigure(*about, value, tuple(ends), difference, tuple(apart), told)

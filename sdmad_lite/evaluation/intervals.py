@@ -70,8 +70,12 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     if len(ours) != len(theirs):
         raise DataError(f"paired: {len(ours)} and {len(theirs)} draws; compare the same draws")
     mean, low, high = mean_interval(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), bounds=(-1, 1))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
-    return Paired(difference=mean, low=low, high=high, draws=len(ours), verdict=verdict)
+    return Paired(mean, low, high, len(ours), verdict(low, high, "better", "worse"))
+
+
+def verdict(low: float | None, high: float | None, above: str, below: str) -> str:
+    """What may be said of a difference: `above` or `below` only where there is an interval and it excludes zero."""
+    return above if (low or 0) > 0 else below if (high or 0) < 0 else "no difference shown"
 
 
 def over_draws(results: Sequence[Evaluation]) -> Interval:
@@ -104,8 +108,7 @@ def bootstrap(
 ) -> Interval:
     """`evaluate` on all images, with 95 % percentile intervals over resampled patients.
 
-    [ours] It speaks of other patients for the same detector; `over_draws` speaks of other support draws. A figure gets
-    an interval where at least nine resamples in ten have it.
+    [ours] It speaks of other patients for the same detector; `over_draws` speaks of other support draws.
 
     Args:
         patients: (N,) whose image it is; images of a patient stay together. resamples: 0 for no intervals.
@@ -116,12 +119,20 @@ def bootstrap(
     for rows in tqdm(draws, "resamples", resamples, disable=not progress, leave=False):
         drawn.append(evaluate(scores[rows], labels[rows], categories, thresholds))
 
-    def over(values: list) -> list:
-        figure, known = values[0], [value for value in values[1:] if value is not None]
-        enough = figure is not None and drawn and len(known) >= 0.9 * len(drawn)
-        return [figure, *(np.percentile(known, [2.5, 97.5]).tolist() if enough else [None, None])]
+    return _interval([result, *drawn], with_interval)
 
-    return _interval([result, *drawn], over)
+
+def with_interval(values: Sequence[float | None] | np.ndarray) -> list[float | None]:
+    """[figure, low, high]: what all images give, first, and the 95 % percentile interval of what resamples give.
+
+    None for what is None or nan, and for the ends where fewer than nine resamples in ten have the figure.
+    """
+    figure, drawn = float(values[0] or 0), np.asarray(values[1:], dtype=np.float64)
+    if values[0] is None or np.isnan(figure):
+        return [None] * 3
+    known = drawn[~np.isnan(drawn)]
+    enough = len(drawn) and len(known) >= 0.9 * len(drawn)
+    return [figure, *(np.percentile(known, [2.5, 97.5]).tolist() if enough else [None, None])]
 
 
 def _interval(trees: Sequence[Evaluation], over: Callable[[list], list]) -> Interval:
@@ -151,8 +162,11 @@ def remarks(result: Interval, draws: int | None = None) -> list[str]:
     return found + [f"{line}; check its labels and signs" for line in lines]
 
 
-def figure_text(mean: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A figure as tables print it: "0.824 [0.818, 0.830]", "0.824" without an interval, "n/a" for None."""
+def figure_text(mean: float | None, low: float | None = None, high: float | None = None, form: str = ".3f") -> str:
+    """A figure as tables print it: "0.824 [0.818, 0.830]", "0.824" without an interval, "n/a" for None.
+
+    `form`: "+.3f" for a difference.
+    """
     if mean is None:
         return "n/a"
-    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:{form}}" if low is None or high is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"

@@ -62,10 +62,9 @@ def groups_text(rows: Sequence[GroupFigure]) -> str:
     alone = len({row.category for row in rows}) == 1
     for row in rows:
         if alone or row.category == MACRO or row.verdict in ("higher", "lower"):
-            ends = [f"{end:+.3f}" for end in (row.difference, *(row.difference_interval or ())) if end is not None]
-            less = ends[0] + f" [{', '.join(ends[1:])}]" * (len(ends) > 1) if ends else ""
+            less = "" if row.difference is None else figure_text(row.difference, *row.difference_interval, "+.3f")
             cells = [row.by, row.group, row.figure, row.category, "/".join(map(str, row.patients))]
-            lines.append([*cells, figure_text(row.value, *(row.interval or ())), less, row.verdict])
+            lines.append([*cells, figure_text(row.value, *row.interval), less, row.verdict])
     return aligned(lines)
 
 
@@ -100,8 +99,7 @@ def remedies_text(rows: Sequence[SiteFigure]) -> str:
     """What each remedy does to each figure at each site, and what it is."""
     lines = [["remedy", "at", "figure", "before", "after", "difference", "verdict"]]
     for row in rows:
-        change = f"{row.after - row.before:+.3f} [{row.interval[0]:+.3f}, {row.interval[1]:+.3f}]"
-        figures = f"{row.before:.3f}", f"{row.after:.3f}", change
+        figures = f"{row.before:.3f}", f"{row.after:.3f}", figure_text(row.after - row.before, *row.interval, "+.3f")
         lines.append([row.remedy, row.site, row.figure, *figures, row.verdict])
     return "\n".join([aligned(lines), *(f"{name}: {what}" for name, what in REMEDIES.items())])
 

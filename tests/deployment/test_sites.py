@@ -11,7 +11,7 @@ from test_memory import BANK
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
-from sdmad_lite.deployment.sites import FIGURES, centred, compare_sites, exposed, exposure_curve
+from sdmad_lite.deployment.sites import FIGURES, centred, compare_sites, exposed, exposure_curve, site_figures
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import SDMADError, SDMADWarning
 from sdmad_lite.evaluation.seen_images import unseen, write_seen
@@ -62,7 +62,7 @@ def test_centring_moves_thresholds_and_no_ranking(detector):
 
 def test_figures_by_hand():
     y, s = np.array([[1, 0], [0, 0], [0, 1], [0, 0]]), np.array([[2.0, -1], [3, -1], [-1, 1], [-1, -2]])
-    figures = {name: score(y, s, np.zeros(2)) for name, score in FIGURES.items()}
+    figures = dict(zip(FIGURES, site_figures(s, y, np.zeros(2)), strict=True))
     # first category: above two of three, one right and one wrong detection; second: perfect; one of two normal images
     assert figures == pytest.approx({"AUROC": (2 / 3 + 1) / 2, "F1": (2 / 3 + 1) / 2, "false alarms": 0.5})
 
