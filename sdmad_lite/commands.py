@@ -220,24 +220,6 @@ def embed(
     answer(told, f"{len(table)} images and {len(bank.texts)} signs, {width} numbers each: {where}")
 
 
-@command(app, "export", "sdmad export --detector build/detector --out build/export --runtime npm")
-def export(
-    detector: Annotated[str, Option(help=FOLDER)],
-    out: Annotated[str, Option(help="folder to write; an earlier export there is replaced")],
-    runtime: Annotated[str | None, Option(help="onnxruntime-web for the page: its folder, or 'npm' fetches it")] = None,
-) -> None:
-    """Ship a detector as a folder of at most 5 MB that scores and explains without torch, in Python or in a browser."""
-    from .deployment.export import export_detector
-
-    fitted = sd.SDMAD.load(detector, device="cpu")
-    folder = export_detector(fitted, out, runtime).resolve()
-    sizes = {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
-    told = {"detector": detector, "out": str(folder), "files": sizes, "notice": NOTICE}
-    lines = [f"{size / 1e6:7.2f} MB  {name}" for name, size in sorted(sizes.items())]
-    how = f"python {folder / 'score.py'} IMAGE, or the page: python -m http.server --bind 127.0.0.1 -d {folder}"
-    answer(told, "\n".join([*lines, NOTICE, f"export: {folder}", f"use: {how}"]))
-
-
 @command(signs_app, "check", "sdmad signs check chest_phantoms")
 def check(
     bank: Annotated[str, Argument(metavar="BANK", help="a JSON file, or the name of a shipped bank")],
@@ -288,6 +270,14 @@ def data_sets(context: typer.Context) -> None:
     from sdmad_datasets.cli import app as sets
 
     run_app(sets, "sdmad data", context.args)
+
+
+@app.command("export", **FURTHER)
+def export(context: typer.Context) -> None:
+    """Ship a detector as a folder of at most 5 MB that scores and explains without torch, in Python or in a browser."""
+    from sdmad_export.cli import app as exporter
+
+    run_app(exporter, "sdmad export", context.args)
 
 
 @app.command("federate", **FURTHER)

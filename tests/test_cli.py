@@ -24,6 +24,7 @@ from PIL import Image
 import sdmad_datasets as datasets
 import sdmad_lite
 from sdmad_datasets.cli import app as datasets_app
+from sdmad_export.cli import app as export_app
 from sdmad_federated.cli import app as federated_app
 from sdmad_lite.cli import in_options, main
 from sdmad_lite.clip.backbone import load_clip
@@ -82,7 +83,7 @@ def test_help_and_version_answer_without_loading_torch():
     assert re.fullmatch(r"sdmad \d+\.\d+\.\d+\n", version.stdout) and version.returncode == 0
 
 
-COMPANIONS = {"data": datasets_app, "federate": federated_app, "signs generate": llm_app}
+COMPANIONS = {"data": datasets_app, "federate": federated_app, "export": export_app, "signs generate": llm_app}
 
 
 def parse(words):
@@ -149,6 +150,7 @@ RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_datasets": READERS,
     "sdmad_federated": ("serve", "join"),
     "sdmad_llm/prompts.toml": ("generate",),
+    "sdmad_export": ("export",),
 }
 IN_PYTHON = {"tokenizer", "max_bytes"}
 NOT_SAID = {
@@ -159,7 +161,6 @@ NOT_SAID = {
     "certificates": {"join"},
     "name": {"serve"},
     "certificate": {"serve"},
-    "runtime": {"predict"},
     "categories": {"evaluate", "embed", "check", "decide", "subgroups", "sites", "add"},
     "self_made": {"predict"},
 }  # commands that never get to such a message
@@ -180,7 +181,7 @@ def said_in(place):
 def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(place):
     group = typer.main.get_command(app)
     commands = group.commands | group.commands["signs"].commands | group.commands["memory"].commands
-    commands |= typer.main.get_command(federated_app).commands
+    commands |= typer.main.get_command(federated_app).commands | {"export": typer.main.get_command(export_app)}
     every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
     for text in said_in(place):
         for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", str(text))) - IN_PYTHON:

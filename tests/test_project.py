@@ -200,7 +200,15 @@ ROWS = [
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 
-COMPANIONS = ("sdmad_phantoms", "sdmad_datasets", "sdmad_dicom", "sdmad_llm", "sdmad_federated", "sdmad_course")
+COMPANIONS = (
+    "sdmad_phantoms",
+    "sdmad_datasets",
+    "sdmad_dicom",
+    "sdmad_llm",
+    "sdmad_federated",
+    "sdmad_export",
+    "sdmad_course",
+)
 
 
 class Import(NamedTuple):
@@ -254,7 +262,7 @@ def test_imports_of_the_module_go_one_way():
 
 
 def test_companions_stand_beside_the_module():
-    """Four use the rooms that know signs and images, federation and course all; no room knows the course.
+    """Four use the rooms that know signs and images, federation, export and course all; no room knows the course.
 
     The module asks for the others when a function needs one.
     """

@@ -32,11 +32,11 @@ from scipy.stats import binomtest
 from shared import one_thread, table
 from sklearn.metrics import roc_auc_score
 
+from sdmad_export.export import Tower, as_onnx, export_detector, smaller
+from sdmad_export.runner import Exported
 from sdmad_lite import SDMAD, load_bank, load_clip, load_data
 from sdmad_lite.clip.backbone import EMBEDDED
 from sdmad_lite.data import draw_support
-from sdmad_lite.deployment.export import Tower, as_onnx, export_detector, smaller
-from sdmad_lite.deployment.runner import Exported
 from sdmad_lite.files import NOTICE, write_text
 from sdmad_lite.selection import sign_scores
 from sdmad_phantoms import sample_phantoms

@@ -1,4 +1,4 @@
-"""What comes after the fit: `scoring` an archive into a table, `decisions`, who pays: `subgroups`, `export`.
+"""What comes after the fit: `scoring` an archive into a table, `decisions`, who pays: `subgroups`.
 
 Another hospital: `sites`; a `memory` of confirmed cases, from which it learns while it works.
 """

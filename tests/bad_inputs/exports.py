@@ -6,10 +6,10 @@ import io
 import numpy as np
 from PIL import Image
 
+from sdmad_export.export import export_detector
+from sdmad_export.page import RUNTIME_FILES
+from sdmad_export.runner import Exported, read_image
 from sdmad_lite.clip.backbone import load_clip
-from sdmad_lite.deployment.export import export_detector
-from sdmad_lite.deployment.page import RUNTIME_FILES
-from sdmad_lite.deployment.runner import Exported, read_image
 from sdmad_lite.detector import SDMAD
 
 from .world import Case

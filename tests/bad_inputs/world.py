@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
+from sdmad_export.runner import ExportError
 from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import Backbone
-from sdmad_lite.deployment.runner import ExportError
 from sdmad_lite.errors import SDMADError
 
 CATEGORIES = ("Effusion", "Nodule")

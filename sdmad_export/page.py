@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..errors import OutputError
+from sdmad_lite.errors import OutputError
 
 RUNTIME, VERSION = "onnxruntime-web", "1.30.0"
 """The npm package that the page computes with."""

@@ -25,15 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..clip.towers import embed_with_patches
-from ..errors import BackboneError, needs, warn
-from ..files import NOTICE, new_folder
+from sdmad_lite.clip.towers import embed_with_patches
+from sdmad_lite.deployment.scoring import about
+from sdmad_lite.errors import BackboneError, needs, warn
+from sdmad_lite.files import NOTICE, new_folder
+
 from . import runner
 from .page import RUNTIME, add_runtime
-from .scoring import about
 
 if TYPE_CHECKING:
-    from ..detector import SDMAD
+    from sdmad_lite.detector import SDMAD
 
 RUNNER, PAGE, OUTPUTS = "score.py", "index.html", ("embedding", "activations", "patches")
 LIMIT = 5_000_000  # bytes of a folder, without onnxruntime-web, above which a remark is made

@@ -19,13 +19,13 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from tiny_models import Models, shifted
 
+from sdmad_export.export import export_detector, write_sums
+from sdmad_export.page import RUNTIME, VERSION, add_runtime
+from sdmad_export.runner import SUMS, Exported, ExportError
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.cli import main
 from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import draw_support, load_data
-from sdmad_lite.deployment.export import export_detector, write_sums
-from sdmad_lite.deployment.page import RUNTIME, VERSION, add_runtime
-from sdmad_lite.deployment.runner import SUMS, Exported, ExportError
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import OutputError
 from sdmad_lite.signs.bank import load_bank
@@ -170,7 +170,7 @@ def test_a_folder_that_was_moved_runs_without_torch(chest, folder, tmp_path):
 
 def test_the_command_and_a_folder_that_is_too_large(small, tmp_path, monkeypatch, capsys):
     detector, out = small[0].save(tmp_path / "detector"), tmp_path / "export"
-    monkeypatch.setattr("sdmad_lite.deployment.export.LIMIT", 1000)
+    monkeypatch.setattr("sdmad_export.export.LIMIT", 1000)
     assert main(["export", "--detector", str(detector), "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "tower.onnx" in said.out and "a smaller backbone makes a smaller export" in said.err
