@@ -196,7 +196,7 @@ ROWS = [
     ["evaluation"],
     ["deployment"],
     ["show"],
-    ["cli", "options", "after_fit", "case_commands", "commands"],
+    ["cli", "options", "after_fit", "commands"],
 ]
 """Rooms of the module, from the ground up. A room imports rooms of its own row and of those above it in this list."""
 
