@@ -37,6 +37,7 @@ REMEDIES = {
     "SQLITE_READONLY": "it may not be written; give the right to, or work on a copy",
     "SQLITE_CORRUPT": "it is damaged; put a copy in its place",
     "SQLITE_NOTADB": "it is no memory of cases; name another file, or put a copy in its place",
+    "SQLITE_CANTOPEN": "it cannot be opened; name a file, in a folder that may be read and written",
 }
 
 
@@ -98,8 +99,10 @@ class CaseFile:
             with claimed(self.path), new_file(self.path) as temporary, closing(sqlite3.connect(temporary)) as db:
                 db.executescript(SCHEMA)
         with self.opened() as db:
-            application, version = (db.execute(f"PRAGMA {n}").fetchone()[0] for n in ("application_id", "user_version"))
-            sound = db.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+            asked = "application_id", "user_version", "quick_check(1)", "page_count", "page_size"
+            application, version, check, *pages = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in asked)
+            # what is missing of the last page SQLite takes for zeros
+            sound = check == "ok" and self.path.stat().st_size == np.prod(pages)
             if application != APPLICATION or not sound:
                 kind = "SQLITE_CORRUPT" if application == APPLICATION else "SQLITE_NOTADB"
                 raise CaseError(f"{self.path}: {REMEDIES[kind]}")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import as_images, digests
+from ..data import digests
 from ..detector import SDMAD
 from ..errors import CaseError
 from .case_file import GRID, CaseFile, Entry, features_of, kept_form, names_shown
 from .learning import drift, learnt, with_finding
 from .moments import Moments
-from .scoring import about
+from .scoring import about, listed
 
 ALARM = 10_000.0
 """Evidence of `drift` that is told: chance reaches it once in so many cases, or less often."""
@@ -64,21 +64,21 @@ class Memory:
         Raises:
             CaseError: no labels, an unknown category, an image that is a case already, or the file (see `Memory`).
         """
-        images = as_images(images)[0]
+        names, images = zip(*listed(images), strict=True)
         if self_made:
             mine = self.detector()
             labels = dict(zip(mine.bank.categories, mine.predict(images).T, strict=True))
-        return self.add_embedded(self.embedded(images), labels, digests(images), who, self_made)
+        return self.add_embedded(self.embedded(images), labels, digests(images), who, self_made, names)
 
     def embedded(self, images) -> np.ndarray:
         """x (N, (1 + P) D + d) of images: what is kept of them, see `kept_form`."""
         return kept_form(*self.base.views(images))
 
-    def add_embedded(self, x, labels, images: Sequence[str | None], who: str, self_made: bool = False) -> list[int]:
-        """`add` with what `embedded` gave, and for each image a text that no other image has."""
-        named = names_shown(labels, len(x), self._grown.bank.categories)
+    def add_embedded(self, x, labels, images: Sequence[str | None], who: str, self_made=False, names=()) -> list[int]:
+        """`add` with what `embedded` gave, for each image a text that no other image has, and names for messages."""
+        shown = names_shown(labels, len(x), self._grown.bank.categories)
         kind = "self-made" if self_made else "confirmed"
-        return self._append(who, [(kind, *case) for case in zip(named, images, map(bytes, x), strict=True)])
+        return self._append(who, [(kind, *case) for case in zip(shown, images, map(bytes, x), strict=True)], names)
 
     def add_finding(self, name: str, signs: Sequence[str], images, *, who: str) -> list[int]:
         """Append a category that the detector did not know, and three or more images that show it.
@@ -88,7 +88,7 @@ class Memory:
         Raises:
             BankError: the name or a sign does not fit the bank. CaseError: too few images, or see `add`.
         """
-        images, signs, others = as_images(images)[0], list(signs), len(self)
+        (names, images), signs, others = zip(*listed(images), strict=True), list(signs), len(self)
         if len(images) < 3 or not others:
             what = f"{len(images)} images show it, beside {others} cases without it"
             raise CaseError(f"finding {name!r}: {what}; give at least 3, and add normal cases before")
@@ -97,7 +97,7 @@ class Memory:
         with_finding(self._grown, name, signs, vectors)  # refuses what does not fit
         kept = zip(digests(images), map(bytes, self.embedded(images)), strict=True)
         rows = [("finding", [name, signs], None, bytes(vectors)), *(("confirmed", [name], *one) for one in kept)]
-        return self._append(who, rows)
+        return self._append(who, rows, (name, *names))
 
     def rollback(self, entry: int, *, who: str) -> None:
         """Be as after an entry, 0 for the start. Nothing is removed; a rollback is taken back in the same way."""
@@ -139,8 +139,8 @@ class Memory:
         with self.file.opened() as db:
             self._read(db)
 
-    def _append(self, who: str, rows: list[tuple]) -> list[int]:
-        """Write (kind, about, image, x) as entries if all are in order."""
+    def _append(self, who: str, rows: list[tuple], names: Sequence[str] = ()) -> list[int]:
+        """Write (kind, about, image, x) as entries if all are in order; `names` of the rows are for messages."""
         with self.file.opened("IMMEDIATE") as db:
             self._read(db)  # what others wrote
             categories, own = [*self._grown.bank.categories], dict[str, int]()
@@ -152,7 +152,7 @@ class Memory:
                     raise CaseError(f"labels: {min(unknown)!r} is none of {names}; add it as a finding, with its signs")
                 if earlier := self._images.get(image) or own.get(image):
                     remedy = f"leave it out, or roll back to entry {earlier - 1} first"
-                    raise CaseError(f"image {row}: is entry {earlier} already; {remedy}")
+                    raise CaseError(f"{names[row] if names else f'image {row}'}: is entry {earlier} already; {remedy}")
                 own |= {image: len(self.file.log) + row + 1} if image else {}
             numbers = self.file.write(db, who, rows)
         self.refresh()

@@ -81,7 +81,7 @@ def commanded(what, words, message):
     return Case(GROUP, what, prepare, message)
 
 
-DAMAGED = "{path}/cases.db: it is damaged; put a copy in its place{why}"
+DAMAGED = "{path}/cases.db: it is damaged; put a copy in its place"
 NO_MEMORY = "{path}/cases.db: it is no memory of cases; name another file, or put a copy in its place"
 CASES = [
     act(
@@ -92,7 +92,7 @@ CASES = [
     act(
         "the same case twice",
         lambda memory, images: memory.add(images[:2], [[], ["Effusion"]], who="A"),
-        "image 1: is entry 1 already; leave it out, or roll back to entry 0 first",
+        "{path}/data/1.png: is entry 1 already; leave it out, or roll back to entry 0 first",
     ),
     act(
         "no labels",
@@ -151,12 +151,20 @@ CASES = [
         execute("PRAGMA user_version = 7"),
         "{path}/cases.db: it is of version 7, newer than 1; update sdmad_lite",
     ),
-    spoilt("a truncated memory", lambda path: path.write_bytes(path.read_bytes()[:-5000]) and None, DAMAGED),
+    spoilt("a truncated memory", lambda path: path.write_bytes(path.read_bytes()[:-5000]) and None, DAMAGED + "{why}"),
+    spoilt(
+        "a memory that lacks its last bytes", lambda path: path.write_bytes(path.read_bytes()[:-9]) and None, DAMAGED
+    ),
     spoilt("a memory cut to nothing", lambda path: path.write_bytes(b"") or None, NO_MEMORY),
     spoilt(
         "a text in place of a memory",
         lambda path: path.write_text("entry 1\n" * 900) and None,
         NO_MEMORY + " (file is not a database)",
+    ),
+    spoilt(
+        "a folder in place of a memory",
+        lambda path: path.unlink() or path.mkdir(),
+        "{path}/cases.db: it cannot be opened; name a file, in a folder that may be read and written ({why})",
     ),
     Case(SITES, "a site with no normal image", no_normal_image, "site: no normal image in one half{more}"),
     commanded(
