@@ -157,9 +157,7 @@ class CaseFile:
 
     def blobs(self, db: sqlite3.Connection, entries: Sequence[Entry]) -> list[bytes]:
         """What some entries hold of images, in order."""
-        ends = [f(entry.id for entry in entries) for f in (min, max)]
-        found = dict(db.execute("SELECT id, x FROM entries WHERE id BETWEEN ? AND ?", ends).fetchall())
-        return [found[entry.id] for entry in entries]
+        return [db.execute("SELECT x FROM entries WHERE id = ?", [entry.id]).fetchone()[0] for entry in entries]
 
     def cases(self, db: sqlite3.Connection, entries: Sequence[Entry]) -> Iterator[tuple[list[Entry], np.ndarray]]:
         """The cases among entries, some at a time, with what was kept of their images (n, w)."""
