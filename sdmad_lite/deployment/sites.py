@@ -103,15 +103,16 @@ def compare_sites(
         unseen: leaves out of the images that judge what the detector was fitted on, or refuses it.
 
     Raises:
-        DataError: no normal image at a site, fewer patients of a category than shots, or a picture on both sides.
+        DataError: no normal image at a site, or no other, fewer patients of a category than shots, or a picture on both sides.
     """
     checked("resamples", resamples, AtLeastOne)  # a remedy is judged by its interval
     parts = {}
     for name, table in {"home": home, "site": site}.items():
         train, judges = split_train_test(table.by_name(detector.bank.categories), random_state, drop_copies)
         parts[name] = train, unseen(judges) if unseen else judges
-        if not all((part.labels.sum(1) == 0).any() for part in parts[name]):
-            raise DataError(f"{name}: no normal image in one half of its patients; add some, of several patients")
+        for what, of in (("normal image", 0), ("image with a finding", 1)):
+            if not all((part.labels.any(1) == of).any() for part in parts[name]):
+                raise DataError(f"{name}: no {what} in one half of its patients; add some, of several patients")
     test = {name: part for name, (_, part) in parts.items()}
     adapt = {
         name: without_those_of(train, test["site" if name == "home" else "home"], drop_copies)

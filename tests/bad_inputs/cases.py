@@ -1,6 +1,7 @@
 """A memory of cases, and another hospital."""
 
 import sqlite3
+from dataclasses import replace
 from unittest.mock import patch
 
 from sdmad_lite.data import load_data
@@ -11,6 +12,7 @@ from sdmad_lite.detector import SDMAD
 from .world import CATEGORIES, Case
 
 GROUP, SITES = "A memory of cases", "Another hospital"
+TRAIN, TEST = ("train",), ("test",)
 
 
 def opened(world, folder=None, **more):
@@ -72,6 +74,14 @@ def no_normal_image(world):
     table = load_data(world.data(), CATEGORIES)
     fitted = SDMAD.load(world.fitted, world.backbone)
     return lambda: compare_sites(fitted, table, table.rows([1, 2, 4, 5]), shots=1)
+
+
+def no_finding_to_judge_by(world):
+    table = load_data(world.data(), CATEGORIES)
+    parts = TRAIN * 3 + TEST * 3, TRAIN * 3 + TEST + TRAIN * 2
+    home, site = (replace(table, meta={"split": split}) for split in parts)
+    fitted = SDMAD.load(world.fitted, world.backbone)
+    return lambda: compare_sites(fitted, home, site, shots=1)
 
 
 def commanded(what, words, message):
@@ -167,6 +177,12 @@ CASES = [
         "{path}/cases.db: it cannot be opened; name a file, in a folder that may be read and written ({why})",
     ),
     Case(SITES, "a site with no normal image", no_normal_image, "site: no normal image in one half{more}"),
+    Case(
+        SITES,
+        "a site to judge by with normal images alone",
+        no_finding_to_judge_by,
+        "site: no image with a finding in one half of its patients; add some, of several patients",
+    ),
     commanded(
         "a memory that is not there",
         lambda world: ["memory", "log", "--memory", world.path / "cases.db", "--detector", world.fitted],
