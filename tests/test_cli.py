@@ -150,7 +150,7 @@ RECOMMENDED = {  # whose messages are said by which commands
     "sdmad_datasets": READERS,
     "sdmad_federated": ("serve", "join"),
     "sdmad_llm/prompts.toml": ("generate",),
-    "sdmad_export": ("export",),
+    "sdmad_export/page.py": ("export",),
 }
 IN_PYTHON = {"tokenizer", "max_bytes"}
 NOT_SAID = {

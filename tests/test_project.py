@@ -378,4 +378,6 @@ def test_the_code_of_a_notebook_comes_in_small_pieces(notebook):
 
 def test_a_notebook_imports_the_module(notebook):
     _, content = notebook
-    assert any(re.search(r"^\s*(from|import) sdmad_lite", source, re.MULTILINE) for source in code_cells(content))
+    assert any(
+        re.search(r"^\s*(from|import) sdmad_(lite|export)", source, re.MULTILINE) for source in code_cells(content)
+    )

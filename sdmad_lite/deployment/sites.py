@@ -52,7 +52,7 @@ class SiteFigure:
     figure: str
     before: float
     after: float
-    interval: tuple[float | None, float | None]  # 95 % of the difference, over patients; None where too few have it
+    interval: tuple[float | None, ...]  # 95 % of the difference, over patients; None where too few have it
     verdict: str  # helps, harms, or no difference shown
 
 
@@ -103,7 +103,8 @@ def compare_sites(
         unseen: leaves out of the images that judge what the detector was fitted on, or refuses it.
 
     Raises:
-        DataError: no normal image at a site, or no other, fewer patients of a category than shots, or a picture on both sides.
+        DataError: no normal image at a site, or no other, fewer patients of a category than shots, or a picture on both
+            sides.
     """
     checked("resamples", resamples, AtLeastOne)  # a remedy is judged by its interval
     parts = {}
@@ -153,4 +154,4 @@ def _compared(before, after, table: ImageTable, thresholds, resamples: int, seed
     values = np.array([[site_figures(of[rows], labels[rows], thresholds) for of in (before, after)] for rows in drawn])
     for f, (name, words) in enumerate(FIGURES.items()):
         _, *ends = with_interval(values[:, 1, f] - values[:, 0, f])
-        yield name, *values[0, :, f].tolist(), tuple(ends), verdict(*ends, *words)
+        yield name, *values[0, :, f].tolist(), tuple(ends), verdict(*words, *ends)

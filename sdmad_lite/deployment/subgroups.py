@@ -22,7 +22,7 @@ from ..settings import AtLeastOne, Count, checked
 
 TOO_FEW, MACRO, UNKNOWN = "too few to say", "mean of all", "not given"
 AGES, BANDS = (40, 60), ("under 40", "40 to 59", "60 and over")  # in years
-Ends = tuple[float | None, float | None]  # None where too few resamples have the figure
+Ends = tuple[float | None, ...]  # low and high; None where too few resamples have the figure
 Figure = Callable[[np.ndarray, np.ndarray], float]  # of labels y (n,) and s (n,), 0 or more where it is detected
 
 
@@ -161,6 +161,6 @@ def _rows(by, names, categories, figure, images, counts, values) -> Iterator[Gro
         for g, name in enumerate(names):
             value, *ends = with_interval(values[:, g, c])
             difference, *apart = with_interval(values[:, g, c] - values[:, -1, c])
-            told = TOO_FEW if value is None else verdict(*apart, "higher", "lower")
+            told = TOO_FEW if value is None else verdict("higher", "lower", *apart)
             about = by, str(name), category, figure, int(images[g]), tuple(counts[g, c].tolist())
             yield GroupFigure(*about, value, tuple(ends), difference, tuple(apart), told)

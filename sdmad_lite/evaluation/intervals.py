@@ -70,10 +70,10 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
     if len(ours) != len(theirs):
         raise DataError(f"paired: {len(ours)} and {len(theirs)} draws; compare the same draws")
     mean, low, high = mean_interval(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), bounds=(-1, 1))
-    return Paired(mean, low, high, len(ours), verdict(low, high, "better", "worse"))
+    return Paired(mean, low, high, len(ours), verdict("better", "worse", low, high))
 
 
-def verdict(low: float | None, high: float | None, above: str, below: str) -> str:
+def verdict(above: str, below: str, low: float | None, high: float | None) -> str:
     """What may be said of a difference: `above` or `below` only where there is an interval and it excludes zero."""
     return above if (low or 0) > 0 else below if (high or 0) < 0 else "no difference shown"
 
@@ -162,7 +162,7 @@ def remarks(result: Interval, draws: int | None = None) -> list[str]:
     return found + [f"{line}; check its labels and signs" for line in lines]
 
 
-def figure_text(mean: float | None, low: float | None = None, high: float | None = None, form: str = ".3f") -> str:
+def figure_text(mean: float | None, low: float | None = None, high: float | None = None, *, form=".3f") -> str:
     """A figure as tables print it: "0.824 [0.818, 0.830]", "0.824" without an interval, "n/a" for None.
 
     `form`: "+.3f" for a difference.

@@ -62,7 +62,7 @@ def groups_text(rows: Sequence[GroupFigure]) -> str:
     alone = len({row.category for row in rows}) == 1
     for row in rows:
         if alone or row.category == MACRO or row.verdict in ("higher", "lower"):
-            less = "" if row.difference is None else figure_text(row.difference, *row.difference_interval, "+.3f")
+            less = "" if row.difference is None else figure_text(row.difference, *row.difference_interval, form="+.3f")
             cells = [row.by, row.group, row.figure, row.category, "/".join(map(str, row.patients))]
             lines.append([*cells, figure_text(row.value, *row.interval), less, row.verdict])
     return aligned(lines)
@@ -99,8 +99,8 @@ def remedies_text(rows: Sequence[SiteFigure]) -> str:
     """What each remedy does to each figure at each site, and what it is."""
     lines = [["remedy", "at", "figure", "before", "after", "difference", "verdict"]]
     for row in rows:
-        figures = f"{row.before:.3f}", f"{row.after:.3f}", figure_text(row.after - row.before, *row.interval, "+.3f")
-        lines.append([row.remedy, row.site, row.figure, *figures, row.verdict])
+        change = figure_text(row.after - row.before, *row.interval, form="+.3f")
+        lines.append([row.remedy, row.site, row.figure, f"{row.before:.3f}", f"{row.after:.3f}", change, row.verdict])
     return "\n".join([aligned(lines), *(f"{name}: {what}" for name, what in REMEDIES.items())])
 
 
