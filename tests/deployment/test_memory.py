@@ -244,7 +244,7 @@ def test_a_case_in_another_form_is_the_same_case(memory, tmp_path):
     Image.fromarray(images[0]).convert("RGB").save(tmp_path / "b.tif")
     memory.add([tmp_path / "a.png"], names(labels)[:1], who="A")
     for copy in (tmp_path / "b.tif", images[0]):
-        with pytest.raises(CaseError, match="(b.tif|image 0): is entry 1 already"):
+        with pytest.raises(CaseError, match="is entry 1 already"):
             memory.add([copy], names(labels)[:1], who="A")
 
 
