@@ -114,8 +114,8 @@ def sign_explorer(
     weights = weights_of_some(detector.weights_[c], [bank.texts.index(t) for t in signs])
     by_image = detector.image_logits(activations)[:, c]
     p = expit(detector.scale_[c] * (cosines @ weights) + detector.bias_[c] + by_image)
-    parts = detector.scale_[c] * weights * (cosines[image] - detector.reference_)
-    base = detector.bias_[c] + detector.scale_[c] * (weights @ detector.reference_)
+    parts = detector.scale_[c] * weights * (cosines[image] - detector.reference_[c])
+    base = detector.bias_[c] + detector.scale_[c] * (weights @ detector.reference_[c])
     bars = {_named(case, image, t, t in signs, truth): parts[bank.texts.index(t)] for t in own}
     bars["normal signs"] = parts[np.flatnonzero(detector.membership[0])].sum()
     bars |= {"image evidence": by_image[image], "bias": base}
@@ -129,7 +129,7 @@ def sign_explorer(
     draw_image(plain, pixels, fill(f"image {image}: {shown if truth else 'truth hidden'}", 24), LARGE)
     draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 24), LARGE)
     draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
-    alone = (detector.scale_[c] * (cosines - detector.reference_))[:, [bank.texts.index(t) for t in own]]
+    alone = (detector.scale_[c] * (cosines - detector.reference_[c]))[:, [bank.texts.index(t) for t in own]]
     widest = 1.1 * max(np.abs(by_image).max(), np.abs(alone).max() / 2, 1.0)
     middle.set(xlim=(-widest, widest))
     said = f"<b>{html.escape(category)}</b>, image {image}: {len(signs)} of {len(own)} signs on, probability "

@@ -30,7 +30,7 @@ from sdmad_lite.deployment.moments import Moments
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import FederationError
 from sdmad_lite.running import Checkpoint, put, state_of
-from sdmad_lite.selection import Calibration, equal_weights
+from sdmad_lite.selection import Calibration, equal_weights, typical
 from sdmad_lite.settings import AtLeastOne, checked
 from sdmad_lite.storage import activation_width, write_detector
 
@@ -145,7 +145,7 @@ def _stage2(detector: SDMAD, training: Training, ask: Ask) -> None:
     detector.sign_embeddings_, detector.selector_ = v, selector
     detector.history_ = [dict(zip(LOSSES, row.tolist(), strict=True)) for row in training.losses]
     detector.weights_, detector.reasons_ = selector.weights_, selector.reasons_
-    detector.reference_ = sums["signs"].total[-1] / sums["signs"].count[-1]  # no site tells of its normal images alone
+    detector.reference_ = typical(sums["signs"].total, sums["signs"].count)
     detector.scale_, detector.bias_ = (1 - share) * calibration.scale_, (1 - share) * calibration.bias_
     detector.image_weights_, detector.image_bias_ = share * image.weights_, share * image.bias_
     # decisions: the threshold of best F1, as if logits were normal in both classes

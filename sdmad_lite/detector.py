@@ -30,7 +30,7 @@ from .explain import explanation_of, sign_maps
 from .files import NOTICE
 from .running import RunConfig, own_device
 from .selection import TRAINING_FREE, Calibration, EvidenceConfig, ImageEvidence, SelectionConfig, SignSelector
-from .selection.calibration import best_f1_thresholds, class_means
+from .selection.calibration import best_f1_thresholds, class_means, typical
 from .selection.sign_selector import equal_weights, margins, sign_scores
 from .settings import Seed, checked
 from .signs.bank import SignBank, load_bank
@@ -65,7 +65,7 @@ class SDMAD:
     Every argument is an attribute of the same name, `bank` and `backbone` loaded.
 
     After `fit`: adapters_; sign_embeddings_ v (S, D); weights_ W (C, S); reasons_, for each category sign number ->
-    why; scale_ and bias_ (C,); reference_ (S,), z of a normal support image, from which bars are counted;
+    why; scale_ and bias_ (C,); reference_ (C, S), z of a typical image of each category, from which bars are counted;
     image_weights_ (C, d) and image_bias_ (C,) of the image evidence; thresholds_ (C,) in [0, 1]; history_, the losses
     of each step. Not saved: selector_ and support_cosines_ (A, N, S), what it saw.
     """
@@ -153,7 +153,9 @@ class SDMAD:
         self.adapters_, self.sign_embeddings_, self.history_ = adapters, aligned.sign_embeddings, aligned.history
         self.support_cosines_, self.selector_ = cosines, selector
         self.weights_, self.reasons_ = selector.weights_, selector.reasons_
-        self.reference_ = cosines[0][labels.sum(1) == 0].mean(0)
+        # bars are counted from a typical image of the category
+        groups = np.column_stack([labels, np.ones(len(labels))])
+        self.reference_ = typical(groups.T @ cosines[0], groups.sum(0))
         self.scale_, self.bias_ = (1 - share) * calibration.scale_, (1 - share) * calibration.bias_
         self.image_weights_, self.image_bias_ = share * image.weights_, share * image.bias_
         # decisions: the threshold of best F1 on the support set, for each category
@@ -225,13 +227,13 @@ class SDMAD:
         return activations @ self.image_weights_.T + self.image_bias_
 
     def contributions(self, cosines: np.ndarray) -> np.ndarray:
-        """(N, C, S) what each sign adds to the logits that a normal image would have from its signs, from z (N, S)."""
+        """(N, C, S) what each sign adds to the logit that a typical image of the category has by its signs, from z (N, S)."""
         return self.scale_[:, None] * self.weights_ * (cosines[:, None] - self.reference_)
 
     @property
     def base_(self) -> np.ndarray:
-        """(C,) the logits of a normal image by its signs; with contributions and image evidence the logit."""
-        return self.bias_ + self.scale_ * (self.weights_ @ self.reference_)
+        """(C,) the logit of a typical image of each category by its signs; with contributions and image evidence the logit."""
+        return self.bias_ + self.scale_ * (self.weights_ * self.reference_).sum(1)
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray | None = None) -> np.ndarray:
         """Logits (N, C) from cosines z (N, S) and, where there is image evidence, activations h (N, d)."""

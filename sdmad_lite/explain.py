@@ -34,7 +34,7 @@ class SignEvidence:
     text: str
     weight: float  # of the selection, 0 for a dropped sign; negative for a normal sign that speaks against
     cosine: float
-    contribution: float  # part of the logit: scale * weight * (cosine - that of a normal support image)
+    contribution: float  # part of the logit: scale * weight * (cosine - that of a typical image of the category)
     reason: str
     normal: bool = False  # whether it is a sign of a normal image
 
@@ -47,7 +47,7 @@ class CategoryExplanation:
     probability: float
     threshold: float
     logit: float
-    bias: float  # the logit of a normal support image by its signs
+    bias: float  # the logit of a typical image of the category by its signs
     image: float  # part of the logit that the image evidence gives, 0 for a detector by signs alone
     signs: tuple[SignEvidence, ...]
 
@@ -97,7 +97,7 @@ def sign_maps(backbone: Backbone, bank: SignBank, image, v: Tensor | None = None
 
 @torch.no_grad()
 def patch_shares(detector: SDMAD, image) -> np.ndarray:
-    """(S, h, w) what each patch of the square that the model saw adds to z, less that of a normal image. [ours]
+    """(C, S, h, w) what each patch of the square that the model saw adds to z, less that of a typical image. [ours]
 
     A patch has a share of its own where it is one of those most like the sign, and an equal part of the rest. Summed
     over patches, times scale and weight, the shares are the contribution of the sign.
@@ -110,8 +110,8 @@ def patch_shares(detector: SDMAD, image) -> np.ndarray:
     whole, patches = cosines[:, :1], cosines[:, 1:]  # (S, 1), (S, P)
     best = patches.topk(min(config.patches, h * w), dim=1)
     looked = torch.zeros_like(patches).scatter(1, best.indices, best.values / best.values.shape[1])
-    rest = (1 - config.local) * whole - torch.from_numpy(detector.reference_)[:, None].float()
-    return (config.local * looked + rest / (h * w)).unflatten(1, (h, w)).numpy()
+    rest = (1 - config.local) * whole - torch.from_numpy(detector.reference_)[..., None].float()  # (C, S, 1)
+    return (config.local * looked + rest / (h * w)).unflatten(2, (h, w)).numpy()
 
 
 def _over_image(maps: Tensor, width: int, height: int, backbone: Backbone) -> Tensor:

@@ -170,7 +170,8 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
     detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)
     _check_numbers(state_file, numbers, state.reasons, detector.membership)
-    tensors.setdefault("reference", torch.zeros(len(state.bank.texts)).double())  # version 0.1.0 counted bars from 0
+    shape = len(state.bank.categories), len(state.bank.texts)
+    tensors.setdefault("reference", torch.zeros(shape).double())  # version 0.1.0 counted bars from 0
     _check_tensors(weights_file, tensors, detector)
     fitted: dict[str, Any] = {f"{name}_": values for name, values in numbers.items()}
     fitted |= {attribute: tensors.pop(name).numpy() for name, attribute in TENSORS.items()}
@@ -204,7 +205,7 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], detector: SDMAD) -> N
     v = detector.backbone.encode_texts(detector.bank.texts[:1])
     probe = torch.empty(len(detector.bank.categories), activation_width(detector.adapters_, v.shape[1])).double()
     wanted = detector.adapters_.state_dict() | {"text_features": v.expand(len(detector.bank.texts), -1)}
-    wanted |= {"probe": probe, "probe_bias": probe[:, 0], "reference": v.new_empty(len(detector.bank.texts)).double()}
+    wanted |= {"probe": probe, "probe_bias": probe[:, 0], "reference": torch.empty(probe.shape[0], len(detector.bank.texts)).double()}
     there, asked = ({k: f"{t.dtype} {tuple(t.shape)}" for k, t in of.items()} for of in (tensors, wanted))
     for name in asked | there:
         if (found := there.get(name, "missing")) != (form := asked.get(name, "not there")):

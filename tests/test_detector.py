@@ -149,7 +149,7 @@ def test_an_explanation_lists_the_signs_of_the_category_and_the_normal_ones(fitt
         for sign in e.signs:
             assert -1 <= sign.cosine <= 1
             assert sign.contribution == pytest.approx(
-                fitted.scale_[c] * sign.weight * (sign.cosine - fitted.reference_[bank.texts.index(sign.text)])
+                fitted.scale_[c] * sign.weight * (sign.cosine - fitted.reference_[c, bank.texts.index(sign.text)])
             )
         assert {sign.reason.split()[0].rstrip(":;") for sign in own} == {"kept", "dropped"}
         assert all((sign.weight > 0) == sign.reason.startswith("kept") for sign in own)
@@ -177,8 +177,8 @@ def test_a_score_that_looks_at_patches_is_explained_patch_by_patch(tiny_clip, ba
     alignment = AlignmentConfig(steps=4, augmentations=2, local=0.6, patches=patches)
     detector = SDMAD(bank, backbone=tiny_clip, alignment=alignment).fit_table(support)
     z, _ = detector.features(images[0])
-    shares = patch_shares(detector, images[0])  # (S, h, w)
-    parts = detector.scale_[:, None] * detector.weights_ * shares.sum((1, 2))
+    shares = patch_shares(detector, images[0])  # (C, S, h, w)
+    parts = detector.scale_[:, None] * detector.weights_ * shares.sum((2, 3))
     for c, e in enumerate(detector.explain(images[0])):
         for sign in e.signs:
             s = bank.texts.index(sign.text)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from ..detector import SDMAD
-from ..selection import Calibration, discriminant_weights, equal_weights
+from ..selection import Calibration, discriminant_weights, equal_weights, typical
 from ..signs.bank import parse_bank
 from .moments import Moments
 
-FITTED = ("scale_", "bias_", "image_weights_", "image_bias_", "weights_", "thresholds_", "reasons_")
+FITTED = ("scale_", "bias_", "image_weights_", "image_bias_", "weights_", "thresholds_", "reasons_", "reference_")
 
 
 def learnt(detector: SDMAD, sums: Moments, prior: float | np.ndarray = 4.0) -> SDMAD:
@@ -60,6 +60,8 @@ def learnt(detector: SDMAD, sums: Moments, prior: float | np.ndarray = 4.0) -> S
     new.weights_[spoken] = mixed[size > 0] / size[size > 0, None]
     new.image_weights_[known] = rest * detector.image_weights_[known] + part * to_images
     part, rest = part[:, 0], rest[:, 0]
+    seen = typical(some.total[:, :wide], some.count)
+    new.reference_[known] += share[:, None] * (seen - detector.reference_[known])
     new.bias_[known] = rest * detector.bias_[known] + part * (1 - by_image) * sign_fit.bias_
     new.image_bias_[known] = rest * detector.image_bias_[known] + part * by_image * image_fit.bias_
     for c in known.tolist():
@@ -117,11 +119,11 @@ def with_finding(detector: SDMAD, name: str, signs: Sequence[str], vectors: np.n
     known = dict(zip([*signs, *bank.texts], [*torch.from_numpy(vectors), *detector.sign_embeddings_], strict=True))
     new.sign_embeddings_ = torch.stack([known[text] for text in texts])
     vars(new).update({n: np.concatenate([had := getattr(detector, n), 0 * had[:1]]) for n in FITTED[:4]})
-    new.reference_ = np.full(len(texts), detector.reference_.mean())
-    new.reference_[places] = detector.reference_
     new.weights_ = equal_weights(new.membership)
     new.weights_[:-1] = 0
     new.weights_[:-1, places] = detector.weights_
+    new.reference_ = np.full(new.weights_.shape, detector.reference_.mean())
+    new.reference_[:-1, places] = detector.reference_
     new.thresholds_ = np.append(detector.thresholds_, 0.5)
     own = np.flatnonzero(new.membership[-1] + new.membership[0]).tolist()
     new.reasons_ = [{places[s]: why for s, why in reasons.items()} for reasons in detector.reasons_]

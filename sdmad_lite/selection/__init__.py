@@ -4,7 +4,7 @@
 what the image says beside them, `Calibration` and `best_f1_thresholds` lead from margins to decisions.
 """
 
-from .calibration import Calibration, best_f1_thresholds
+from .calibration import Calibration, best_f1_thresholds, typical
 from .image_evidence import EvidenceConfig, ImageEvidence, logistic
 from .sign_selector import (
     TRAINING_FREE,
@@ -20,4 +20,4 @@ from .sign_selector import (
 
 __all__ = ["TRAINING_FREE", "Calibration", "EvidenceConfig", "ImageEvidence", "SelectionConfig", "SignSelector"]
 __all__ += ["Spread", "best_f1_thresholds", "discriminant_weights", "equal_weights", "logistic", "margins"]
-__all__ += ["sign_scores", "support_auroc"]
+__all__ += ["sign_scores", "support_auroc", "typical"]

@@ -15,6 +15,19 @@ def class_means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array([[v[y == value].mean() for v, y in zip(values.T, labels.T, strict=True)] for value in (1, 0)])
 
 
+def typical(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """(C, S) z of a typical image of each category: the mean of its positives and one average negative.
+
+    [ours] Bars that are counted from it name signs that are in the image more often than bars counted from a normal
+    image, where all signs of a category rise together; the negative keeps it steady where positives are few.
+
+    Args:
+        total: (C + 1, S) sums of z over each category's positives and, last, over all images. count: (C + 1,) of them.
+    """
+    positives, negatives = count[:-1, None], count[-1] - count[:-1, None]
+    return (total[:-1] + (total[-1] - total[:-1]) / negatives) / (positives + 1)
+
+
 class Calibration:
     """Scale and bias of each category that bring its class means to wanted ones; scikit-learn's shape.
 

@@ -15,7 +15,7 @@ BANK = SimpleNamespace(
     texts=["one", "two", "three", "clear"],
 )
 DETECTOR = SimpleNamespace(
-    bank=BANK, scale_=np.array([2.0]), weights_=np.array([[0.5, 0.3, 0.2, -1.0]]), reference_=np.array([0, 0, 0.5, 0])
+    bank=BANK, scale_=np.array([2.0]), weights_=np.array([[0.5, 0.3, 0.2, -1.0]]), reference_=np.array([[0, 0, 0.5, 0]])
 )
 DETECTOR.membership = np.array([[0, 0, 0, 1], [1, 1, 1, 0]])
 DETECTOR.contributions = partial(SDMAD.contributions, DETECTOR)

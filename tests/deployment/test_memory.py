@@ -70,6 +70,7 @@ def looking(share=0.0):
         image_bias_=np.zeros(1),
         thresholds_=np.array([0.5]),
         reasons_=[{0: "", 1: ""}],
+        reference_=np.zeros((1, 2)),
     )
 
 

@@ -17,6 +17,7 @@ from sdmad_lite.selection import (
     equal_weights,
     margins,
     support_auroc,
+    typical,
 )
 from sdmad_lite.selection.sign_selector import sign_scores
 
@@ -320,3 +321,11 @@ def test_no_other_threshold_has_a_better_f1():
     for c, threshold in enumerate(best_f1_thresholds(scores, labels)):
         every = [f1_score(labels[:, c], scores[:, c] >= cut) for cut in scores[:, c]]
         assert f1_score(labels[:, c], scores[:, c] >= threshold) == pytest.approx(max(every))
+
+
+def test_a_typical_image_is_the_mean_of_positives_and_one_average_negative():
+    cosines = np.array([[0.9, 0.2], [0.5, 0.4], [0.1, 0.6], [0.3, 0.0]])
+    groups = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 1, 1, 1]])
+    # category 0: (0.9 + 0.5 + (0.1 + 0.3) / 2) / 3, (0.2 + 0.4 + 0.3) / 3; category 1: (0.5 + 0.1 + 0.3 + 0.9) / 4, ...
+    wanted = [[1.6 / 3, 0.3], [0.45, 0.3]]
+    np.testing.assert_allclose(typical(groups @ cosines, groups.sum(1)), wanted)
