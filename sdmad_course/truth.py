@@ -15,10 +15,10 @@ from PIL import Image, ImageFilter
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms.samples import load_masks
-from sdmad_phantoms.sign_truth import points_at, sign_truth
 
 
 class Bars(NamedTuple):

@@ -227,12 +227,12 @@ class SDMAD:
         return activations @ self.image_weights_.T + self.image_bias_
 
     def contributions(self, cosines: np.ndarray) -> np.ndarray:
-        """(N, C, S) what each sign adds to the logit that a typical image of the category has by its signs, from z (N, S)."""
+        """(N, C, S) what each sign adds to the logit of a typical image of the category, from z (N, S)."""
         return self.scale_[:, None] * self.weights_ * (cosines[:, None] - self.reference_)
 
     @property
     def base_(self) -> np.ndarray:
-        """(C,) the logit of a typical image of each category by its signs; with contributions and image evidence the logit."""
+        """(C,) the logits of typical images by their signs; with contributions and image evidence the logit."""
         return self.bias_ + self.scale_ * (self.weights_ * self.reference_).sum(1)
 
     def logits(self, cosines: np.ndarray, activations: np.ndarray | None = None) -> np.ndarray:

@@ -205,7 +205,11 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], detector: SDMAD) -> N
     v = detector.backbone.encode_texts(detector.bank.texts[:1])
     probe = torch.empty(len(detector.bank.categories), activation_width(detector.adapters_, v.shape[1])).double()
     wanted = detector.adapters_.state_dict() | {"text_features": v.expand(len(detector.bank.texts), -1)}
-    wanted |= {"probe": probe, "probe_bias": probe[:, 0], "reference": torch.empty(probe.shape[0], len(detector.bank.texts)).double()}
+    wanted |= {
+        "probe": probe,
+        "probe_bias": probe[:, 0],
+        "reference": torch.empty(probe.shape[0], len(detector.bank.texts)).double(),
+    }
     there, asked = ({k: f"{t.dtype} {tuple(t.shape)}" for k, t in of.items()} for of in (tensors, wanted))
     for name in asked | there:
         if (found := there.get(name, "missing")) != (form := asked.get(name, "not there")):

@@ -23,10 +23,10 @@ from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
+from sdmad_lite.evaluation.sign_truth import sign_truth, touched
 from sdmad_lite.selection import equal_weights, margins
 from sdmad_phantoms import MODALITIES, Modality, Phantom, sample_phantoms
 from sdmad_phantoms.findings import draw_findings, for_measuring, sample_finding, sentence, true_of
-from sdmad_phantoms.sign_truth import sign_truth, touched
 
 FIRST_SEED = 10**12  # far from every seed that pretraining, samples and results draw from
 ROUNDS = 200

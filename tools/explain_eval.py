@@ -32,12 +32,12 @@ from sdmad_course import load_or_fit, samples, support_and_validation
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, read_image
 from sdmad_lite.detector import SDMAD
+from sdmad_lite.evaluation.sign_truth import pixel_auroc, points_at, sign_truth, touched
 from sdmad_lite.explain import sign_maps
 from sdmad_lite.files import NOTICE
 from sdmad_lite.signs.bank import SignBank, load_bank
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
-from sdmad_phantoms.sign_truth import pixel_auroc, points_at, sign_truth, touched
 
 SHOTS, SEED, STEPS = 16, 0, 8
 

@@ -29,11 +29,11 @@ from sdmad_course.episodes import table_hash
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig, installed
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.clip.towers import needed_blocks
+from sdmad_lite.evaluation.sign_truth import touched
 from sdmad_lite.files import NOTICE
 from sdmad_lite.selection import SelectionConfig
 from sdmad_phantoms import MODALITIES
 from sdmad_phantoms.samples import load_masks
-from sdmad_phantoms.sign_truth import touched
 
 CELLS, PAGE, CHANCE = Path("build/heat_maps"), Path("docs/results/heat_maps.md"), "by chance"
 KINDS = ("similarity", "gradient x activation", "attention, last layer", "attention, all layers")

@@ -25,11 +25,11 @@ from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.intervals import mean_interval
+from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
 from sdmad_lite.files import write_text
 from sdmad_lite.selection import margins
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import MODALITIES, sample_phantoms
-from sdmad_phantoms.sign_truth import points_at, sign_truth
 
 CELLS, PAGE = Path("build/sign_truth"), Path("docs/results/sign_truth.md")
 POOL, TEST = (500, 3000), (600, 3001)  # phantoms and seed

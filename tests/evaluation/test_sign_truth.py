@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdmad_phantoms.sign_truth import pixel_auroc, points_at, sign_truth
+from sdmad_lite.evaluation.sign_truth import pixel_auroc, points_at, sign_truth
 
 MEMBERSHIP = np.array([[0, 0, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0]])
 
