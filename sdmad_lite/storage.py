@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import islice
 from os.path import isabs, isdir, isfile
 from pathlib import Path
@@ -95,6 +96,7 @@ class State(BaseModel, strict=True, extra="forbid", allow_inf_nan=False):
     thresholds: list[Annotated[float, Field(ge=0, le=1)]]
     history: list[dict[str, float]]
     reasons: list[dict[int, str]]
+    tensors: str | None = None  # SHA-256 of the safetensors file; none before version 0.2.0
 
 
 def contents(detector: SDMAD) -> tuple[dict, dict[str, Tensor]]:
@@ -127,6 +129,7 @@ def write_detector(detector: SDMAD, folder: Path) -> None:
     state, tensors = contents(detector)
     save_file(tensors, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)  # safetensors makes it private
+    state["tensors"] = sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 
@@ -173,12 +176,27 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     shape = len(state.bank.categories), len(state.bank.texts)
     tensors.setdefault("reference", torch.zeros(shape).double())  # version 0.1.0 counted bars from 0
     _check_tensors(weights_file, tensors, detector)
+    if state.tensors and state.tensors != sha256(weights_file.read_bytes()).hexdigest():
+        raise _changed(weights_file, f"it does not belong to {STATE}")
     fitted: dict[str, Any] = {f"{name}_": values for name, values in numbers.items()}
     fitted |= {attribute: tensors.pop(name).numpy() for name, attribute in TENSORS.items()}
     fitted["sign_embeddings_"] = torch.from_numpy(fitted["sign_embeddings_"])
     detector.adapters_.load_state_dict(tensors)
     vars(detector).update(fitted, reasons_=state.reasons, history_=state.history)
+    _check_tokenizer(folder, detector)
     return detector
+
+
+def _check_tokenizer(folder: str | Path, detector: SDMAD) -> None:
+    """Refuse a backbone that reads signs otherwise than at the fit: new ones, and maps of them, would mean nothing."""
+    saved = detector.sign_embeddings_[:8]
+    with detector.installed() as clip:
+        here = clip.encode_texts(detector.bank.texts[:8])
+    if (here.float() * saved).sum(1).min() < 0.999:  # cosines; another device rounds otherwise
+        raise BackboneError(
+            f"{folder}: {clip.name} reads signs otherwise than at the fit: its tokenizer or text tower changed; put "
+            "its files back, or hand SDMAD.load in Python the CLIP as it was"
+        )
 
 
 def activation_width(adapters: Any, embedding: int) -> int:

@@ -1,5 +1,6 @@
 """The detector: what a user calls, what it promises about its numbers, and what it refuses."""
 
+import gzip
 import json
 import shutil
 
@@ -15,7 +16,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from tiny_models import Models
 
 from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
-from sdmad_lite.clip.backbone import load_clip
+from sdmad_lite.clip.backbone import EMBEDDED, load_clip
 from sdmad_lite.data import draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import BackboneError, BankError, DataError, DetectorError, OutputError, SDMADError
@@ -458,6 +459,26 @@ def test_a_file_of_weights_that_is_gone_is_told_with_what_to_do(tmp_path):
         BackboneError, match=r"fitted on the CLIP in .*w\.pt, which is not there; put it back or beside"
     ):
         saved.load(tmp_path / "detector", "cpu")
+
+
+def test_tensors_of_another_detector_are_refused(fitted, support, tmp_path):
+    folder = fitted.save(tmp_path / "detector")
+    other = SDMAD(fitted.bank, backbone=fitted.backbone, alignment=SHORT, selection=RANK, random_state=1)
+    other.fit_table(support).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "adapters.safetensors", folder)
+    with pytest.raises(DetectorError, match=r"adapters.safetensors: .*does not belong to detector.json"):
+        SDMAD.load(folder)
+
+
+def test_a_tokenizer_that_was_changed_is_told(bank, support, tmp_path):
+    folder, vocabulary = tmp_path / "clip", tmp_path / "clip" / "words.gz"
+    name = write_clip(folder, text={"tokenizer_kwargs": {"bpe_path": "words.gz"}, "context_length": 77})
+    shutil.copy(EMBEDDED / "bpe.txt.gz", vocabulary)
+    saved = SDMAD.training_free(bank, backbone=name).fit_table(support).save(tmp_path / "detector")
+    first, *merges = gzip.decompress(vocabulary.read_bytes()).splitlines()
+    vocabulary.write_bytes(gzip.compress(b"\n".join([first, *merges[::-1]])))
+    with pytest.raises(BackboneError, match=r"detector: .*reads signs otherwise than at the fit: its tokenizer"):
+        SDMAD.load(saved)
 
 
 # What is refused

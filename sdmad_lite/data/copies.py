@@ -69,11 +69,11 @@ def _read(image) -> tuple[tuple[int, int], str]:
     if not isinstance(image, (str, Path)):
         return _of_pixels(image)
     about = os.stat(image)
-    return _of_file(str(image), about.st_size, about.st_mtime_ns)
+    return _of_file(str(image), about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
 @lru_cache(maxsize=1 << 20)
-def _of_file(path: str, size: int, changed: int) -> tuple[tuple[int, int], str]:
+def _of_file(path: str, *changed: int) -> tuple[tuple[int, int], str]:
     return _of_pixels(path)
 
 

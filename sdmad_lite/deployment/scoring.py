@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .. import __version__
 from ..data import as_images, read_image, read_images, walk_images
 from ..errors import BackboneError, CheckpointError, DataError, OutputError, SDMADError, needs, noting, renote
 from ..files import NOTICE, is_main, new_file, new_folder, write_text
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 ABOUT = "_about.json"
 """Beside the parts, what they belong to; readers of Parquet pass over a name with an underscore."""
 IMAGES = b"images"
-"""In the schema of a part, the hash of what its images are."""
+"""In the schema of a part, the hash of what it belongs to and of what its images are."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,14 @@ def score_archive(
     """
     pa, parquet, config = needs("pyarrow", "archive"), needs("pyarrow.parquet", "archive"), config or ScoringConfig()
     folder, images, processes = Path(out), listed(source, root), Processes(detector.backbone.device)
-    options = {"explain": explain, "bf16": config.bf16, "rows per part": config.rows_per_part}
+    options = {"version": __version__, "explain": explain, "bf16": config.bf16, "rows per part": config.rows_per_part}
     whole = about(detector) | options | {"images": len(images), "list of images": _digest(name for name, _ in images)}
     numbers, size = range(len(images)), config.rows_per_part
     parts = {folder / f"part-{i // size:05}.parquet": numbers[i : i + size] for i in range(0, len(images), size)}
     columns = {n: pa.from_numpy_dtype(values.dtype) for n, values in scores(detector, torch.empty(0), explain).items()}
     schema = pa.schema({"image": pa.string(), "error": pa.string()} | columns)
     processes.from_main(lambda: _enter(folder, whole, resume, parts, images))
+    by = json.dumps(whole)
     missing = [file for file, part in parts.items() if _finished(file, len(part)) is None]
     processes.wait()  # until all know what is missing; then each makes every count-th part of it
     mine = missing[processes.index :: processes.count]
@@ -108,7 +110,7 @@ def score_archive(
         rows = _rows(detector, images, [parts[file] for file in mine], explain, config)
         for file in mine:
             made, hashes = zip(*islice(rows, len(parts[file])), strict=True)
-            table = pa.Table.from_pylist(made, schema.with_metadata({IMAGES: _digest(hashes)}))
+            table = pa.Table.from_pylist(made, schema.with_metadata({IMAGES: _digest((by, *hashes))}))
             with new_file(file) as temporary:
                 parquet.write_table(table, temporary, write_page_checksum=True)
     processes.wait()
@@ -297,9 +299,10 @@ def _enter(folder: Path, whole: dict[str, Any], resume: bool, parts: dict[Path, 
     with ThreadPoolExecutor() as pool:
         for file, part in parts.items():
             done = _finished(file, len(part))
-            if done and done[1] != _digest(pool.map(_content, (images[i][1] for i in part))):
+            hashes = pool.map(_content, (images[i][1] for i in part if done))
+            if done and done[1] != _digest((json.dumps(whole), *hashes)):
                 remedy = "remove it to score these, give another folder, or resume=False"
-                raise CheckpointError(f"{file}: was made of other images than there are now; {remedy}")
+                raise CheckpointError(f"{file}: was made of other images than there are now, or elsewhere; {remedy}")
 
 
 def _finished(file: Path, rows: int) -> tuple[int, str] | None:

@@ -1,5 +1,6 @@
 """The same picture twice: found by its pixels in every reader, refused or left out."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,16 @@ def test_what_cannot_be_read_is_no_copy(tmp_path):
     (folder / "0.png").write_bytes(b"no image")
     assert digests([folder / "0.png", folder / "1.png"])[0] is None
     assert without_copies("", load_data(folder))[1] == 0
+
+
+def test_a_file_that_was_replaced_is_read_again(tmp_path):
+    """Of the same name, size and time."""
+    file = tmp_path / "a.bmp"
+    picture(0).save(file)
+    before, about = digests([file]), file.stat()
+    picture(1).save(file)
+    os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert file.stat().st_size == about.st_size and digests([file]) != before
 
 
 def test_a_picture_that_has_its_sides_for_itself_is_not_read(tmp_path, monkeypatch):

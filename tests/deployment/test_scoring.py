@@ -318,6 +318,13 @@ def test_parts_of_other_images_under_the_same_names_are_refused(score, archive, 
     assert score(**again, resume=False).made == 2 and content(out) != before
 
 
+def test_a_part_of_another_run_is_not_taken_for_one_of_this(score, tmp_path):
+    score("other", explain=True)
+    shutil.copy(tmp_path / "other" / "part-00001.parquet", score().out)
+    with pytest.raises(CheckpointError, match=r"part-00001.* made of other images than there are now, or elsewhere"):
+        score()
+
+
 def test_images_in_memory_are_known_by_their_pixels(score, phantom_table):
     images = [*phantom_table.images[:3], Image.fromarray(phantom_table.images[3]), None]
     assert score(source=images).errors == 1 and score(source=images).resumed == 1
