@@ -181,7 +181,8 @@ def said_in(place):
 def test_what_a_message_recommends_is_an_option_of_the_commands_that_say_it(place):
     group = typer.main.get_command(app)
     commands = group.commands | group.commands["signs"].commands | group.commands["memory"].commands
-    commands |= typer.main.get_command(federated_app).commands | {"export": typer.main.get_command(export_app)}
+    commands |= typer.main.get_command(federated_app).commands
+    commands |= {name: typer.main.get_command(of) for name, of in {"export": export_app, "generate": llm_app}.items()}
     every = {option for command in commands.values() for p in command.params for option in p.opts + p.secondary_opts}
     for text in said_in(place):
         for name in set(re.findall(r"(?<![^\s(])([a-z_]+)=", str(text))) - IN_PYTHON:
