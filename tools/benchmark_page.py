@@ -139,7 +139,9 @@ def write_page(summary_file: Path, page: Path) -> None:
         else:
             first = next(iter(data.values()))
             positives = ", ".join(f"{c} {n}" for c, n in first["positives"].items())
-            lines.append(f"{summary['about'][name]}. Test: {first['test']} images; positives: {positives}.")
+            each = sum(first["positives"].values()) / first["test"]
+            test = f"Test: {first['test']} images, {each:.2f} labels each; positives: {positives}."
+            lines.append(f"{summary['about'][name]}. {test}")
         lines += ["", f"![{name}]({shots_file(name)})", *method_tables(data, what)]
     lines += ["", "## Selection", ""]
     lines += [

@@ -53,6 +53,7 @@ def test_cells_are_measured_once_and_fill_summary_and_page(benchmark, tiny_clip,
     text = (tmp_path / "results.md").read_text()
     assert f"{np.mean(ap):.3f} [" in text and "not for clinical use" in text
     assert all(f"{name} {count}" in text for name, count in cells[0]["positives"].items())
+    assert f"{sum(cells[0]['positives'].values()) / cells[0]['test']:.2f} labels each" in text
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"shots_all_phantoms.png", "shots_chest.png", "selection.png"}
     row["mAP"]["mean"] = 0.98765
