@@ -4,7 +4,9 @@ import sqlite3
 from dataclasses import replace
 from unittest.mock import patch
 
-from sdmad_lite.data import load_data
+import numpy as np
+
+from sdmad_lite.data import load_data, read_image
 from sdmad_lite.deployment.memory import Memory
 from sdmad_lite.deployment.sites import compare_sites
 from sdmad_lite.detector import SDMAD
@@ -80,6 +82,7 @@ def no_finding_to_judge_by(world):
     table = load_data(world.data(), CATEGORIES)
     parts = TRAIN * 3 + TEST * 3, TRAIN * 3 + TEST + TRAIN * 2
     home, site = (replace(table, meta={"split": split}) for split in parts)
+    site = replace(site, images=tuple(np.flip(read_image(image)) for image in site.images))
     fitted = SDMAD.load(world.fitted, world.backbone)
     return lambda: compare_sites(fitted, home, site, shots=1)
 
