@@ -101,7 +101,7 @@ def bootstrap(
     labels: np.ndarray,
     categories: Sequence[str],
     thresholds: np.ndarray | None,
-    patients: Sequence,
+    patients: Sequence | np.ndarray,
     resamples: int = 200,
     random_state: int = 0,
     progress: bool = False,
