@@ -15,7 +15,7 @@ def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], lab
     figure = new_figure(8.5, 4.4)
     axis = figure.subplots()
     ordered = sorted(rows, key=lambda name: -list(rows[name].values())[-1][0])
-    others = iter([(style, color) for style in ("-", "--", ":") for color in PALETTE[1:] if color != "#F0E442"])
+    others = iter([(style, color) for style in ("-", "--", ":", "-.") for color in PALETTE[1:] if color != "#F0E442"])
     for name in ordered:
         shots, means = list(rows[name]), [row[0] for row in rows[name].values()]
         if name.startswith("SD-MAD"):
