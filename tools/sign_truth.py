@@ -35,8 +35,6 @@ CELLS, PAGE = Path("build/sign_truth"), Path("docs/results/sign_truth.md")
 POOL, TEST = (500, 3000), (600, 3001)  # phantoms and seed
 MODELS = {
     "embedded": ("embedded", None, 0.5),
-    "embedded, whole images alone": ("embedded", None, 0.0),
-    "embedded-2, as in version 0.1.0": ("embedded-2", None, 0.0),
     "random weights": ("embedded", "random", 0.5),
 }
 """Name -> model, weights, share of the patches in a sign's score; the default first."""
@@ -118,7 +116,6 @@ def page(shots: list[int], draws: int) -> str:
         "",
         f"Written by `python tools/sign_truth.py --shots {' '.join(map(str, shots))} --draws {draws}`, on phantoms of",
         "the categories that were kept out of pretraining; mean over modalities, 95 % intervals over support draws.",
-        "`embedded` is the default, `embedded-2` the model of version 0.1.0.",
         "For teaching and research; not for clinical use.",
         "",
         "| frozen model | AUROC of kept-out signs over all images | within their category |",
