@@ -151,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cells = [(model, name, 0, 0) for name, model in product(MODALITIES, MODELS)]
-    cells += [(m, n, k, d) for d, k, n, m in product(range(args.draws), args.shots, MODALITIES, MODELS)]
+    cells += list(product(MODELS, MODALITIES, args.shots, range(args.draws)))
     for one in tqdm(cells, desc="cells"):
         cell(*one)
     write_text(PAGE, page(args.shots, args.draws))
