@@ -141,6 +141,12 @@ def page(shots: list[int], draws: int) -> str:
                 mean, low, high = mean_interval([float(np.mean([row[key] for row in draw])) for draw in rows])
                 columns.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
             lines.append(f"| {model} | {' | '.join(columns)} |")
+        default, ahead = next(iter(MODELS)), []
+        for name in MODALITIES:
+            each = [cell(default, name, k, draw) for draw in range(draws)]
+            mean, low, high = mean_interval([row["bar"] - row["chance"] for row in each])
+            ahead.append(f"{name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines += ["", f"Longest bar true, less a sign picked at random, of `{default}`: {', '.join(ahead)}."]
     return "\n".join(lines) + "\n"
 
 
