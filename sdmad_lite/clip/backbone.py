@@ -49,6 +49,7 @@ def as_device(given: str | int | torch.device | None = None) -> torch.device:
     if given is None:
         return (torch.accelerator.is_available() and torch.accelerator.current_accelerator()) or torch.device("cpu")
     try:
+        given = given.strip().lower() if isinstance(given, str) else given
         kind = int(given) if isinstance(given, str) and given.isdigit() else given
         device = torch.device("" if isinstance(given, bool) else kind)
         torch.empty(0, device=device).cpu()  # what is not there says so here

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from sdmad_lite.alignment import build_adapters
-from sdmad_lite.clip.backbone import EMBEDDED, SHIPPED, load_clip
+from sdmad_lite.clip.backbone import EMBEDDED, SHIPPED, as_device, load_clip
 from sdmad_lite.errors import BankError
 from sdmad_lite.signs.bank import load_bank, shipped_banks
 from sdmad_phantoms import MODALITIES, sample_phantoms
@@ -124,3 +124,7 @@ def test_the_same_architecture_with_random_weights_knows_nothing(clip):
     assert untrained.fingerprint != clip.fingerprint
     assert untrained.fingerprint == load_clip("embedded", pretrained="random", device="cpu").fingerprint
     assert abs(np.mean(list(sign_auroc(untrained, MODALITIES["brain"]).values())) - 0.5) < 0.15
+
+
+def test_a_device_is_taken_in_any_case():
+    assert as_device(" CPU ").type == as_device("cpu:0").type == "cpu"
