@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from .errors import OutputError
+from .errors import OutputError, SDMADError
 
 T = TypeVar("T")
 HUB_SECONDS = 5  # that the Hugging Face hub has to answer
@@ -32,7 +32,10 @@ NOTICE = "For teaching and research; not for clinical use."
 
 def world() -> tuple[int, int]:
     """Number of this process, from 0, and how many run together, as torchrun and accelerate's launchers say it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+    except ValueError:
+        raise SDMADError("RANK and WORLD_SIZE of the environment are no whole numbers; unset both") from None
 
 
 def is_main() -> bool:
@@ -134,6 +137,11 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
+def _whole(path: str | Path) -> Path:
+    with _written(Path(path)):  # of a relative one the folder where the program was started may be gone
+        return Path(path).resolve()
+
+
 @contextmanager
 def claimed(path: str | Path) -> Iterator[Path]:
     """A hidden folder beside `path`, or in it; while it is there, no other run of this machine writes there.
@@ -141,7 +149,7 @@ def claimed(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or another run writes it now.
     """
-    path = Path(path).resolve()
+    path = _whole(path)
     with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         home = path if _stays(path) else path.parent
@@ -166,7 +174,7 @@ def new_folder(path: str | Path, marker: str) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written, or holds something else.
     """
-    path = Path(path).resolve()  # a link keeps pointing to the folder
+    path = _whole(path)  # a link keeps pointing to the folder
     with _written(path), claimed(path) as temporary:
         held = _held(path) if path.is_dir() else []
         if (path.exists() and not path.is_dir()) or (held and not (path / marker).is_file()):
@@ -183,8 +191,10 @@ def _held(path: Path) -> list[Path]:
 
 def _stays(path: Path) -> bool:
     """Whether a folder cannot be moved aside: a shell stands in it, a disk is mounted there, its parent is not ours."""
-    fixed = Path.cwd().is_relative_to(path) or os.path.ismount(path) or not os.access(path.parent, os.W_OK)
-    return path.is_dir() and fixed
+    here = False
+    with suppress(FileNotFoundError):  # the folder where the program was started is gone
+        here = Path.cwd().is_relative_to(path)
+    return path.is_dir() and (here or os.path.ismount(path) or not os.access(path.parent, os.W_OK))
 
 
 def _change(temporary: Path, path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from bad_inputs.world import World
 
 from sdmad_lite.cli import main
-from sdmad_lite.errors import OutputError
-from sdmad_lite.files import new_file, new_folder
+from sdmad_lite.errors import OutputError, SDMADError
+from sdmad_lite.files import is_main, new_file, new_folder
 
 ROOT = Path(__file__).parents[1]
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a device of Linux")
@@ -99,6 +99,28 @@ def test_the_folder_where_one_stands_is_filled_in_place(tmp_path, monkeypatch):
     assert os.stat(os.getcwd()).st_ino == number
     with pytest.raises(OutputError, match=r"exists and holds no b\.json"), new_folder(".", "b.json"):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere such a folder cannot be removed")
+def test_the_folder_where_one_stands_may_be_gone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    os.rmdir(tmp_path / "gone")
+    with new_folder(tmp_path / "out", "a.json") as folder:
+        (folder / "a.json").write_text("")
+    assert (tmp_path / "out" / "a.json").exists()
+    with pytest.raises(OutputError, match=r"^out: cannot be written \(.*choose another place"), new_folder("out", "a"):
+        pass
+
+
+@pytest.mark.parametrize("value", ["two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_told(monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert is_main()
+    monkeypatch.setenv("RANK", value)
+    with pytest.raises(SDMADError, match="RANK and WORLD_SIZE of the environment are no whole numbers; unset both"):
+        is_main()
 
 
 @pytest.mark.parametrize(("place", "message"), [("", "is a folder; name a file in it"), ("pipe", "is no file")])
