@@ -129,7 +129,7 @@ def embedding_explorer(case: EmbeddingCase, colour: str, point: int, layout: str
         axis.set(xticks=(), yticks=(), title=f"{layout}, {when} stage 1\n{_alike(case, kind, name, points)}")
     truth = ", ".join(c for c, y in zip(case.categories, case.labels[point], strict=True) if y) or "normal"
     draw_image(picture, case.images[point], f"image {point}:\n{truth}", LARGE)
-    # the signs that speak most for this image, beside what they say of the others
+    # the signs that this image shows most, beside what they say of the others
     cosines = case.cosines
     strongest = np.argsort(-(cosines[point] - cosines.mean(0)) / (cosines.std(0) + 1e-9))[:3]
     signs = "; ".join(f"{html.escape(case.texts[s])} ({cosines[point, s]:+.2f})" for s in strongest)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..deployment.sites import SiteFigure
     from ..detector import SDMAD
 
-MAPPED = 3  # signs in one picture of heat maps: those that speak most for the category
+MAPPED = 3  # signs in one picture of heat maps: the strongest of the category
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -161,8 +161,8 @@ def explained_csv(rows: Sequence[Mapping]) -> str:
 
 
 def explained_table(rows: Sequence[Mapping]) -> str:
-    """Rows for people, with the two signs that speak most for each category, and where heat maps lie."""
-    lines = [["image", "category", "probability", "threshold", "decision", "signs that speak most for it"]]
+    """Rows for people, with the two strongest signs of each category, and where heat maps lie."""
+    lines = [["image", "category", "probability", "threshold", "decision", "its strongest signs (0: as in a typical image of it)"]]
     for row in rows:
         cells = [row["image"], row["category"], f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
         lines.append([*cells, "detected" if row["detected"] else "", _signs_in_a_cell(row, 2)])
