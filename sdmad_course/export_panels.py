@@ -76,10 +76,13 @@ class RoundingCase:
     def reasons_kept(self) -> np.ndarray:
         """(2, B) share of images and categories whose kept signs stay in their order."""
         same = []
-        for weights in self.detector.weights_:
+        for weights, typical in zip(self.detector.weights_, self.detector.reference_, strict=True):
             own = weights > 0
-            before = np.argsort(-weights[own] * self.cosines[:, own], -1)
-            same.append((np.argsort(-weights[own] * self.rounded_cosines[..., own], -1) == before).all(-1))
+            orders = [
+                np.argsort(-weights[own] * (z[..., own] - typical[own]), -1)
+                for z in (self.cosines, self.rounded_cosines)
+            ]
+            same.append((orders[0] == orders[1]).all(-1))
         return np.mean(same, (0, 3))
 
 

@@ -63,9 +63,9 @@ class Said:
     def __init__(self, detector: SDMAD, cosines: np.ndarray, activations: np.ndarray):
         self.scores = expit(detector.logits(cosines, activations))
         self.decisions = self.scores >= detector.thresholds_
-        kept = [np.flatnonzero(w > 0) for w in detector.weights_]
+        bars, kept = detector.contributions(cosines), [np.flatnonzero(w > 0) for w in detector.weights_]
         # for each category the images' own order of its kept signs, by what each adds
-        self.reasons = [np.argsort(-w[s] * cosines[:, s], 1) for w, s in zip(detector.weights_, kept, strict=True)]
+        self.reasons = [np.argsort(-bars[:, c, s], 1) for c, s in enumerate(kept)]
 
     def alike(self, other: Said) -> dict[str, np.ndarray]:
         """(N, C) where decisions, and the order of reasons, are the same."""

@@ -42,11 +42,12 @@ def test_the_detector_is_as_before_and_eight_bits_change_least(case):
 
 def test_a_share_is_what_is_counted(case):
     same = []
-    for weights in case.detector.weights_:
+    for weights, typical in zip(case.detector.weights_, case.detector.reference_, strict=True):
         own = np.flatnonzero(weights > 0)
         for n in range(len(case.scores)):
             orders = [
-                sorted(own, key=lambda s: -weights[s] * z[n, s]) for z in (case.cosines, case.rounded_cosines[1, 0])
+                sorted(own, key=lambda s: -weights[s] * (z[n, s] - typical[s]))
+                for z in (case.cosines, case.rounded_cosines[1, 0])
             ]
             same.append(orders[0] == orders[1])
     assert case.reasons_kept()[1, 0] == pytest.approx(np.mean(same))

@@ -72,7 +72,8 @@ def test_scores_decisions_and_reasons_are_those_of_the_detector(chest, folder):
     assert ((wanted >= detector.thresholds_) == (found >= exported.thresholds)).mean() >= 0.995
     kept = [np.flatnonzero(w > 0) for w in detector.weights_]
     orders = [
-        [np.argsort(-w[s] * x[:, s], 1) for w, s in zip(detector.weights_, kept, strict=True)] for x in (z, cosines)
+        [np.argsort(-bars[:, c, s], 1) for c, s in enumerate(kept)]
+        for bars in map(detector.contributions, (z, cosines))
     ]
     assert np.mean([(a == b).all(1) for a, b in zip(*orders, strict=True)]) >= 0.99
     maps = detector.sign_maps(test.images[0])
@@ -93,6 +94,9 @@ def test_an_explanation_is_the_score(chest, folder):
         assert {s["text"]: (s["weight"], s["reason"], s["normal"]) for s in row["signs"]} == {
             s.text: (s.weight, s.reason, s.normal) for s in one.signs
         }
+        bars = {s["text"]: s["contribution"] for s in row["signs"]}
+        assert bars == pytest.approx({s.text: s.contribution for s in one.signs}, abs=0.05)
+        assert row["bias"] == pytest.approx(one.bias, abs=1e-3)
         assert row["probability"] == pytest.approx(one.probability, abs=0.02)
 
 
@@ -250,7 +254,10 @@ def test_the_page_says_what_python_says(page, folder, chest):
     for row, one in zip(found["rows"], wanted, strict=True):
         assert row["probability"] == pytest.approx(one["probability"], abs=1e-4)
         assert row["detected"] == one["detected"]
-        assert [s["text"] for s in row["signs"]] == [s["text"] for s in one["signs"] if s["weight"] > 0]
+        kept = {s["text"]: s["contribution"] for s in one["signs"] if s["weight"] > 0}
+        assert [s["text"] for s in row["signs"]] == list(kept)
+        assert {s["text"]: s["contribution"] for s in row["signs"]} == pytest.approx(kept, abs=1e-3)
+        assert row["normal"] == pytest.approx(sum(s["contribution"] for s in one["signs"] if s["normal"]), abs=1e-3)
     np.testing.assert_allclose(found["maps"], exported.sign_maps(image), atol=1e-3)
     assert page.locator("#categories button").count() == len(wanted)
     assert page.locator("#notice", has_text="not for clinical use").count() == 1
