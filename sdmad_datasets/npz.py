@@ -61,7 +61,7 @@ def load_npz(
     if none is None and single and normal != "":
         raise DataError(
             f"{path}: no class is recognised as normal among {', '.join(names)}; say which with normal=, or "
-            "normal='' if there is none, which does to evaluate"
+            "normal='' if there is none, which is enough to evaluate"
         )
     if none is not None and (both := (y[:, names.index(none)] == 1) & (y.sum(1) > 1)).any():
         raise DataError(f"{path}: row {int(np.argmax(both))} is {none!r} and shows a finding; correct the labels")

@@ -33,9 +33,12 @@ NOTICE = "For teaching and research; not for clinical use."
 def world() -> tuple[int, int]:
     """Number of this process, from 0, and how many run together, as torchrun and accelerate's launchers say it."""
     try:
-        return int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
+        rank, count = int(os.environ.get("RANK") or 0), int(os.environ.get("WORLD_SIZE") or 1)
     except ValueError:
         raise SDMADError("RANK and WORLD_SIZE of the environment are no whole numbers; unset both") from None
+    if not 0 <= rank < count:
+        raise SDMADError(f"RANK={rank} of the environment is none of WORLD_SIZE={count} processes; unset both")
+    return rank, count
 
 
 def is_main() -> bool:

@@ -114,12 +114,20 @@ def test_the_folder_where_one_stands_may_be_gone(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("value", ["two", "1.5"])
-def test_a_number_of_processes_that_is_none_is_told(monkeypatch, value):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("two", "RANK and WORLD_SIZE of the environment are no whole numbers; unset both"),
+        ("1.5", "RANK and WORLD_SIZE of the environment are no whole numbers; unset both"),
+        ("-1", "RANK=-1 of the environment is none of WORLD_SIZE=1 processes; unset both"),
+        ("1", "RANK=1 of the environment is none of WORLD_SIZE=1 processes; unset both"),
+    ],
+)
+def test_a_number_of_processes_that_is_none_is_told(monkeypatch, value, message):
     monkeypatch.setenv("WORLD_SIZE", "")
     assert is_main()
     monkeypatch.setenv("RANK", value)
-    with pytest.raises(SDMADError, match="RANK and WORLD_SIZE of the environment are no whole numbers; unset both"):
+    with pytest.raises(SDMADError, match=message):
         is_main()
 
 

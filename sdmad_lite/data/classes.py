@@ -41,7 +41,7 @@ def load_classes(
         raise DataError(
             f"{folder}: no class folder is recognised as normal; the folders are {', '.join(names)}. Say which "
             f"with normal=, or rename it to one of {', '.join(NORMAL[:5])}; normal='' says that there is none, "
-            "which does to evaluate"
+            "which is enough to evaluate"
         )
     shown: dict[Path, set[str]] = defaultdict(set)  # the classes of an image, by the first file of its bytes
     splits: dict[Path, str] = {}

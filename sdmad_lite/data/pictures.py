@@ -168,8 +168,9 @@ def _plain(image: Image.Image, key: str | int) -> Image.Image:
 
 def _narrow(values: np.ndarray) -> np.ndarray | None:
     """The 8 bits of a picture that was written with 16 of them, each times 257 or 256; None of any other."""
-    for step in (257, 256) if values.dtype.kind in "iu" and 255 < values.max() else ():
-        if 0 <= values.min() and values.max() <= 255 * step and not (values % step).any():
+    for step in (257, 256) if values.dtype.kind in "iu" else ():
+        # one that stays far below the top is more likely a coarse one of few bits
+        if 0 <= values.min() and 128 * step <= values.max() <= 255 * step and not (values % step).any():
             return (values // step).astype(np.uint8)
     return None
 

@@ -162,7 +162,16 @@ def explained_csv(rows: Sequence[Mapping]) -> str:
 
 def explained_table(rows: Sequence[Mapping]) -> str:
     """Rows for people, with the two strongest signs of each category, and where heat maps lie."""
-    lines = [["image", "category", "probability", "threshold", "decision", "its strongest signs (0: as in a typical image of it)"]]
+    lines = [
+        [
+            "image",
+            "category",
+            "probability",
+            "threshold",
+            "decision",
+            "its strongest signs (0: as in a typical image of it)",
+        ]
+    ]
     for row in rows:
         cells = [row["image"], row["category"], f"{row['probability']:.3f}", f"{row['threshold']:.3f}"]
         lines.append([*cells, "detected" if row["detected"] else "", _signs_in_a_cell(row, 2)])

@@ -296,7 +296,7 @@ CASES = [
         (
             "{path}/data: no class folder is recognised as normal; the folders are Effusion, Nodule, "
             "rest. Say which with normal=, or rename it to one of normal, no finding, no findings, "
-            "healthy, control; normal='' says that there is none, which does to evaluate"
+            "healthy, control; normal='' says that there is none, which is enough to evaluate"
         ),
     ),
     classes(

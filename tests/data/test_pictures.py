@@ -190,3 +190,11 @@ def test_a_few_in_colour_are_read_as_grey_with_a_count_and_most_refused():
     for most in ([red], [red, red.copy(), grey]):
         with pytest.raises(DataError, match="image: is a colour image, but this modality is grey"), noting(say=False):
             read_images(most)
+
+
+def test_few_coarse_levels_of_16_bits_are_stretched(tmp_path):
+    levels = np.arange(16, dtype=np.uint16).reshape(4, 4) * np.uint16(256)  # 12 bits, of which 4 are used
+    Image.fromarray(levels).save(tmp_path / "x.tif")
+    with noting(say=False):
+        got = np.asarray(read_image(tmp_path / "x.tif"))
+    assert got.min() == 0 and got.max() == 255
