@@ -126,8 +126,10 @@ def write_page(summary_file: Path, page: Path) -> None:
     lines += [
         f"Macro figures of the multi-label protocol, mean and 95 % interval over {summary['draws']} support draws, the "
         "same for every method; differences are paired over these draws and bold where their interval excludes zero. "
-        "The intervals speak of other draws, not of other test images; for those over patients see the section of more "
-        "shots. All on the embedded CLIP. All numbers are in "
+        "The intervals speak of other draws, not of other test images"
+        + "; for those over patients see the section of more shots"
+        * bool(summary.get("more"))
+        + ". All on the embedded CLIP. All numbers are in "
         "[summary.json](summary.json). SD-MAD is stage 1, stage 2 and image evidence; its parts stand in rows "
         "of their own. What led to it: [tried](../results.md#what-was-tried-and-what-it-did)."
     ]

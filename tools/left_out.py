@@ -67,7 +67,15 @@ def measured(name: str, shots: int, draws: int) -> dict[str, Any]:
                     rows[category][which].append(fired(one, images, shown[keep]))
         return {"alone": alone, "rows": rows}
 
-    question = [clip().fingerprint, *shipped(), train.labels.tolist(), test.labels.tolist(), shots, draws]
+    question = [
+        clip().fingerprint,
+        *shipped(),
+        bank.model_dump_json(),
+        train.labels.tolist(),
+        test.labels.tolist(),
+        shots,
+        draws,
+    ]
     return resumed(CELLS / f"{name}_k{shots}.json", question, measure)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from copy import deepcopy
 
+import numpy as np
 import torch
 from common import ratio, record, spread, take_turns
 
@@ -36,7 +37,7 @@ def untrained(backbone: Backbone, bank: str = "chest_phantoms", seed: int = 0) -
     categories, signs = len(detector.bank.categories), len(detector.bank.texts)
     width = backbone.encode_texts(detector.bank.texts[:1]).shape[1]
     detector.sign_embeddings_ = torch.nn.functional.normalize(torch.randn(signs, width, generator=generator), dim=-1)
-    detector.weights_, detector.reference_ = equal_weights(detector.membership), torch.zeros(signs).double().numpy()
+    detector.weights_, detector.reference_ = equal_weights(detector.membership), np.zeros((categories, signs))
     detector.image_weights_ = (
         torch.randn(categories, activation_width(detector.adapters_, width), generator=generator).double().numpy()
     )
