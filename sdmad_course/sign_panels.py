@@ -118,7 +118,7 @@ def sign_explorer(
     base = detector.bias_[c] + detector.scale_[c] * (weights @ detector.reference_[c])
     bars = {_named(case, image, t, t in signs, truth): parts[bank.texts.index(t)] for t in own}
     bars["normal signs"] = parts[np.flatnonzero(detector.membership[0])].sum()
-    bars |= {"image evidence": by_image[image], "bias": base}
+    bars |= {"image evidence": by_image[image], "bias: a typical image": base}
     detected = "detected" if p[image] >= threshold else "not detected"
     figure, axes = panel_axes(14, 4.6, (1, 1, 1, 1), 0.01, 0.5)
     for axis, (left, width) in zip(axes, ((0.005, 0.2), (0.21, 0.2), (0.575, 0.16), (0.85, 0.14)), strict=True):
@@ -130,7 +130,7 @@ def sign_explorer(
     draw_heat(picture, pixels, case.maps_of(image)[bank.texts.index(heat)], fill(f"where: {heat}", 24), LARGE)
     draw_parts(middle, bars, SMALL, xlabel="part of the logit", title=f"{category}: {p[image]:.2f}, {detected}")
     alone = (detector.scale_[c] * (cosines - detector.reference_[c]))[:, [bank.texts.index(t) for t in own]]
-    widest = 1.1 * max(np.abs(by_image).max(), np.abs(alone).max() / 2, 1.0)
+    widest = 1.5 * max(np.abs(by_image).max(), np.abs(alone).max() / 2, 1.0)
     middle.set(xlim=(-widest, widest))
     said = f"<b>{html.escape(category)}</b>, image {image}: {len(signs)} of {len(own)} signs on, probability "
     every = expit(detector.logits(cosines, activations)[:, c])

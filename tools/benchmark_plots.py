@@ -38,6 +38,7 @@ def plot_shots(rows: Mapping[str, Mapping[int, tuple[float, float, float]]], lab
 def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles: Mapping[str, str]) -> Figure:
     """Paired differences with intervals (panel -> bank -> K -> difference, low, high), a panel for each of `titles`."""
     figure = new_figure(9, 3.4)
+    ticks = sorted({k for rows in gains.values() for row in rows.values() for k in row})
     for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for i, (bank, row) in enumerate(gains[name].items()):
             shots = np.array(list(row), dtype=float) * 2 ** (0.12 * (i - (len(gains[name]) - 1) / 2))
@@ -46,7 +47,7 @@ def plot_gains(gains: Mapping[str, Mapping[str, Mapping[int, Mapping]]], titles:
             axis.errorbar(shots, middle, np.array(reach).T, fmt="o", color=PALETTE[i], capsize=2, label=bank)
         axis.axhline(0, color="black", linewidth=1)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(list(row), [str(k) for k in row])
+        axis.set_xticks(ticks, [str(k) for k in ticks])
         axis.minorticks_off()
         axis.set(xlabel="shots per category, K", ylabel="gain in macro mAP")
         axis.set_title(title, fontsize=10)

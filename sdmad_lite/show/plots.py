@@ -123,12 +123,16 @@ def logit_parts(explanation: CategoryExplanation) -> dict[str, float]:
     parts = {s.text: s.contribution for s in explanation.signs if not s.normal}
     normal = [s.contribution for s in explanation.signs if s.normal]
     parts[f"{len(normal)} normal signs"] = sum(normal)
-    return parts | {"image evidence": explanation.image, "bias": explanation.bias}
+    return parts | {"image evidence": explanation.image, "bias: a typical image": explanation.bias}
 
 
 def draw_parts(axis, parts: Mapping[str, float], size: float, **labels) -> None:
     """A bar for each part of a logit, by its name; blue adds, orange takes away. `size` and `labels` as in `finish`."""
-    axis.barh(range(len(parts)), list(parts.values()), color=[FOR if part >= 0 else AGAINST for part in parts.values()])
+    bars = axis.barh(
+        range(len(parts)), list(parts.values()), color=[FOR if part >= 0 else AGAINST for part in parts.values()]
+    )
+    axis.bar_label(bars, fmt="%+.2f", padding=2, fontsize=size - 1)
+    axis.margins(x=0.2)  # room for the numbers
     axis.axvline(0, color="black", linewidth=0.8)
     finish(axis, list(parts), size, **labels)
 
