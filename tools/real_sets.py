@@ -116,9 +116,10 @@ def measured(data: RealSet, shots: int, backbone: Backbone, blank: Backbone, met
             found[part] = two_intervals(BOTH_STAGES, draws, patients)
         return {"data": data.name, "shots": shots, "about": about(data), "what": what, "parts": found}
 
+    settings = {k: replace(m, table=None) if hasattr(m, "table") else m for k, m in methods.items()}
     models = [backbone.fingerprint, blank.fingerprint, *shipped()]
     tables = [(table.labels.tolist(), table.patients().tolist()) for table in (data.train, data.test)]
-    asked = [*models, tables, shots, DRAWS, RESAMPLES, list(methods), data.bank.model_dump_json()]
+    asked = [*models, tables, shots, DRAWS, RESAMPLES, settings, data.bank.model_dump_json()]
     return resumed(CELLS / f"{data.name}_k{shots}.json", asked, measure)
 
 
@@ -141,6 +142,8 @@ def main() -> None:
         cells = list(tqdm(pool.map(_cell, tasks), total=len(tasks), desc="cells"))
     cells.sort(key=lambda cell: (list(folders).index(cell["data"]), cell["shots"]))
     command = "python tools/real_sets.py " + " ".join(f"{name}=DIR" for name in folders)
+    if args.shots != list(SHOTS):
+        command += f" --shots {' '.join(map(str, args.shots))}"
     write_json(FOUND, {"command": command, "draws": DRAWS, "least": LEAST, "cells": cells})
     write_page(FOUND, PAGE)
     print(PAGE)
