@@ -75,14 +75,10 @@ class RoundingCase:
 
     def reasons_kept(self) -> np.ndarray:
         """(2, B) share of images and categories whose kept signs stay in their order."""
-        same = []
-        for weights, typical in zip(self.detector.weights_, self.detector.reference_, strict=True):
-            own = weights > 0
-            orders = [
-                np.argsort(-weights[own] * (z[..., own] - typical[own]), -1)
-                for z in (self.cosines, self.rounded_cosines)
-            ]
-            same.append((orders[0] == orders[1]).all(-1))
+        same, bars = [], [self.detector.contributions(z) for z in (self.cosines, self.rounded_cosines)]
+        for c, weights in enumerate(self.detector.weights_):
+            before, after = (np.argsort(-of[..., c, weights > 0], -1) for of in bars)
+            same.append((before == after).all(-1))
         return np.mean(same, (0, 3))
 
 

@@ -227,8 +227,8 @@ class SDMAD:
         return activations @ self.image_weights_.T + self.image_bias_
 
     def contributions(self, cosines: np.ndarray) -> np.ndarray:
-        """(N, C, S) what each sign adds to the logit of a typical image of the category, from z (N, S)."""
-        return self.scale_[:, None] * self.weights_ * (cosines[:, None] - self.reference_)
+        """(..., C, S) what each sign adds to the logit of a typical image of the category, from z (..., S)."""
+        return self.scale_[:, None] * self.weights_ * (cosines[..., None, :] - self.reference_)
 
     @property
     def base_(self) -> np.ndarray:

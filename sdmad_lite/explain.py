@@ -61,7 +61,7 @@ def explanation_of(detector: SDMAD, cosines: np.ndarray, activations: np.ndarray
     """Explain one image from its cosines z (S,) and activations h (d,): all that the score has used, and no more."""
     (logits,), (by_image,) = detector.logits(cosines[None], activations[None]), detector.image_logits(activations[None])
     membership, texts, z, found = detector.membership, detector.bank.texts, cosines.tolist(), []
-    (contributions,), base = detector.contributions(cosines[None]), detector.base_  # (C, S), (C,)
+    contributions, base = detector.contributions(cosines), detector.base_  # (C, S), (C,)
     for c, category in enumerate(detector.bank.categories):
         weights, parts, reasons = detector.weights_[c].tolist(), contributions[c].tolist(), detector.reasons_[c]
         signs = tuple(

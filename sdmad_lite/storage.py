@@ -173,8 +173,8 @@ def load_detector(cls: type[SDMAD], folder: str | Path, backbone: Backbone | Non
     detector = cls(state.bank, backbone=backbone, **settings, random_state=state.seed)
     detector.adapters_ = build_adapters(backbone, state.adapters, state.seed)
     _check_numbers(state_file, numbers, state.reasons, detector.membership)
-    shape = len(state.bank.categories), len(state.bank.texts)
-    tensors.setdefault("reference", torch.zeros(shape).double())  # version 0.1.0 counted bars from 0
+    bars = torch.zeros(detector.membership[1:].shape).double()
+    tensors.setdefault("reference", bars)  # version 0.1.0 counted bars from 0
     _check_tensors(weights_file, tensors, detector)
     if state.tensors and state.tensors != sha256(weights_file.read_bytes()).hexdigest():
         raise _changed(weights_file, f"it does not belong to {STATE}")
@@ -223,11 +223,8 @@ def _check_tensors(file: Path, tensors: dict[str, Tensor], detector: SDMAD) -> N
     v = detector.backbone.encode_texts(detector.bank.texts[:1])
     probe = torch.empty(len(detector.bank.categories), activation_width(detector.adapters_, v.shape[1])).double()
     wanted = detector.adapters_.state_dict() | {"text_features": v.expand(len(detector.bank.texts), -1)}
-    wanted |= {
-        "probe": probe,
-        "probe_bias": probe[:, 0],
-        "reference": torch.empty(probe.shape[0], len(detector.bank.texts)).double(),
-    }
+    bars = torch.empty(detector.membership[1:].shape).double()
+    wanted |= {"probe": probe, "probe_bias": probe[:, 0], "reference": bars}
     there, asked = ({k: f"{t.dtype} {tuple(t.shape)}" for k, t in of.items()} for of in (tensors, wanted))
     for name in asked | there:
         if (found := there.get(name, "missing")) != (form := asked.get(name, "not there")):
