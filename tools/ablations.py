@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from benchmark import clip, phantom_table
 from research_baselines import BASELINES
-from shared import difference, number, one_thread, table
+from shared import difference, number, one_thread, spread, table
 from tqdm import tqdm
 
 from sdmad_lite.alignment import (
@@ -41,7 +41,7 @@ from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.evaluation.baselines import Query, Support, embed_augmented
 from sdmad_lite.evaluation.experiment import IMAGE_ONLY
-from sdmad_lite.evaluation.intervals import mean_interval, paired
+from sdmad_lite.evaluation.intervals import paired
 from sdmad_lite.evaluation.protocols import evaluate
 from sdmad_lite.files import NOTICE
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig, SignSelector, logistic, margins
@@ -287,7 +287,7 @@ def text(rows: dict[str, dict[int, list[float]]], shots: list[int], command: str
         base = next(t for t in (title.split(",")[0] + f", {SHIPPED}", SHIPPED) if t in rows)
         row = []
         for k in shots:
-            mean = dict(zip(("mean", "low", "high"), mean_interval(values[k]), strict=True))
+            mean = spread(values[k])
             change = "" if title == base else f"; {difference(asdict(paired(values[k], rows[base][k])))}"
             row.append(number(mean) + change)
         cells[title] = row

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from benchmark_page import write_page
 from research_baselines import BASELINES
-from shared import by_patient, one_thread, resumed, two_intervals
+from shared import by_patient, one_thread, resumed, spread, two_intervals
 from tqdm import tqdm
 
 from sdmad_course.episodes import Episodes, draw_episodes, load_episodes
@@ -46,7 +46,7 @@ from sdmad_lite.evaluation.experiment import (
     Settings,
     run_experiment,
 )
-from sdmad_lite.evaluation.intervals import mean_interval, paired
+from sdmad_lite.evaluation.intervals import paired
 from sdmad_lite.selection import TRAINING_FREE, EvidenceConfig, SelectionConfig
 from sdmad_lite.show.report import write_json
 from sdmad_lite.signs.bank import SignBank, load_bank
@@ -181,7 +181,7 @@ def summarised(values: dict[str, dict[str, list[float]]]) -> dict:
     """method -> figure -> draws, as mean and interval, and for all but SD-MAD the paired difference SD-MAD minus it."""
     out = {}
     for method, figures in values.items():
-        row = {name: dict(zip(("mean", "low", "high"), mean_interval(v), strict=True)) for name, v in figures.items()}
+        row = {name: spread(v) for name, v in figures.items()}
         if method != BOTH_STAGES:
             row["sdmad_minus"] = {name: asdict(paired(values[BOTH_STAGES][name], v)) for name, v in figures.items()}
         out[method] = row

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 from benchmark import DRAWS, SEED, TEST, TRAIN, clip, phantom_bank, phantom_table, shipped
-from shared import number, one_thread, resumed, table
+from shared import number, one_thread, resumed, spread, table
 from tqdm import tqdm
 
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.intervals import mean_interval
 from sdmad_lite.evaluation.protocols import ranked
 from sdmad_lite.files import NOTICE, write_text
 from sdmad_phantoms import MODALITIES, modality_named
@@ -84,7 +83,7 @@ def page(cells: dict[str, dict], shots: int, draws: int) -> str:
 
     def cut(rows: list[list[dict]]) -> list[str]:
         mean = {f: np.mean([[draw[f] for draw in row] for row in rows], axis=0) for f in FIGURES}
-        return [number(dict(zip(("mean", "low", "high"), mean_interval(mean[f]), strict=True))) for f in FIGURES]
+        return [number(spread(mean[f])) for f in FIGURES]
 
     lines: dict[str, list[str]] = {}
     for name, cell in cells.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sdmad_lite.evaluation.intervals import mean_interval, paired, resampled
+from sdmad_lite.evaluation.intervals import mean_interval, paired, resampled, with_interval
 from sdmad_lite.evaluation.protocols import evaluate, ranked
 from sdmad_lite.selection.sign_selector import sign_scores
 from sdmad_lite.show.report import write_json
@@ -79,23 +79,24 @@ def over_draws(
 
 def two_intervals(ours: str, draws: Mapping, patients: Mapping) -> dict[str, Any]:
     """method -> figure -> mean with both intervals, and `ours` minus the method, from `over_draws` and `by_patient`."""
-
-    def ends(values: np.ndarray) -> tuple[float, float]:
-        low, high = np.percentile(values, [2.5, 97.5])
-        return float(low), float(high)
-
     rows: dict[str, Any] = {}
     for method, of in draws.items():
         rows[method] = {}
         for figure, values in of.items():
-            resampled = np.asarray(patients[method][figure])
-            row = dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
-            row |= {"draws": list(values), "patients": ends(resampled)}
+            others = np.asarray(patients[method][figure])
+            row = spread(values)
+            row |= {"draws": list(values), "patients": tuple(with_interval([row["mean"], *others])[1:])}
             if method != ours:
-                less = {"patients": ends(np.asarray(patients[ours][figure]) - resampled)}
-                row["sdmad_minus"] = asdict(paired(draws[ours][figure], values)) | less
+                less = asdict(paired(draws[ours][figure], values))
+                apart = np.asarray(patients[ours][figure]) - others
+                row["sdmad_minus"] = less | {"patients": tuple(with_interval([less["difference"], *apart])[1:])}
             rows[method][figure] = row
     return rows
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and interval over draws, as `number` prints them."""
+    return dict(zip(("mean", "low", "high"), mean_interval(values), strict=True))
 
 
 def number(row: dict) -> str:

@@ -24,7 +24,7 @@ from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone, load_clip
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.evaluation.intervals import mean_interval
+from sdmad_lite.evaluation.intervals import figure_text, mean_interval, paired
 from sdmad_lite.evaluation.sign_truth import points_at, sign_truth
 from sdmad_lite.files import write_text
 from sdmad_lite.selection import margins
@@ -136,14 +136,14 @@ def page(shots: list[int], draws: int) -> str:
             rows = [[cell(model, name, k, draw) for name in MODALITIES] for draw in range(draws)]
             columns = []
             for key in FIGURES:
-                mean, low, high = mean_interval([float(np.mean([row[key] for row in draw])) for draw in rows])
-                columns.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
+                means = [float(np.mean([row[key] for row in draw])) for draw in rows]
+                columns.append(figure_text(*mean_interval(means)))
             lines.append(f"| {model} | {' | '.join(columns)} |")
         default, ahead = next(iter(MODELS)), []
         for name in MODALITIES:
             each = [cell(default, name, k, draw) for draw in range(draws)]
-            mean, low, high = mean_interval([row["bar"] - row["chance"] for row in each])
-            ahead.append(f"{name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+            gain = paired([row["bar"] for row in each], [row["chance"] for row in each])
+            ahead.append(f"{name} {figure_text(gain.difference, gain.low, gain.high, form='+.3f')}")
         lines += ["", f"Longest bar true, less a sign picked at random, of `{default}`: {', '.join(ahead)}."]
     return "\n".join(lines) + "\n"
 
