@@ -21,7 +21,10 @@ from sdmad_lite.selection import logistic, margins
 
 def thumbnails(images: Sequence, size: int, color: bool = False) -> Tensor:
     """(N, ch, size, size) in [0, 1]: images resized to squares; ch is 3 where `color` is true, else 1."""
-    small = [np.asarray(read_image(image, color).resize((size, size)), dtype=np.float32) / 255 for image in images]
+    small = [
+        np.asarray(read_image(image, color, strict=False).resize((size, size)), dtype=np.float32) / 255
+        for image in images
+    ]
     x = torch.from_numpy(np.stack(small))
     return x.permute(0, 3, 1, 2).contiguous() if color else x[:, None]
 
