@@ -16,7 +16,7 @@ import sdmad_lite as sd
 from . import after_fit  # noqa: F401  # adds its own
 from .cli import answer, app, command, output, remark, run_app, signs_app
 from .errors import SDMADError
-from .files import NOTICE, claimed, is_main, new_folder, world, write_text
+from .files import NOTICE, claimed, claimed_file, is_main, new_folder, world, write_text
 from .options import (
     FOLDER,
     DropCopies,
@@ -180,16 +180,17 @@ def evaluate(
     from .evaluation.intervals import bootstrap, remarks
     from .show.answers import scores_by_protocol
 
-    table, scores, thresholds, copies = judged.scores(source)
-    patients, progress = list(table.patients()), not output.quiet
-    given = scores, table.labels, table.categories, thresholds
-    result = bootstrap(*given, patients, judged.resamples, judged.seed, progress=progress)
-    for line in remarks(result):
-        remark(line)
-    told = {"detector": judged.detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
-    told |= {"copies": copies, "remarks": output.remarks, "notice": NOTICE}
-    if out:
-        write_text(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
+    with claimed_file(out):
+        table, scores, thresholds, copies = judged.scores(source)
+        patients, progress = list(table.patients()), not output.quiet
+        given = scores, table.labels, table.categories, thresholds
+        result = bootstrap(*given, patients, judged.resamples, judged.seed, progress=progress)
+        for line in remarks(result):
+            remark(line)
+        told = {"detector": judged.detector, "images": len(table), "patients": len(set(patients)), **asdict(result)}
+        told |= {"copies": copies, "remarks": output.remarks, "notice": NOTICE}
+        if out:
+            write_text(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
     answer(told, f"{scores_by_protocol(result)}\n{len(table)} images\n{NOTICE}")
 
 

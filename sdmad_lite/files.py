@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -103,6 +103,13 @@ def _written(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({error}); choose another place") from None
 
 
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a device would be replaced too
+        raise OutputError(f"{path}: is {'a folder; name a file in it' if path.is_dir() else 'no file; name another'}")
+    return path
+
+
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
     """A neighbouring temporary file to write; it takes the place of `path` only when the block ends well.
@@ -110,9 +117,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the place cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # a device would be replaced too
-        raise OutputError(f"{path}: is {'a folder; name a file in it' if path.is_dir() else 'no file; name another'}")
+    path = _file(path)
     with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
@@ -165,6 +170,11 @@ def claimed(path: str | Path) -> Iterator[Path]:
         yield mark
     finally:
         shutil.rmtree(mark, ignore_errors=True)
+
+
+def claimed_file(path: str | Path | None) -> AbstractContextManager:
+    """`claimed`, of a place for a file: long work whose result is one file tells of a bad place before. None: none."""
+    return claimed(_file(path)) if path else nullcontext()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from sdmad_lite.cli import answer, command, output
 from sdmad_lite.errors import SDMADError
+from sdmad_lite.files import claimed_file
 
 from .generate import generate_signs
 
@@ -56,11 +57,10 @@ def generate(
         raise SDMADError(f"categories: {twice[0]!r} stands twice; remove one")
     if (key := asked.api_key) and not os.environ.get(key):
         raise SDMADError(f"--key {key}: there is no such environment variable; set it to the server's key")
-    if Path(out).is_dir():
-        raise SDMADError(f"{out}: is a folder; name a file in it")
     more = {"api_key": os.environ[key] if key else None, "name": asked.name or Path(out).stem}
-    made = generate_signs(dict(pairs), **asdict(asked) | more, progress=not output.quiet)
-    made.bank.save(out)
+    with claimed_file(out):  # answers may cost money
+        made = generate_signs(dict(pairs), **asdict(asked) | more, progress=not output.quiet)
+        made.bank.save(out)
     findings, where = [asdict(finding) for finding in made.findings], str(Path(out).resolve())
     told: dict[str, Any] = {"out": where, "usage": made.usage, "bank": made.bank.name}
     told |= {"merged": list(made.merged), "dropped": list(made.dropped), "findings": findings}

@@ -360,6 +360,22 @@ def test_evaluate_gives_three_protocols_with_intervals(world, ask, tmp_path):
     assert json.loads((tmp_path / "e.json").read_text()) == told
 
 
+@pytest.mark.parametrize(("place", "why"), [("labels.csv/e.json", "cannot be written"), ("", "is a folder")])
+def test_a_bad_place_is_told_before_the_work(world, capsys, monkeypatch, place, why):
+    def work(*_, **__):
+        raise AssertionError("it began")
+
+    monkeypatch.setattr("sdmad_lite.options.Judged.scores", work)
+    monkeypatch.setattr("sdmad_llm.cli.generate_signs", work)
+    data = world.path / "data"
+    for given in (
+        ["evaluate", "--detector", world.fitted, "--data", data],
+        ["signs", "generate", "Effusion", "--modality", "chest radiograph", "--model", "m"],
+    ):
+        assert main([*map(str, given), "--out", str(data / place)]) == 2
+        assert f"{data / place}: {why}" in capsys.readouterr().err
+
+
 def test_evaluate_knows_what_the_detector_was_fitted_on(world, ask, tmp_path):
     other = World(tmp_path, None, None)
     data = other.data(LABELS.replace("P3", "P0").replace("0.png,0,0,P0,train\n", ""))  # P0 was in the support set
