@@ -12,7 +12,7 @@ METHOD := */signs/*,*/clip/*,*/alignment/*,*/selection/*,*/sdmad_lite/detector.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test cover lab dashboard book samples pretrain backbone-eval benchmark explain-eval bench grid clean
+.PHONY: help install demo test test-flower cover lab dashboard book samples pretrain backbone-eval benchmark explain-eval bench grid clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
 	$(IN_VENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
 		--nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
+
+test-flower: ## run the tests of the federation with Flower, which asks for older packages: in an environment of its own
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/python -m pip install -q -e ".[federated]" pytest
+	OMP_NUM_THREADS=1 .venv-flower/bin/python -m pytest tests/federated
 
 cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
 	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/running tests/selection tests/evaluation \
@@ -89,4 +94,4 @@ grid: $(INSTALLED) ## fit the grid behind the panel of shots and strength (an ho
 
 clean: ## remove what a run leaves behind; .venv and build/pretrain stay
 	rm -rf build/demo .pytest_cache .ruff_cache .mypy_cache .coverage
-	find . \( -name .venv -o -name .git \) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	find . \( -name '.venv*' -o -name .git \) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from sdmad_federated import Site, fit_together
 from sdmad_lite import SDMAD, load_clip
 from sdmad_lite.data import load_folder
 
-pytest.importorskip("flwr", reason="extra federated, which needs an environment of its own")
+pytest.importorskip("flwr", reason="make test-flower: in an environment of its own")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of fork beside threads, of typer
 TWO = ",".join(CATEGORIES[:2])
 
