@@ -147,8 +147,9 @@ READ = """Asked for is 0.9. at K = 4 no set promises that, and every answer is "
 be promised for nine support sets in ten at K = 16, whatever the scores. All images together are to be covered between
 0.87 and 0.93 where a promise is made. Images *with* a category come near what their rank promises (below), and that
 is more than 0.9 at K = 16: no rank of so few lies between. Those *without* it are more, so their rank comes nearer to
-0.9, but the two are not quite of one kind: among the support images without it more are normal. Calibration by a logistic regression on so few scores is not ahead of the
-detector's own probabilities in the Brier score; it is what lets the prevalence be put in."""
+0.9, but the two are not quite of one kind: among the support images without it more are normal. Calibration by a
+logistic regression on so few scores is not ahead of the detector's own probabilities in the Brier score; it is what
+lets the prevalence be put in."""
 PROMISE = """Of n images of a kind, sets reach to rank k = ceil(0.9 (n + 1)). They cover a share of new images of that
 kind that is Beta(k, n + 1 - k): its mean, and in brackets what one support set in twenty is below, or above."""
 BINNED = """All categories together, in bins of equally many images, calibrated at the true prevalence; the intervals

@@ -37,7 +37,7 @@ all three. {notice}
 Made by `python tools/shapes.py`; real sets are added by `--real`.
 
 The default is `squash`: all of a picture is seen, and of the rows where it and `pad` clearly differ it is ahead in all
-but one. `crop` is level with it, or ahead where the edges hold nothing: by about 0.03 at most, but for wide black sides.
+but one. `crop` is level with it, or ahead where the edges hold nothing: by 0.03 at most, but for wide black sides.
 It is not the default, because whatever lies outside its square is lost, be it the finding. Black margins cost in every
 setting: cut them away beforehand."""
 
