@@ -74,7 +74,7 @@ def measured(backbone: Backbone, batch: int, rounds: int, bf16: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", help="cpu, cuda, ... (default: an accelerator if there is one)")
-    parser.add_argument("--models", nargs="+", help="open_clip names (default: those of the issue for the device)")
+    parser.add_argument("--models", nargs="+", help="open_clip names (default: two, chosen for the device)")
     parser.add_argument("--batch", type=int, help="images at once (default 128 on an accelerator, 16 on a CPU)")
     parser.add_argument("--rounds", type=int, default=30, help="measured calls of each (default 30)")
     args = parser.parse_args()
