@@ -110,6 +110,7 @@ ROWS = {
     "one sign a category": Setting(signs=1),
     "two signs a category": Setting(signs=2),
     "without shared signs": Setting(shared=False),
+    "six signs drawn in each step": Setting(alignment=AlignmentConfig(sign_batch=6)),
 }
 GRIDS = {
     "linear probe": ({}, {"strength": 0.01}, {"strength": 100}),
