@@ -141,7 +141,7 @@ Beside it each site alone, and a fit on the images of all in one place. Categori
 {TEST[0]} test phantoms, macro figures; mean and 95 % interval over {DRAWS} draws of patients, differences paired over
 draws, bold where the interval excludes zero. {NOTICE}
 
-Made by `python tools/federation.py`, here on a GPU. The {LOCAL_STEPS} steps at each site between two averages were
+Made by `python tools/federation.py`. The {LOCAL_STEPS} steps at each site between two averages were
 chosen on validation images and draws of their own (`--validate`). Decision thresholds of `together` are estimated from
 sums alone, so F1 stands beside mAP.
 """
