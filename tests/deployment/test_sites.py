@@ -44,6 +44,14 @@ def test_a_curve_brings_grey_values_to_those_of_home():
     assert curve.shape == (256, 1) and (np.diff(curve[:, 0].astype(int)) >= 0).all()
 
 
+def test_a_tinted_picture_of_a_grey_site_is_read_as_grey():
+    tinted = np.zeros((2, 2, 3), np.uint8)
+    tinted[..., 0] = 100  # 30 as grey
+    with pytest.warns(SDMADWarning, match="colour"):
+        curve = exposure_curve([tinted], [np.full((2, 2), 80, np.uint8)])
+        assert exposed([tinted], curve)[0].tolist() == [[80, 80], [80, 80]]
+
+
 def test_a_curve_of_colours_treats_each_alone():
     here, home = np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2, 3), np.uint8)
     here[0, :, 0], home[0, :, 0] = [10, 30], [30, 10]
