@@ -40,7 +40,7 @@ class AlignmentConfig(Settings):
     steps: Count = 100  # of the optimiser; 0 leaves the model frozen, see `SDMAD.training_free`
     lr: Positive = 2e-2  # peak learning rate of Adam
     batch_size: AtLeastOne = 32  # support images in a step
-    sign_batch: AtLeastOne | None = None  # signs in a step, drawn anew in each, see `draw_signs`; all when left out
+    sign_batch: AtLeastOne | None = 128  # signs in a step, drawn anew in each from a larger bank; None: always all
     augmentations: AtLeastOne = 8  # versions of each support image: itself, and others in exposure, position and noise
     mixup: NotNegative = 1.0  # both parameters of the beta distribution of `mixup`; 0 for no mixing
     discrepancy: NotNegative = 0.1  # weight of `discrepancy_loss`

@@ -223,15 +223,15 @@ def savings(backbone: Backbone, task: Task, rounds: int, images: int, compile: b
     return figures
 
 
+ALL_SIGNS = "signs, all of them in each step"
 GROWN = {
     "as it is": {},
     "images": {"extra": 9 * 32},
     "signs": {"signs": 500},
-    "signs, 128 of them in a step": {"signs": 500},
+    ALL_SIGNS: {"signs": 500},
     "categories": {"categories": 30},
     "K": {"shots": 80},
 }
-SIGN_BATCH = {"signs, 128 of them in a step": 128}
 
 
 def growth(backbone: Backbone, rounds: int, views: int) -> dict:
@@ -248,10 +248,9 @@ def growth(backbone: Backbone, rounds: int, views: int) -> dict:
                 drain()
                 ticks.append(perf_counter())
 
-            config, adapters = (
-                AlignmentConfig(steps=steps, augmentations=views, sign_batch=SIGN_BATCH.get(name)),
-                build_adapters(backbone),
-            )
+            config, adapters = AlignmentConfig(steps=steps, augmentations=views), build_adapters(backbone)
+            if name == ALL_SIGNS:
+                config = replace(config, sign_batch=None)
             with peak_memory(backbone.device) as peak:
                 whole = seconds(
                     lambda t=task, a=adapters, c=config, w=watch: align(
