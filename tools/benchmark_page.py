@@ -155,10 +155,10 @@ def write_page(summary_file: Path, page: Path) -> None:
         "![selection](selection.png)",
         *selection_tables(summary["banks"]),
     ]
-    lines += more_lines(summary.get("more", {}))
     for bank, sets in summary["banks"].items():
         if bank != "clean":
             lines += ["", f"### Bank: {bank}", "", "Mean over the modalities.", *method_tables(sets[ALL], what)]
+    lines += more_lines(summary.get("more", {}))
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
