@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logit
 
-from ..data import ImageTable, as_images, draw_support, read_image, split_train_test, without_those_of
+from ..data import ImageTable, as_images, draw_support, read_images, split_train_test, without_those_of
 from ..detector import SDMAD
 from ..errors import DataError
 from ..evaluation.intervals import resampled, verdict, with_interval
@@ -60,8 +60,7 @@ def exposure_curve(images: Sequence, like: Sequence, color: bool = False) -> np.
     """(256, 1), or (256, 3) for colours: which value to put for each, so that values come as often as in `like`."""
 
     def often(images: Sequence) -> np.ndarray:
-        read = (read_image(image, color, strict=False) for image in images)
-        pixels = [np.asarray(image).reshape(-1, 3 if color else 1).T for image in read]
+        pixels = [np.asarray(image).reshape(-1, 3 if color else 1).T for image in read_images(images, color)]
         counts = np.mean([[np.bincount(plane, minlength=256) / plane.size for plane in one] for one in pixels], axis=0)
         return counts.cumsum(1) - counts / 2
 
@@ -72,7 +71,7 @@ def exposure_curve(images: Sequence, like: Sequence, color: bool = False) -> np.
 def exposed(images, curve: np.ndarray) -> list[np.ndarray]:
     """Images with the values of a curve put for theirs, (H, W) or (H, W, 3) uint8."""
     planes, values = np.arange(curve.shape[1]), as_images(images)[0]
-    read = [np.asarray(read_image(image, len(planes) == 3, strict=False)) for image in values]
+    read = [np.asarray(image) for image in read_images(values, len(planes) == 3)]
     return [curve[one.reshape(*one.shape[:2], -1), planes].reshape(one.shape) for one in read]
 
 

@@ -13,7 +13,7 @@ from sdmad_lite.clip.backbone import load_clip
 from sdmad_lite.data import ImageTable
 from sdmad_lite.deployment.sites import FIGURES, centred, compare_sites, exposed, exposure_curve, site_figures
 from sdmad_lite.detector import SDMAD
-from sdmad_lite.errors import SDMADError, SDMADWarning
+from sdmad_lite.errors import DataError, SDMADError, SDMADWarning
 from sdmad_lite.evaluation.seen_images import unseen, write_seen
 from sdmad_lite.show.answers import remedies_text
 from sdmad_lite.signs.bank import parse_bank
@@ -45,11 +45,13 @@ def test_a_curve_brings_grey_values_to_those_of_home():
 
 
 def test_a_tinted_picture_of_a_grey_site_is_read_as_grey():
-    tinted = np.zeros((2, 2, 3), np.uint8)
+    tinted, grey, home = np.zeros((2, 2, 3), np.uint8), np.full((2, 2), 30, np.uint8), np.full((2, 2), 80, np.uint8)
     tinted[..., 0] = 100  # 30 as grey
     with pytest.warns(SDMADWarning, match="colour"):
-        curve = exposure_curve([tinted], [np.full((2, 2), 80, np.uint8)])
-        assert exposed([tinted], curve)[0].tolist() == [[80, 80], [80, 80]]
+        curve = exposure_curve([tinted, grey], [home])
+        assert [one.tolist() for one in exposed([tinted, grey], curve)] == [[[80, 80], [80, 80]]] * 2
+    with pytest.raises(DataError, match="is a colour image, but this modality is grey"):
+        exposed([tinted], curve)
 
 
 def test_a_curve_of_colours_treats_each_alone():

@@ -14,17 +14,14 @@ from torch import Tensor, nn
 
 from sdmad_lite.alignment import augment, installed, inter_anomaly_loss, iter_augmented, split_image_tower
 from sdmad_lite.clip.towers import block_width, needed_blocks
-from sdmad_lite.data import read_image
+from sdmad_lite.data import read_images
 from sdmad_lite.evaluation.baselines import LinearProbe, Predictor, Query, Support, Temperature, descend, seeded
 from sdmad_lite.selection import logistic, margins
 
 
 def thumbnails(images: Sequence, size: int, color: bool = False) -> Tensor:
     """(N, ch, size, size) in [0, 1]: images resized to squares; ch is 3 where `color` is true, else 1."""
-    small = [
-        np.asarray(read_image(image, color, strict=False).resize((size, size)), dtype=np.float32) / 255
-        for image in images
-    ]
+    small = [np.asarray(i.resize((size, size)), dtype=np.float32) / 255 for i in read_images(images, color)]
     x = torch.from_numpy(np.stack(small))
     return x.permute(0, 3, 1, 2).contiguous() if color else x[:, None]
 
