@@ -43,7 +43,7 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 test-flower: ## run the tests of the federation with Flower, which asks for older packages: in an environment of its own
 	$(PYTHON) -m venv .venv-flower
 	.venv-flower/bin/python -m pip install -q -e ".[federated]" pytest
-	OMP_NUM_THREADS=1 .venv-flower/bin/python -m pytest tests/federated
+	OMP_NUM_THREADS=1 .venv-flower/bin/python -m pytest -W "ignore:'click:DeprecationWarning" tests/federated
 
 cover: $(INSTALLED) ## branch coverage of the method: signs, clip, alignment, selection, detector, explain, protocols
 	$(BIN)/python -m coverage run -m pytest tests/signs tests/clip tests/alignment tests/running tests/selection tests/evaluation \
