@@ -12,16 +12,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdmad_lite.alignment import AdapterConfig, AlignmentConfig
 from sdmad_lite.data import ImageTable, draw_support, load_folder, read_image, split_train_test
 from sdmad_lite.detector import SDMAD
 from sdmad_lite.errors import DataError, OutputError, SDMADError, warn
 from sdmad_lite.files import user_cache, write_text
-from sdmad_lite.selection import EvidenceConfig, SelectionConfig
 from sdmad_lite.signs.bank import SignBank, load_bank
 
 if TYPE_CHECKING:
@@ -92,26 +90,37 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(b"|".join(content)).hexdigest()[:16]
 
 
-def load_or_fit(support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0) -> SDMAD:
-    """The detector saved under OUTPUTS, or a newly fitted one, which is then saved there.
-
-    The folder's name carries a hash of what it was fitted on: pixels, labels, bank, settings and seed.
-    """
-    pixels = [np.asarray(read_image(image, bank.color)) for image in support.images]
+def _place(detector: SDMAD, support: ImageTable, name: str) -> Path:
+    """Of a detector under OUTPUTS; the name carries a hash of what it is fitted on: pixels, labels, bank, settings."""
+    pixels = [np.asarray(read_image(image, detector.bank.color)) for image in support.images]
     content = [part for x in pixels for part in (x.shape, x.tobytes())]
-    settings = seed, AdapterConfig(), AlignmentConfig(), SelectionConfig(), EvidenceConfig()
-    folder = OUTPUTS / f"{name}_{_digest(*content, support.labels.tolist(), bank.model_dump_json(), settings)}"
+    settings = detector.random_state, detector.adapters, detector.alignment, detector.selection, detector.evidence
+    content += [support.labels.tolist(), detector.bank.model_dump_json(), settings]
+    return OUTPUTS / f"{name}_{_digest(*content)}"
+
+
+def keep(detector: SDMAD, support: ImageTable, name: str) -> None:
+    """Save a fitted detector where `load_or_fit` looks for it; where that is impossible, a remark says so."""
+    with _kept_where_possible():
+        detector.save(_place(detector, support, name))
+
+
+def load_or_fit(
+    support: ImageTable, bank: SignBank, backbone: Backbone, name: str, seed: int = 0, **settings: Any
+) -> SDMAD:
+    """The detector saved under OUTPUTS, or a newly fitted one, which is then kept there; `settings` as of SDMAD."""
+    detector = SDMAD(bank, backbone=backbone, random_state=seed, **settings)
+    folder = _place(detector, support, name)
     if (folder / "detector.json").is_file():
         try:
-            detector = SDMAD.load(folder, backbone)
+            kept = SDMAD.load(folder, backbone)
             print("detector: loaded, as an earlier run fitted it")
-            return detector
+            return kept
         except SDMADError as error:  # of another backbone, an older version, or broken
             print(f"fitting again: {error}")
-    detector = SDMAD(bank, backbone=backbone, random_state=seed).fit_table(support)
+    detector.fit_table(support)
     print("detector: fitted now")
-    with _kept_where_possible():
-        detector.save(folder)
+    keep(detector, support, name)
     return detector
 
 

@@ -25,7 +25,7 @@ from sdmad_lite.selection import support_auroc
 from sdmad_lite.signs.bank import SignBank
 from sdmad_phantoms import modality_named, sample_phantoms
 
-from . import load_or_fit, load_or_project, samples, support_and_validation
+from . import keep, load_or_fit, load_or_project, samples, support_and_validation
 from .image_panels import BreakCase, EmbeddingCase, break_panel, embedding_panel
 from .panel import Panel
 from .pictures import project
@@ -90,6 +90,11 @@ class Lesson:
     def detector(self) -> SDMAD:
         """Both stages, kept in `OUTPUTS` for the next room."""
         return load_or_fit(self.support, self.bank, self.clip, f"kept_out_{self.shots}", self.seed)
+
+    def keep(self, detector: SDMAD) -> None:
+        """Take a detector that was just fitted on `support`, for the panels and for the next room."""
+        keep(detector, self.support, f"kept_out_{self.shots}")
+        self.detector = detector
 
     @cached_property
     def dirty_bank(self) -> SignBank:
