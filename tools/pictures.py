@@ -103,7 +103,7 @@ def explanation() -> Figure:
     picture, chances, parts = figure.subplots(1, 3, width_ratios=(1, 1, 1.7))
     picture.imshow(np.asarray(read_image(test.images[row])), cmap="gray", vmin=0, vmax=255)
     truth = [c for c, y in zip(bank.categories, test.labels[row], strict=True) if y]
-    picture.set_title("truly present:\n" + " and ".join(truth), fontsize=10)
+    picture.set_title("truly present:\n" + "\nand ".join(truth), fontsize=10)
     picture.axis("off")
     plots.plot_probabilities(explained, truth, chances)
     plots.plot_explanation(max(explained, key=lambda e: e.logit), parts)
