@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from contextlib import contextmanager
 from dataclasses import fields, replace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, so before everything else
@@ -14,6 +15,7 @@ from research_baselines import BASELINES
 from research_baselines import phantom_table as meta_table
 from safetensors.torch import save_file
 
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import EMBEDDED, Backbone, load_clip
 from sdmad_lite.data import ImageTable
 from sdmad_lite.evaluation.baselines import Method
@@ -85,6 +87,15 @@ def tiny_clip(tiny_clip_name) -> Backbone:
 def bank() -> SignBank:
     """Three categories of the chest phantoms."""
     return CHEST.bank.restricted(list(CATEGORIES))
+
+
+@contextmanager
+def few_steps():
+    """Where no settings of stage 1 are given, two steps on two versions of each image, for what is not about learning."""
+    with pytest.MonkeyPatch.context() as patch:
+        least = lambda steps=2, *, augmentations=2: AlignmentConfig(steps, augmentations=augmentations)  # noqa: E731
+        patch.setattr("sdmad_lite.detector.AlignmentConfig", least)
+        yield
 
 
 def plain_table(labels, **meta) -> ImageTable:

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from bad_inputs.world import BANK, LABELS, World, serving
-from conftest import CATEGORIES
+from conftest import CATEGORIES, few_steps
 from PIL import Image
+from processes import Command
 
 import sdmad_datasets as datasets
 import sdmad_lite
@@ -117,24 +118,26 @@ def test_two_runs_into_one_place_are_not_mixed(world, tmp_path):
         "scores.parquet": ["predict", f"--detector={world.fitted}", f"--data={world.path / 'data'}", "--device=cpu"],
     }
     for name, given in runs.items():
-        out = ["--quiet", f"--out={tmp_path / name}"]
-        started = [subprocess.Popen([*SCRIPT, *given, *out], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        said = [(one.communicate()[1], one.returncode) for one in started]
-        assert ("", 0) in said
-        assert all(code == 0 or (code == 2 and "writes it now" in text) for text, code in said), said
-    assert {path.name for path in tmp_path.iterdir()} == set(runs)
-    SDMAD.load(tmp_path / "detector")
-    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 6
+        out = ["--quiet", f"--out={tmp_path / 'out' / name}"]
+        started = [Command([*given, *out], tmp_path / f"{name} {i}") for i in range(2)]
+        said = [one.done() for one in started]
+        assert (0, "") in said
+        assert all(code == 0 or (code == 2 and "writes it now" in text) for code, text in said), said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(runs)
+    SDMAD.load(tmp_path / "out" / "detector")
+    assert pq.read_table(tmp_path / "out" / "scores.parquet").num_rows == 6
 
 
 def test_another_folder_and_hash_seed_give_the_same_bits(world, tmp_path):
-    written = []
-    for seed, here in ((0, ROOT), (1, tmp_path)):
-        out = tmp_path / f"detector{seed}"
-        more = {"cwd": here, "env": os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT)}}
-        subprocess.run([*SCRIPT, "fit", "--quiet", *world.fit, f"--out={out}"], check=True, stdout=-3, **more)
-        # support.json has a salt of its own
-        written.append({path.name: path.read_bytes() for path in out.iterdir() if path.name != "support.json"})
+    """In a process of its own; the world's detector was fitted in this one, whose seed is by chance."""
+    out = tmp_path / "detector"
+    more = {"cwd": tmp_path, "env": os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)}}
+    subprocess.run([*SCRIPT, "fit", "--quiet", *world.fit, f"--out={out}"], check=True, stdout=-3, **more)
+    # support.json has a salt of its own
+    written = [
+        {path.name: path.read_bytes() for path in place.iterdir() if path.name != "support.json"}
+        for place in (world.fitted, out)
+    ]
     assert written[0] == written[1]
 
 
@@ -485,8 +488,8 @@ def test_data_tells_what_is_known_of_each_set(ask, tmp_path, monkeypatch):
 # The page
 
 PASTED = [shlex.split(line)[1:] for line in re.findall(r"^    (sdmad .*)$", PAGE, re.MULTILINE)]
-UNTRIED = (["run"], ["decide"], ["federate"], ["signs", "generate"], ["data", "get"])
-"""They take minutes, a server or the network; here it is only checked that their options are right."""
+UNTRIED = (["run"], ["export"], ["decide"], ["federate"], ["signs", "generate"], ["data", "get"])
+"""They take minutes, a server or the network, or have tests of their own; here only their options are checked."""
 
 
 def test_the_page_shows_every_command():
@@ -499,13 +502,13 @@ def test_the_page_shows_every_command():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """The repository as its commands see it, with 30 of the test images, so that this takes seconds."""
+    """The repository as its commands see it, with 120 train and 30 test images, so that this takes seconds."""
     root = tmp_path_factory.mktemp("root")
     chest = ROOT / "data_samples" / "chest"
     (root / "data_samples" / "chest").mkdir(parents=True)
     lines = (chest / "labels.csv").read_text(encoding="utf-8").splitlines()
     train, test = ([line for line in lines[1:] if f",{part}," in line] for part in ("train", "test"))
-    kept = [lines[0], *train, *test[:30]]
+    kept = [lines[0], *train[:120], *test[:30]]
     (root / "data_samples" / "chest" / "labels.csv").write_text("\n".join(kept), encoding="utf-8")
     (root / "data_samples" / "chest" / "images").mkdir()
     for line in kept[1:]:
@@ -522,7 +525,7 @@ def test_the_commands_of_the_page_run_as_they_stand(root, monkeypatch, capsys):
     for line in PASTED:
         if line[:2] not in UNTRIED and line[:1] not in UNTRIED:
             assert main([*line, *quick.get(line[0], [])]) == 0, capsys.readouterr().err
-    made = {"detector", "export", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
+    made = {"detector", "maps", "scores.csv", "scores.csv.about.json", "scores.parquet", "evaluation.json"}
     made |= {"embeddings.npz", "frozen.parquet", "cases.db", "cases.db-journal"}
     assert {path.name for path in (root / "build").iterdir()} == made
 
@@ -545,7 +548,7 @@ def test_a_detector_of_some_categories_is_scored_on_data_that_have_more(world, a
 # A whole report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """60 phantoms of 30 patients, half of them in test; a fourth category has no positive in test."""
     folder = tmp_path_factory.mktemp("cli") / "sixty"
@@ -579,16 +582,18 @@ def arguments(data, bank, tiny_clip_name, tmp_path):
     def build(**changes):
         return ["run", *(f"--{k}={v}" for k, v in {**chosen, **changes}.items() if v is not None)]
 
-    return build
+    with few_steps():
+        yield build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(data, tiny_clip_name, tmp_path_factory):
     """One run, for reading only."""
     out = tmp_path_factory.mktemp("report") / "new" / "report"
     given = {"data": data, "signs": "chest_phantoms", "out": out, "shots": 2, "draws": 2, "min-positives": 3}
     given |= {"backbone": tiny_clip_name, "device": "cpu", "seed": 3}
-    assert main(["run", *(f"--{k}={v}" for k, v in given.items())]) == 0
+    with few_steps():
+        assert main(["run", *(f"--{k}={v}" for k, v in given.items())]) == 0
     return out
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
+from conftest import few_steps
 from PIL import Image
 
 import sdmad_lite
@@ -156,7 +157,7 @@ def test_texts_name_only_targets_and_scripts_that_exist(files):
 
 
 def test_the_python_example_of_the_readme_runs(files, tmp_path, monkeypatch):
-    """On four patterns, with the bank that the text leaves to the reader."""
+    """On four patterns, with the bank that the text leaves to the reader, in few steps."""
     example = re.search(r"```python\n(.*?)```", files["README.md"], re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     Path("my_images").mkdir()
@@ -170,7 +171,8 @@ def test_the_python_example_of_the_readme_runs(files, tmp_path, monkeypatch):
     Path("my_images/1.png").write_bytes(Path("new.png").read_bytes())
     load_bank("nih_chest14").restricted(["Effusion", "Nodule"]).save("my_signs.json")
     space: dict = {}
-    exec(example, space)
+    with few_steps():
+        exec(example, space)
     assert space["detector"].predict_proba(["new.png"]).shape == (1, 2)
     assert {p.suffix for p in Path("my_detector").iterdir()} == {".json", ".safetensors"}
 
