@@ -91,7 +91,7 @@ def bank() -> SignBank:
 
 @contextmanager
 def few_steps():
-    """Where no settings of stage 1 are given, two steps on two versions of each image, for what is not about learning."""
+    """Where no settings of stage 1 are given: two steps on two versions of each image, which is enough to be fitted."""
     with pytest.MonkeyPatch.context() as patch:
         least = lambda steps=2, *, augmentations=2: AlignmentConfig(steps, augmentations=augmentations)  # noqa: E731
         patch.setattr("sdmad_lite.detector.AlignmentConfig", least)

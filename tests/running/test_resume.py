@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import CHILDREN
 from safetensors import safe_open
 from safetensors.torch import load, load_file
 
@@ -24,7 +24,7 @@ from sdmad_lite.files import HOST
 from sdmad_lite.running.checkpoint import NAME, Checkpoint, CheckpointWarning
 
 EVERY_STEP = RunConfig(checkpoint_steps=1)
-LONG = AlignmentConfig(steps=150, augmentations=2, batch_size=4)
+LONG = AlignmentConfig(steps=90, augmentations=2, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
     reference = SDMAD(bank, backbone=tiny_clip, alignment=LONG).fit_table(support).save(tmp_path / "reference")
     folder, out = tmp_path / "checkpoints", tmp_path / "detector"
     rng = np.random.default_rng(0)
-    context = multiprocessing.get_context("forkserver")  # imports once, then each child starts in no time
-    context.set_forkserver_preload(["torch", "sdmad_lite.detector", "sdmad_lite.clip.backbone"])
     kills = 0
     for _ in range(3):
-        child = context.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
+        child = CHILDREN.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
         child.start()
         before = step_of(folder)
         wanted = before + rng.integers(1, 13)
@@ -72,7 +70,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(
         assert child.exitcode == -signal.SIGKILL and not out.exists()
         assert before < step_of(folder) < LONG.steps
         kills += 1
-    last = context.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
+    last = CHILDREN.Process(target=fit_and_save, args=(tiny_clip_name, bank, support, str(folder), str(out)))
     last.start()
     last.join()
     assert last.exitcode == 0 and kills == 3
@@ -228,7 +226,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_training(tin
 
 
 def test_what_a_killed_write_left_is_removed_and_other_files_are_not(tiny_clip, bank, support, tmp_path):
-    child = multiprocessing.get_context("forkserver").Process()
+    child = CHILDREN.Process()
     child.start()
     child.join()
     (tmp_path / f".{NAME}.{HOST}-{child.pid}-abcdefgh").write_bytes(b"half")

@@ -3,13 +3,12 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from PIL import Image
+from processes import Command
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -72,13 +71,13 @@ def test_a_stopped_command_leaves_nothing_or_the_next_one_tidies(words, tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".det.mine").write_text("kept")
     long = [*words[:-1], "100000"]
-    child = subprocess.Popen([sys.executable, "-m", "sdmad_lite", *long], stderr=subprocess.PIPE, text=True)
-    while len(os.listdir(tmp_path / "out")) < 2 and child.poll() is None:
+    child = Command(long, tmp_path / "said")
+    while len(os.listdir(tmp_path / "out")) < 2 and child.process.is_alive():
         time.sleep(0.05)
     time.sleep(0.5)  # in the middle of the training
-    child.send_signal(number)
-    said = child.communicate()[1]
-    assert child.returncode == code and "Traceback" not in said
+    os.kill(child.process.pid, number)
+    found, said = child.done()
+    assert found == code and "Traceback" not in said
     left = [".det.mine"] if code == 130 else os.listdir(tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == sorted(left) and (len(left) == 2) == (code == -9)
     assert cli.main(words) == 0
