@@ -1,5 +1,7 @@
 """The CLIP that ships with the package: small, offline, reads any text, and knows the signs it was taught."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,12 @@ from sdmad_phantoms import MODALITIES, sample_phantoms
 
 SEED = 990_017
 """Of phantoms that pretraining never saw: it counts up from another number."""
+
+
+@cache
+def drawn(name: str, categories: tuple[str, ...] | None = None, images_per_patient: int = 2):
+    """150 phantoms of a modality, drawn once for all models."""
+    return list(sample_phantoms(150, SEED, categories, images_per_patient=images_per_patient, modality=name))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +97,7 @@ def test_the_model_of_version_0_1_0_is_there_by_name_and_understands_fewer_words
     older, found = load_clip("embedded-2", device="cpu"), {}
     assert older.name == "embedded-2" and older.fingerprint != clip.fingerprint
     for kind in MODALITIES.values():
-        phantoms = list(sample_phantoms(150, SEED, modality=kind.name))
+        phantoms = drawn(kind.name)
         signs = [sign for sign in kind.bank.signs if sign not in kind.seen_signs]
         truth = np.array([[sign.id in p.signs for sign in signs] for p in phantoms])
         for model in (clip, older):
@@ -102,7 +110,7 @@ def test_the_model_of_version_0_1_0_is_there_by_name_and_understands_fewer_words
 
 def sign_auroc(clip, kind) -> dict[str, float]:
     """AUROC of the cosine of image and sign text, for the pretraining signs of a modality on 150 phantoms."""
-    phantoms = list(sample_phantoms(150, SEED, kind.seen, images_per_patient=1, modality=kind.name))
+    phantoms = drawn(kind.name, tuple(kind.seen), 1)
     u = clip.encode_images([p.image for p in phantoms], color=kind.bank.color)
     cosines = (u @ clip.encode_texts([s.text for s in kind.seen_signs]).T).numpy()
     truth = np.array([[sign.id in p.signs for sign in kind.seen_signs] for p in phantoms])

@@ -7,6 +7,7 @@ import benchmark as script
 import benchmark_page
 import numpy as np
 import pytest
+from conftest import few_steps
 
 from sdmad_lite.errors import DataError
 from sdmad_lite.evaluation.baselines import ON_FEATURES
@@ -23,7 +24,8 @@ def benchmark(tmp_path, monkeypatch):
         monkeypatch.setattr(script, name, tmp_path / name.lower())
     monkeypatch.setattr(script, "AlignmentConfig", lambda: "as shipped")
     script.phantom_tables.cache_clear()
-    yield script
+    with few_steps():
+        yield script
     script.phantom_tables.cache_clear()
 
 

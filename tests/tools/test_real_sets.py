@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import real_sets as script
 import real_sets_page
+from conftest import few_steps
 from PIL import Image
 from shared import by_patient, less
 
@@ -23,7 +24,8 @@ def busi(tmp_path, monkeypatch):
             pixels = chance.integers(0, 256, (32, 32), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "busi" / label / f"{label} ({i}).png")
     script.real_set.cache_clear()
-    yield script.real_set("busi", tmp_path / "busi")
+    with few_steps():
+        yield script.real_set("busi", tmp_path / "busi")
     script.real_set.cache_clear()
 
 
