@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
 from importlib.metadata import packages_distributions
@@ -231,7 +232,13 @@ def statements(node: ast.AST, at_start: bool = True) -> Iterator[tuple[ast.stmt,
             yield from statements(child, at_start and not later)
 
 
-def own_imports() -> Iterator[Import]:
+@cache
+def own_imports() -> list[Import]:
+    """`imports_of` the module and its companions."""
+    return list(imports_of())
+
+
+def imports_of() -> Iterator[Import]:
     """What the files of the module and its companions import from each other."""
     for path in sorted(p for package in (PACKAGE.name, *COMPANIONS) for p in (ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
