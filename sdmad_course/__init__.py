@@ -125,7 +125,7 @@ def load_or_fit(
 
 
 def load_or_project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """UMAP of embeddings (N, D) to (N, 2), saved under OUTPUTS: its first call in a process takes half a minute."""
+    """UMAP of embeddings (N, D) to (N, 2), saved under OUTPUTS: its first call in a process compiles for seconds."""
     from .pictures import project  # brings matplotlib
 
     embeddings = np.ascontiguousarray(embeddings)

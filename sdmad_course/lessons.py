@@ -78,7 +78,8 @@ class Lesson:
 
     def __post_init__(self):
         self.full_bank, self.full_train, _ = samples(self.modality)
-        self.bank, self.train, _ = samples(self.modality, kept_out=True)
+        names = list(modality_named(self.modality).kept_out)
+        self.bank, self.train = self.full_bank.restricted(names), self.full_train.restricted(names)
         self.support, self.validation = support_and_validation(self.train, self.shots, self.seed)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 
@@ -53,10 +54,27 @@ def _scratch() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="sdmad_")
 
 
+EXACT = 4096
+"""Points from which on UMAP searches for the nearest ones instead of comparing all."""
+
+
+def _nearest(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and cosine distances (N, count) of the points nearest to each, itself first, as UMAP finds them.
+
+    Its own function for that is half of what it compiles at its first call.
+    """
+    from sklearn.metrics import pairwise_distances
+    from umap.distances import cosine
+
+    distances = pairwise_distances(np.asarray(x, np.float32, "C"), metric=cosine)
+    rows = np.ascontiguousarray(distances.argsort(1, kind="stable")[:, :count])
+    return rows, np.take_along_axis(distances, rows, 1)
+
+
 def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.ndarray:
     """Embeddings (N, D) to points in the plane (N, 2), by "umap" (seconds) or "pca" (at once).
 
-    UMAP's first call in a process also compiles for about 15 s. It needs four different points; of fewer, PCA is drawn.
+    UMAP's first call in a process also compiles for 5 s. It needs four different points; of fewer, PCA is drawn.
 
     Raises:
         DataError: no points, numbers that are not finite, or another method.
@@ -71,7 +89,12 @@ def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.n
             os.environ.setdefault("NUMBA_CACHE_DIR", _scratch().name)
         from umap import UMAP
 
-        return UMAP(n_neighbors=min(15, len(x) - 1), metric="cosine", random_state=seed, n_jobs=1).fit_transform(x)
+        near = min(15, len(x) - 1)
+        known = _nearest(x, near) if len(x) < EXACT else (None, None)
+        # a map alone is wanted, so that no search is kept for points that come later; UMAP warns of that
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            how = {"metric": "cosine", "random_state": seed, "n_jobs": 1, "precomputed_knn": known}
+            return UMAP(n_neighbors=near, **how).fit_transform(x)
     if method == "umap":
         warn(f"UMAP needs 4 different points, of {len(x)} there are {different}: drawn by PCA")
     from sklearn.decomposition import PCA

@@ -43,7 +43,7 @@ class Quick(SDMAD):
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     monkeypatch.setattr(course, "OUTPUTS", tmp_path / "outputs")
-    # UMAP is tried in test_pictures; its first call in a process compiles for 12 s
+    # UMAP is tried in test_pictures; its first call in a process compiles for 5 s
     monkeypatch.setattr(pictures, "project", lambda x, method, seed: x[:, :2] + seed)
     return tmp_path / "outputs"
 
