@@ -58,8 +58,8 @@ class Watcher:
                 found = {name: self.scores(x) for name, x in self.activations.items()}
                 looks.append(Look(step, copy.deepcopy(adapters), found))
 
-        run = RunConfig(after_step=watch)
-        align(self.clip, adapters, support.images, support.labels, self.bank, AlignmentConfig(steps=steps), seed, run)
+        run, config = RunConfig(after_step=watch), AlignmentConfig(steps=steps, augmentations=4)
+        align(self.clip, adapters, support.images, support.labels, self.bank, config, seed, run)
         return looks
 
 

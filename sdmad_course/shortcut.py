@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from sdmad_lite.alignment import AlignmentConfig
 from sdmad_lite.clip.backbone import Backbone
 from sdmad_lite.data import ImageTable, draw_support
 from sdmad_lite.detector import SDMAD
@@ -54,13 +55,17 @@ class ShortcutCase:
 
     @classmethod
     def drawn(cls, clip: Backbone, shots: int = 16, images: int = 200) -> ShortcutCase:
-        """The hospital sends all pneumothorax images of the support set, each with its mark; others send the rest."""
+        """The hospital sends all pneumothorax images of the support set, each with its mark; others send the rest.
+
+        A short training is enough for the detector to learn the mark.
+        """
         pool, c = phantoms(500, 81), CHEST.kept_out.index(SICK)
         sent = (pool.labels[:, c] == 1) == (np.array(pool.meta["site"]) == HOSPITAL)
         pool = pool.rows(np.flatnonzero(sent))
         support = pool.rows(draw_support(pool, shots, 0))
         support = with_marks(support, support.labels[:, c] == 1)
-        detector = load_or_fit(support, CHEST.bank.restricted(list(CHEST.kept_out)), clip, "shortcut")
+        bank, short = CHEST.bank.restricted(list(CHEST.kept_out)), AlignmentConfig(steps=50, augmentations=4)
+        detector = load_or_fit(support, bank, clip, "shortcut", alignment=short)
         return cls(detector, support, phantoms(images, 82))
 
     @property
