@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from sdmad_lite.detector import SelectedSign
@@ -91,10 +92,13 @@ def project(embeddings: np.ndarray, method: str = "umap", seed: int = 0) -> np.n
 
         near = min(15, len(x) - 1)
         known = _nearest(x, near) if len(x) < EXACT else (None, None)
+        threads = torch.get_num_threads()
         # a map alone is wanted, so that no search is kept for points that come later; UMAP warns of that
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             how = {"metric": "cosine", "random_state": seed, "n_jobs": 1, "precomputed_knn": known}
-            return UMAP(n_neighbors=near, **how).fit_transform(x)
+            points = UMAP(n_neighbors=near, **how).fit_transform(x)
+        torch.set_num_threads(threads)  # numba takes as many as there are cores, for torch too: slow where others work
+        return points
     if method == "umap":
         warn(f"UMAP needs 4 different points, of {len(x)} there are {different}: drawn by PCA")
     from sklearn.decomposition import PCA

@@ -6,9 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sdmad_course import pictures
 from sdmad_lite.errors import DataError, SDMADWarning
+
+
+@pytest.fixture(autouse=True)
+def torch_keeps_its_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("method", ["umap", "pca"])
