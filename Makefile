@@ -36,7 +36,7 @@ test: $(INSTALLED) ## check style and types, run the tests, then run every noteb
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	find notebooks -name .ipynb_checkpoints -prune -o -name '*.ipynb' -exec $(BIN)/nbstripout --verify {} +
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:nbmake -n $(JOBS) --dist worksteal tests
 	$(IN_VENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
 		--nbmake --nbmake-kernel=python3 --nbmake-timeout=300 notebooks
 
