@@ -108,7 +108,7 @@ def run_experiment(
     opened = sealed.open(
         {(method, i): predict for i, predictors in enumerate(fitted) for method, predict in predictors.items()},
         thresholds={(BOTH_STAGES, i): detector.thresholds_ for i, detector in enumerate(detectors)},
-        prepare=lambda images: _query(images, training_free[0], progress),
+        prepare=lambda images: frozen_query(images, training_free[0], progress),
     )
 
     def by_method(found: Mapping) -> dict[str, list]:
@@ -167,8 +167,11 @@ def _fit(
     return detector, frozen, own | {name: fit(given) for name, fit in settings.baselines.items()}
 
 
-def _query(images, frozen: SDMAD, progress: bool) -> Query:
-    """What the frozen model makes of images, the same in every draw: without adapters, activations are embeddings."""
+def frozen_query(images: Sequence, frozen: SDMAD, progress: bool = False) -> Query:
+    """What the frozen model makes of T images, the same in every draw: u (T, D) and z (T, S).
+
+    `frozen` is any `SDMAD.training_free` of the bank. It has no adapters, so that its activations h are u.
+    """
     z, u = frozen.features(images, progress=progress)
     return Query(images, torch.from_numpy(u).float(), z)
 
