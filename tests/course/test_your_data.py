@@ -62,7 +62,8 @@ def test_the_assignment_runs_but_for_its_two_lines(forms, form, tmp_path, monkey
             exec(compile(source, "cell", "exec"), space)
         if form != "dicom" and "plots.show_images(" in source:
             break
-    assert space["STEPS"] == 2 and space["kept"] == list(NAMES) and space["table"].has_patients == (form in ("dicom", "csv"))
+    assert space["STEPS"] == 2  # the line above fits the notebook
+    assert space["kept"] == list(NAMES) and space["table"].has_patients == (form in ("dicom", "csv"))
     if form == "dicom":
         assert space["opened"].results and (tmp_path / "my_detector" / "detector.json").is_file()
     else:
