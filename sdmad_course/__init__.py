@@ -95,8 +95,7 @@ def _place(detector: SDMAD, support: ImageTable, name: str) -> Path:
     pixels = [np.asarray(read_image(image, detector.bank.color)) for image in support.images]
     content = [part for x in pixels for part in (x.shape, x.tobytes())]
     settings = detector.random_state, detector.adapters, detector.alignment, detector.selection, detector.evidence
-    content += [support.labels.tolist(), detector.bank.model_dump_json(), settings]
-    return OUTPUTS / f"{name}_{_digest(*content)}"
+    return OUTPUTS / f"{name}_{_digest(*content, support.labels.tolist(), detector.bank.model_dump_json(), settings)}"
 
 
 def keep(detector: SDMAD, support: ImageTable, name: str) -> None:
