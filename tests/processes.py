@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -32,11 +31,3 @@ def _run(words: list[str], said: str) -> None:
     for stream, file in ((1, os.devnull), (2, said)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     sys.exit(main(words))
-
-
-def launched(rank: int, count: int, port: int, words: list[str]) -> None:
-    """Run a script with its arguments as one of several processes, with the variables that torchrun sets."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"} | {name: str(n) for name, n in place.items()}
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")

@@ -84,18 +84,19 @@ def test_sixteen_open_files_and_a_terminal_of_ascii_are_enough_or_told(world, tm
 
 SCRIPT = """import multiprocessing
 
-multiprocessing.set_start_method("spawn")
+multiprocessing.set_start_method({method!r})
 {code}"""
 
 
-def test_the_script_of_the_page_runs_where_a_process_is_not_a_fork(world, tmp_path):
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_the_script_of_the_page_runs_whatever_starts_a_process(world, tmp_path, method):
     code = re.search(
         r"```python\n(from sdmad_lite import SDMAD, score_archive.*?)```",
         (ROOT / "docs/scale.md").read_text("utf-8"),
         re.S,
     )[1]
     code = code.replace("build/detector", str(world.fitted)).replace("radiographs/", str(world.path / "data"))
-    (tmp_path / "script.py").write_text(SCRIPT.format(code=code), encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT.format(method=method, code=code), encoding="utf-8")
     run = [sys.executable, "script.py"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr.decode()

@@ -248,7 +248,7 @@ def _killed(saved, archive, out, moment):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("moment", [0, 2, 5])
+@pytest.mark.parametrize("moment", range(6))
 def test_kill_9_loses_at_most_the_part_in_work(score, saved, archive, whole, moment, tmp_path):
     """Killed when `_about.json` or one of the parts is written but not in place, or after all."""
     child = CHILDREN.Process(target=_killed, args=(saved, archive, tmp_path / "scores.parquet", moment))

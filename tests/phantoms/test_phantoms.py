@@ -1,7 +1,6 @@
 """Phantoms: the same seed draws the same image, and what is said of an image is true of it."""
 
 import dataclasses
-import re
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
@@ -361,25 +360,10 @@ def test_a_set_takes_the_place_of_an_earlier_one_but_never_of_foreign_files(tmp_
 
 
 def test_the_committed_samples_are_byte_for_byte_what_the_generator_writes(kind, tmp_path):
-    """The first 150 of each set, among which every sign is drawn; the others have their files and are counted.
-
-    If this fails after a change to the generator, `make samples` writes the sets anew.
-    """
+    """If this fails after a change to the generator, `make samples` writes the sets anew."""
     committed = Path(__file__).parents[2] / "data_samples" / kind.name
-    assert committed.is_dir()  # before images are drawn
-    fresh = write_samples(tmp_path / kind.name, 150, modality=kind.name)
+    assert committed.is_dir()  # before 600 images are drawn
+    fresh = write_samples(tmp_path / kind.name, modality=kind.name)
     names = [sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*")) for root in (committed, fresh)]
-    first = [name for name in names[0] if "/" not in name or int(Path(name).stem) < 150]
-    assert first == names[1] and len(names[0]) > IMAGES
-    pictures = [name for name in first if "/" in name]
-    assert [name for name in pictures if (committed / name).read_bytes() != (fresh / name).read_bytes()] == []
-    assert (committed / "labels.csv").read_bytes().startswith((fresh / "labels.csv").read_bytes())
-    assert {sign for row in load_folder(fresh).meta["signs"] for sign in row.split()} == {s.id for s in kind.bank.signs}
-    table = load_folder(committed, kind.bank.categories)
-    assert len(table) == IMAGES and all(
-        load_masks(table, row) for row, signs in enumerate(table.meta["signs"]) if signs
-    )
-    for part in (table, *split_train_test(table)):
-        for category, count in zip(table.categories, part.labels.sum(0), strict=True):
-            row = re.search(rf"^\| {category} \|(.*)$", (committed / "README.md").read_text("utf-8"), re.MULTILINE)[1]
-            assert f" {count} |" in row
+    assert names[0] == names[1] and len(names[0]) > IMAGES
+    assert [name for name in names[0] if (committed / name).read_bytes() != (fresh / name).read_bytes()] == []

@@ -1,13 +1,13 @@
-"""Two processes are two, and together they give what one gives; with the variables that torchrun sets."""
+"""Two processes are two, and together they give what one gives."""
 
 import json
-import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from processes import CHILDREN, launched
 
 from sdmad_lite.alignment import AlignmentConfig, own_device
 from sdmad_lite.data import draw_support
@@ -28,16 +28,9 @@ def test_two_processes_train_what_one_trains(tiny_clip, tiny_clip_name, bank, su
     """Weights may differ by 1e-4, for Adam divides small gradients by themselves; probabilities by 1e-5."""
     (tmp_path / "bank.json").write_text(bank.model_dump_json())
     np.savez(tmp_path / "support.npz", images=np.stack(support.images), labels=support.labels)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = [str(WORKER), str(tmp_path), tiny_clip_name]
-    children = [CHILDREN.Process(target=launched, args=(rank, 2, port, given)) for rank in (0, 1)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(WORKER)]
+    done = subprocess.run([*together, str(tmp_path), tiny_clip_name], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
     told = [json.loads((tmp_path / f"told_{rank}.json").read_text()) for rank in (0, 1)]
     assert [t["world"] for t in told] == [[0, 2], [1, 2]] and told[0]["pid"] != told[1]["pid"]

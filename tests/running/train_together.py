@@ -1,4 +1,4 @@
-"""What each process of `test_processes.py` runs: `train_together.py FOLDER CLIP`."""
+"""What each process of `test_processes.py` runs under torchrun: `train_together.py FOLDER CLIP`."""
 
 import json
 import os
