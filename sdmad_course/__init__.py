@@ -119,7 +119,8 @@ def load_or_fit(
             print(f"fitting again: {error}")
     detector.fit_table(support)
     print("detector: fitted now")
-    keep(detector, support, name)
+    with _kept_where_possible():
+        detector.save(folder)
     return detector
 
 

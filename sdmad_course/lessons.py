@@ -81,6 +81,7 @@ class Lesson:
         names = list(modality_named(self.modality).kept_out)
         self.bank, self.train = self.full_bank.restricted(names), self.full_train.restricted(names)
         self.support, self.validation = support_and_validation(self.train, self.shots, self.seed)
+        self.name = f"kept_out_{self.shots}"  # of its detector under OUTPUTS
 
     @cached_property
     def clip(self) -> Backbone:
@@ -90,11 +91,11 @@ class Lesson:
     @cached_property
     def detector(self) -> SDMAD:
         """Both stages, kept in `OUTPUTS` for the next room."""
-        return load_or_fit(self.support, self.bank, self.clip, f"kept_out_{self.shots}", self.seed)
+        return load_or_fit(self.support, self.bank, self.clip, self.name, self.seed)
 
     def keep(self, detector: SDMAD) -> None:
         """Take a detector that was just fitted on `support`, for the panels and for the next room."""
-        keep(detector, self.support, f"kept_out_{self.shots}")
+        keep(detector, self.support, self.name)
         self.detector = detector
 
     @cached_property

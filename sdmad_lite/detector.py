@@ -109,7 +109,8 @@ class SDMAD:
         Stage 2 trusts what signs show on the support set more than after stage 1, for the frozen model has not seen
         it. It sees so many `augmentations` of each image. `settings` of SDMAD replace those of this mode.
         """
-        mode: dict[str, Any] = {"adapters": NO_ADAPTERS, "alignment": AlignmentConfig(0, augmentations=augmentations)}
+        never = AlignmentConfig(steps=0, augmentations=augmentations)
+        mode: dict[str, Any] = {"adapters": NO_ADAPTERS, "alignment": never}
         mode |= {"selection": TRAINING_FREE, "evidence": EvidenceConfig(share=0)}
         return cls(bank, **(mode | settings))
 

@@ -5,6 +5,7 @@ import os
 import socket
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported, so before everything else
 
@@ -93,8 +94,7 @@ def bank() -> SignBank:
 def few_steps():
     """Where no settings of stage 1 are given: two steps on two versions of each image, which is enough to be fitted."""
     with pytest.MonkeyPatch.context() as patch:
-        least = lambda steps=2, *, augmentations=2: AlignmentConfig(steps, augmentations=augmentations)  # noqa: E731
-        patch.setattr("sdmad_lite.detector.AlignmentConfig", least)
+        patch.setattr("sdmad_lite.detector.AlignmentConfig", partial(AlignmentConfig, steps=2, augmentations=2))
         yield
 
 
