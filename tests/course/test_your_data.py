@@ -56,7 +56,7 @@ def test_the_assignment_runs_but_for_its_two_lines(forms, form, tmp_path, monkey
             continue
         if source.startswith("DATA ="):
             source = f"DATA = {str(forms[form])!r}\nSIGNS = 'brain_phantoms'"
-        source = source.replace("4, 40, range(5)", "2, 2, range(2)")
+        source = source.replace("4, 100, range(5)", "2, 2, range(2)")
         with np.errstate(all="ignore"):
             exec(compile(source, "cell", "exec"), space)
     assert space["STEPS"] == 2  # the line above fits the notebook
